@@ -1,0 +1,1 @@
+"""One file, one ratio against a peer or a limit: `python -m benchmarks.<name>`."""

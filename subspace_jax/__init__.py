@@ -1,0 +1,21 @@
+"""Measure, audit, erase, correct and extend what a network remembers, with pure JAX functions that work on any model.
+
+Sub-packages load when they are first used: `import subspace_jax` imports none of the data, checkpoint or plotting libraries.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_LAZY = ("checkpoint", "core", "data", "memorization", "nn", "training", "trees", "typing")
+
+
+def __getattr__(name: str):
+    """Import a sub-package at its first use."""
+    if name in _LAZY:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; there are {', '.join(_LAZY)}.")
+
+
+def __dir__() -> list[str]:
+    return sorted((*globals(), *_LAZY))

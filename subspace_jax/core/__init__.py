@@ -1,0 +1,1 @@
+"""Mathematics on arrays and functions: no framework, no data, no files."""

@@ -1,0 +1,52 @@
+"""Path-keyed views of pytrees: "block1/conv/kernel" is the only name a layer has."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from subspace_jax.typing import Array, PyTree
+
+
+def _name(path: tuple) -> str:
+    """Join the keys of one leaf; nnx wraps leaves in a `.value` that names nothing."""
+    return "/".join(str(part) for key in path if (part := jax.tree_util.keystr((key,), simple=True)) != "value")
+
+
+def flatten(tree: PyTree) -> dict[str, Array]:
+    """Leaves by path.
+
+    >>> flatten({"dense": {"kernel": 1, "bias": 2}})
+    {'dense/bias': 2, 'dense/kernel': 1}
+    """
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def select(tree: PyTree, paths: Iterable[str]) -> dict[str, Array]:
+    """The named leaves; a path that names none raises KeyError with the paths there are."""
+    leaves = flatten(tree)
+    if missing := [path for path in paths if path not in leaves]:
+        raise KeyError(f"no leaf {missing[0]!r}; there are {', '.join(leaves)}.")
+    return {path: leaves[path] for path in paths}
+
+
+def update(tree: PyTree, leaves: dict[str, Array]) -> PyTree:
+    """The same tree with the named leaves replaced; a path that names none raises KeyError."""
+    select(tree, leaves)
+    return map_with_path(lambda path, leaf: leaves.get(path, leaf), tree)
+
+
+def map_with_path(fn: Callable, tree: PyTree) -> PyTree:
+    """Apply fn(path, leaf) to every leaf."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: fn(_name(path), leaf), tree)
+
+
+def stack(trees: Sequence[PyTree]) -> PyTree:
+    """One tree whose leaves have a new leading axis, from trees of one structure."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def unstack(tree: PyTree) -> list[PyTree]:
+    """The trees that `stack` put together."""
+    count = len(jax.tree.leaves(tree)[0])
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(count)]

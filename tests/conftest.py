@@ -1,0 +1,28 @@
+"""Strict settings for every test: 8 simulated devices, shapes checked at run time, silent broadcasting refused."""
+
+import os
+import pathlib
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "subspace_jax" / "xla-tests"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+settings.register_profile("library", deadline=None, derandomize=True, max_examples=20)
+settings.load_profile("library")
+install_import_hook("subspace_jax", "beartype.beartype")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "gpu" in item.keywords and jax.default_backend() == "cpu":
+            item.add_marker(pytest.mark.skip(reason="needs an accelerator"))
+        if "data" in item.keywords and "SUBSPACE_DATA_DIR" not in os.environ:
+            item.add_marker(pytest.mark.skip(reason="needs SUBSPACE_DATA_DIR"))

@@ -1,6 +1,6 @@
 """Measure, audit, erase, correct and extend what a network remembers, with pure JAX functions that work on any model.
 
-Sub-packages load when they are first used: `import subspace_jax` imports none of the data, checkpoint or plotting libraries.
+Sub-packages load when they are first used: `import subspace_jax` imports no data, checkpoint or plotting library.
 """
 
 import importlib

@@ -10,7 +10,8 @@ from subspace_jax.typing import Array, PyTree
 
 def _name(path: tuple) -> str:
     """Join the keys of one leaf; nnx wraps leaves in a `.value` that names nothing."""
-    return "/".join(str(part) for key in path if (part := jax.tree_util.keystr((key,), simple=True)) != "value")
+    wrapped = jax.tree_util.GetAttrKey("value")
+    return "/".join(jax.tree_util.keystr((key,), simple=True) for key in path if key != wrapped)
 
 
 def flatten(tree: PyTree) -> dict[str, Array]:

@@ -22,7 +22,7 @@ install_import_hook("subspace_jax", "beartype.beartype")
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if "gpu" in item.keywords and jax.default_backend() == "cpu":
+        if item.get_closest_marker("gpu") and jax.default_backend() == "cpu":
             item.add_marker(pytest.mark.skip(reason="needs an accelerator"))
-        if "data" in item.keywords and "SUBSPACE_DATA_DIR" not in os.environ:
+        if item.get_closest_marker("data") and "SUBSPACE_DATA_DIR" not in os.environ:
             item.add_marker(pytest.mark.skip(reason="needs SUBSPACE_DATA_DIR"))

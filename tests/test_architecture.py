@@ -8,8 +8,8 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-RANKS = {"typing": 0, "trees": 0, "core": 1, "nn": 2, "data": 2, "training": 3, "checkpoint": 3}
-DOMAIN = 4
+RANKS = {"typing": 0, "trees": 1, "core": 2, "nn": 3, "data": 3, "training": 4, "checkpoint": 5}
+DOMAIN = 6
 OWNERS = {
     "flax.linen": ("subspace_jax/nn",),
     "tensorflow_datasets": ("subspace_jax/data",),

@@ -1,0 +1,132 @@
+"""TensorFlow Datasets without TensorFlow: our digits as an array_record builder, and anyone's array_record folder.
+
+Only this module imports tensorflow_datasets, and only `load` imports this module. Without TensorFlow,
+`as_data_source` reads array_record and nothing else, and arrays are written as Tensor, never as Image.
+"""
+
+import contextlib
+import io
+import os
+import pathlib
+import re
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from subspace_jax.data import digits as scikit
+
+
+class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """scikit-learn's digits in the library's split, each with its position in scikit-learn's order."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    code_path = None  # serves checksums of downloads; tfds finds it by importlib_resources, which it does not declare
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "image": tfds.features.Tensor(shape=(8, 8, 1), dtype=np.uint8),
+            "label": tfds.features.ClassLabel(num_classes=10),
+            "index": tfds.features.Scalar(dtype=np.int64),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="1,797 handwritten digits of 43 writers, 8x8 pixels of 0..16.",
+            features=tfds.features.FeaturesDict(features),
+            homepage="https://archive.ics.uci.edu/dataset/80",
+            disable_shuffling=True,  # tfds would store the samples in the order of a hash
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        return {split: self._generate_examples(split) for split in scikit.SPLITS}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
+        columns = scikit.arrays(split)
+        for row in range(len(columns["index"])):
+            yield row, {key: column[row] for key, column in columns.items()}
+
+
+def digits(split: str) -> dict[str, np.ndarray]:
+    """One split of digits from the user's cache, which is filled at the first call.
+
+    Raises:
+      OSError: the cache cannot be written.
+    """
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "subspace_jax" / "tfds"
+    folder = cache / "digits" / str(Digits.VERSION)
+    if not folder.is_dir():
+        _prepare(folder)
+    return _columns(folder, split)
+
+
+def _prepare(folder: pathlib.Path) -> None:
+    """Write in a folder of our own, then rename: of processes that prepare at once one wins, and none reads half."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as own:
+        builder = Digits(data_dir=own, file_format="array_record")
+        quiet = io.StringIO()  # tfds announces a download on stdout, which belongs to the caller's results
+        with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+            builder.download_and_prepare()
+        try:
+            os.rename(builder.data_path, folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first, with the same bytes
+                raise
+
+
+def read(folder: pathlib.Path, split: str) -> dict[str, np.ndarray]:
+    """One split of a prepared array_record folder, in the order of the original files.
+
+    tfds shuffles when it writes, so a set is usable only where it stores each sample's original position: an integer
+    `index` or `id`, or an `id` text that ends in the position (`train_00017`, as tfds writes CIFAR).
+
+    Raises:
+      ValueError: another file format, no such split, no `image` or `label`, images of several sizes, no position.
+    """
+    columns = _columns(folder, split)
+    columns["index"] = _positions(columns, folder)
+    order = np.argsort(columns["index"], kind="stable")
+    return {key: column[order] for key, column in columns.items()}
+
+
+def _columns(folder: pathlib.Path, split: str) -> dict[str, np.ndarray]:
+    builder: Any = tfds.builder_from_directory(folder)
+    features, splits = builder.info.features, builder.info.splits
+    if split not in splits:
+        raise ValueError(f"{folder} has the splits {', '.join(splits)}; got {split!r}.")
+    kept = sorted(key for key in features if _is_column(key, features[key]))  # the file has them in any order
+    absent = sorted({"image", "label"} - set(kept))
+    if absent:
+        raise ValueError(f"{folder} has no {' and no '.join(absent)} of one value a sample, only {', '.join(kept)}.")
+    try:
+        source = builder.as_data_source(split)
+    except NotImplementedError:
+        raise ValueError(
+            f"{folder} is stored as {builder.info.file_format.value}, which takes TensorFlow to read; prepare it again "
+            'with file_format="array_record".'
+        ) from None
+    rows = source.__getitems__(list(range(len(source))))
+    if len({row["image"].shape for row in rows}) > 1:
+        raise ValueError(f"{folder} holds images of several sizes; resize them to one and save them as {split}.npz.")
+    return {key: np.array([row[key] for row in rows]) for key in kept}
+
+
+def _is_column(key: str, feature: Any) -> bool:
+    return key in ("image", "id") or (feature.shape == () and np.issubdtype(feature.np_dtype, np.integer))
+
+
+def _positions(columns: dict[str, np.ndarray], folder: pathlib.Path) -> np.ndarray:
+    stored = columns.get("index", columns.get("id"))
+    if stored is None:
+        raise ValueError(
+            f"{folder} stores no original position and tfds shuffles when it writes, so its samples cannot be named; "
+            "give it an integer feature 'index' (position in the original files) or use the original files."
+        )
+    if np.issubdtype(stored.dtype, np.integer):
+        return stored
+    ends = [re.fullmatch(r"\D*(\d+)", text.decode()) for text in stored.tolist()]
+    if None in ends:
+        raise ValueError(f"{folder} has ids such as {stored[ends.index(None)]!r}, which do not end in a position.")
+    return np.array([int(end.group(1)) for end in ends if end])

@@ -1,0 +1,152 @@
+"""Known errors, planted: label noise and duplicates as pure functions of a key and the labels.
+
+What is corrupted is known exactly, so that a score can be judged by how well it finds it. Functions choose samples
+before wrong labels: with one key, `symmetric` and `pair` corrupt the same samples.
+"""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from subspace_jax.typing import Array, Int, Key
+
+Labels = Int[np.ndarray, " n"]
+
+
+def symmetric(key: Key[Array, ""], labels: np.ndarray, *, fraction: float, classes: int) -> Labels:
+    """Exactly round(fraction * n) samples get a uniformly random OTHER class.
+
+    Args:
+      key: same key, same noise.
+      labels: integers in [0, classes), (n,).
+      fraction: share of wrong labels, in [0, 1].
+      classes: number of classes, at least 2; with two, `symmetric` flips.
+
+    Returns:
+      int32 labels (n,); where they differ from `labels` is where the noise is.
+
+    Raises:
+      ValueError: labels that are no integers in [0, classes), fraction outside [0, 1], fewer than 2 classes.
+    """
+    labels = _valid(labels, classes)
+    chosen = _chosen(key, len(labels), fraction)
+    labels[chosen] = _other(key, labels, classes)[chosen]
+    return labels
+
+
+def pair(key: Key[Array, ""], labels: np.ndarray, *, fraction: float, classes: int) -> Labels:
+    """Asymmetric noise: exactly round(fraction * n) samples go from class y to (y + 1) mod classes.
+
+    Arguments, result and errors as `symmetric`. Pair flipping of Han et al., "Co-teaching", NeurIPS 2018.
+    """
+    labels = _valid(labels, classes)
+    chosen = _chosen(key, len(labels), fraction)
+    labels[chosen] = (labels[chosen] + 1) % classes
+    return labels
+
+
+def given(labels: np.ndarray, other: np.ndarray, *, classes: int) -> Labels:
+    """Labels that people gave (CIFAR-10N's `aggre_label`, `worse_label`), checked against the true ones.
+
+    Args:
+      labels: true classes in [0, classes), (n,).
+      other: the labels to train on, same samples in the same order.
+      classes: number of classes, at least 2.
+
+    Returns:
+      `other` as int32.
+
+    Raises:
+      ValueError: labels as in `symmetric`, or another number of them.
+    """
+    if np.shape(labels) != np.shape(other):
+        raise ValueError(
+            f"given labels are one per sample, {np.shape(labels)}, got {np.shape(other)}; select the same."
+        )
+    _valid(labels, classes)
+    return _valid(other, classes)
+
+
+class Planted(NamedTuple):
+    """A set with duplicates in it."""
+
+    image: np.ndarray
+    label: Labels
+    pairs: Int[np.ndarray, "pairs 2"]
+    """Positions (a, b) in the arrays: image a is now a copy of image b, under a wrong label."""
+
+
+def duplicates(
+    key: Key[Array, ""],
+    image: np.ndarray,
+    label: np.ndarray,
+    *,
+    pairs: int,
+    classes: int,
+    avoid: np.ndarray | None = None,
+) -> Planted:
+    """Sample a becomes a copy of sample b's image, with a random class that is not b's: `pairs` times.
+
+    A network can only fit both by memorizing; both are therefore what a duplicate finder looks for.
+
+    Args:
+      key: same key, same pairs.
+      image: (n, ...), any dtype; not changed, a copy is returned.
+      label: integers in [0, classes), (n,).
+      pairs: number of pairs; no sample is in two.
+      classes: number of classes, at least 2.
+      avoid: boolean (n,), samples to leave alone, such as those with noisy labels.
+
+    Returns:
+      image, label int32 and pairs int64 (pairs, 2).
+
+    Raises:
+      ValueError: labels as in `symmetric`, lengths that differ, pairs below 0 or more than the free samples allow.
+    """
+    label = _valid(label, classes)
+    avoid = np.zeros(len(label), bool) if avoid is None else np.asarray(avoid)
+    if avoid.dtype != bool or not len(image) == len(label) == len(avoid):
+        raise ValueError(
+            f"image, label and the boolean mask avoid have one entry per sample, got {len(image)}, {len(label)} and "
+            f"{avoid.dtype} {avoid.shape}; select the same samples in each."
+        )
+    order = _order(key, len(label))
+    free = order[~avoid[order]]
+    if not 0 <= pairs <= len(free) // 2:
+        raise ValueError(f"pairs is in [0, {len(free) // 2}], two of {len(free)} free samples each; got {pairs}.")
+    positions = free[: 2 * pairs].astype(np.int64).reshape(pairs, 2)
+    a, b = positions.T
+    image = image.copy()
+    image[a] = image[b]
+    label[a] = _other(key, label, classes)[b]
+    return Planted(image, label, positions)
+
+
+def _valid(labels: np.ndarray, classes: int) -> Labels:
+    """A fresh int32 copy of labels that are what they should be."""
+    labels = np.array(labels)
+    if classes < 2:
+        raise ValueError(f"a wrong label takes at least 2 classes, got {classes}.")
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels are integers (n,), got {labels.dtype} {labels.shape}; convert one-hot by argmax.")
+    if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+        worst = labels.min() if labels.min() < 0 else labels.max()
+        raise ValueError(f"labels are in [0, {classes}), got {worst}; renumber them or raise classes.")
+    return labels.astype(np.int32)
+
+
+def _chosen(key: Key[Array, ""], n: int, fraction: float) -> np.ndarray:
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction is the share of wrong labels, in [0, 1]; got {fraction}.")
+    return _order(key, n)[: round(fraction * n)]
+
+
+def _order(key: Key[Array, ""], n: int) -> np.ndarray:
+    return np.asarray(jax.random.permutation(jax.random.fold_in(key, 0), n))
+
+
+def _other(key: Key[Array, ""], labels: np.ndarray, classes: int) -> np.ndarray:
+    """A uniformly random other class for each label: a step of 1 to classes - 1 around the circle."""
+    step = jax.random.randint(jax.random.fold_in(key, 1), labels.shape, 1, classes, np.int32)
+    return (labels + np.asarray(step)) % classes

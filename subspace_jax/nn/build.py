@@ -1,0 +1,67 @@
+"""Our networks by name: one table of sizes, arguments that a checkpoint can save as JSON."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+
+from subspace_jax.nn.model import Model, from_linen
+from subspace_jax.nn.parts import CHOICES, Parts
+from subspace_jax.nn.vision import MLP, VGG, LeNet5, ResNet
+from subspace_jax.nn.vit import ViT
+
+NETWORKS: dict[str, nn.Module] = {
+    "mlp": MLP(widths=(256, 128)),
+    "lenet5": LeNet5(filters=(6, 16), widths=(120, 84)),
+    "vgg11": VGG(convs=(1, 1, 2, 2, 2), width=64),
+    "vgg16": VGG(convs=(2, 2, 3, 3, 3), width=64),
+    "resnet18": ResNet(blocks=(2, 2, 2, 2), width=64),
+    "resnet20": ResNet(blocks=(3, 3, 3), width=16),
+    "vit_tiny": ViT(patch=4, width=192, depth=12, heads=3),
+    "vit_b16": ViT(patch=16, width=768, depth=12, heads=12),
+}
+
+
+def build(name: str, **arguments: Any) -> Model:
+    """A network of NETWORKS, whose fields are the defaults of its arguments.
+
+    Args:
+      name: mlp, lenet5, vgg11, vgg16, resnet18, resnet20, vit_tiny or vit_b16.
+      **arguments: `classes` (10), the sizes of that network (`widths`, `filters`, `convs`, `blocks`, `width`, `patch`,
+        `depth`, `heads`) and the fields of Parts: `norm`, `use_bias`, `activation`, `init`, `dtype`. Lists serve as
+        tuples, so that what JSON gives back builds the same network.
+
+    Raises:
+      ValueError: an unknown name or argument, or a value that the argument does not take.
+
+    >>> from subspace_jax.nn import build
+    >>> build("mlp", depth=3)
+    Traceback (most recent call last):
+    ValueError: mlp takes no argument 'depth'; it takes classes, widths, norm, use_bias, activation, init, dtype.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}.")
+    network = NETWORKS[name]
+    sizes = [field.name for field in dataclasses.fields(network) if field.name not in ("parts", "parent", "name")]
+    known = [*sizes, *Parts._fields]
+    for key, value in arguments.items():
+        if key not in known:
+            raise ValueError(f"{name} takes no argument {key!r}; it takes {', '.join(known)}.")
+        arguments[key] = _choice(key, value) if key in CHOICES else _size(key, value, getattr(network, key))
+    parts = {key: arguments.pop(key) for key in Parts._fields if key in arguments}
+    return from_linen(network.clone(parts=network.parts._replace(**parts), **arguments))
+
+
+def _choice(key: str, value):
+    if value not in CHOICES[key]:
+        raise ValueError(f"{key} is one of {', '.join(map(str, CHOICES[key]))}; got {value!r}.")
+    return value
+
+
+def _size(key: str, value, default: int | tuple[int, ...]) -> int | tuple[int, ...]:
+    value = tuple(value) if isinstance(value, list) else value
+    numbers = value if isinstance(value, tuple) else (value,)
+    whole = all(type(number) is int and number >= 1 for number in numbers)
+    if type(value) is not type(default) or not whole:
+        raise ValueError(f"{key} takes whole numbers of at least 1, such as {default}; got {value!r}.")
+    return value

@@ -1,0 +1,156 @@
+"""The MLP and the convolutional networks: LeNet-5, VGG and ResNet for small images.
+
+Each returns its stages as a dict (see `parts.Stages`). Stages are counted from 1, since the stem comes first; layers
+and blocks from 0: "stage1/block0/conv1/kernel".
+"""
+
+import flax.linen as nn
+import numpy as np
+
+from subspace_jax.nn.parts import Images, Parts, Stages
+from subspace_jax.typing import Array, Float
+
+
+class MLP(nn.Module):
+    """Dense layers on the flattened input; `widths=()` is softmax regression."""
+
+    classes: int = 10
+    widths: tuple[int, ...] = (256, 128)
+    parts: Parts = Parts(init="lecun")
+
+    @nn.compact
+    def __call__(self, x: Float[Array | np.ndarray, "b ..."], train: bool = False) -> Stages:
+        """Stages: dense0, dense1, ... after their activation, penultimate, logits."""
+        return _classifier(self.parts, x, self.widths, self.classes, train)
+
+
+class LeNet5(nn.Module):
+    """LeCun et al. 1998 with ReLU and max-pooling: 61,706 parameters on 28x28x1 or 32x32x1.
+
+    Where the image is smaller than the classic network's at that layer (28x28 at the first one, 8x8 at both), the
+    convolution pads, so that 28x28 gives the classic 400 inputs to dense0 and 8x8 gives 64.
+    """
+
+    classes: int = 10
+    filters: tuple[int, ...] = (6, 16)
+    widths: tuple[int, ...] = (120, 84)
+    parts: Parts = Parts()
+
+    @nn.compact
+    def __call__(self, x: Images, train: bool = False) -> Stages:
+        """Stages: conv0, conv1 after pooling, dense0, dense1, penultimate, logits."""
+        parts, stages, classic = self.parts, {}, 32
+        for i, width in enumerate(self.filters):
+            x = parts.conv(width, 5, pad=0 if x.shape[1] >= classic else 2, name=f"conv{i}")(x)
+            x = parts.act(parts.normalize(x, train, name=f"conv{i}_norm"))
+            stages[f"conv{i}"] = x = _halve(x)
+            classic = (classic - 4) // 2
+        return stages | _classifier(parts, x, self.widths, self.classes, train)
+
+
+class VGG(nn.Module):
+    """Simonyan & Zisserman 2015 for 32x32: 3x3 convolutions, five poolings, global mean, one dense layer."""
+
+    classes: int = 10
+    convs: tuple[int, ...] = (1, 1, 2, 2, 2)
+    width: int = 64
+    parts: Parts = Parts(norm="batch")
+
+    @nn.compact
+    def __call__(self, x: Images, train: bool = False) -> Stages:
+        """Stages: stage1 ... stage5 after pooling, penultimate, logits."""
+        stages = {}
+        for i, convs in enumerate(self.convs):
+            stage = VGGStage(convs, self.width * min(2**i, 8), self.parts, name=f"stage{i + 1}")
+            stages[f"stage{i + 1}"] = x = _halve(stage(x, train))
+        return stages | self.parts.head(x.mean((1, 2)), self.classes)
+
+
+class VGGStage(nn.Module):
+    """Convolutions of one width, each with norm and activation."""
+
+    convs: int
+    width: int
+    parts: Parts
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        """(b, h, w, c) -> (b, h, w, width)."""
+        for i in range(self.convs):
+            x = self.parts.conv(self.width, 3, name=f"conv{i}")(x)
+            x = self.parts.act(self.parts.normalize(x, train, name=f"norm{i}"))
+        return x
+
+
+class ResNet(nn.Module):
+    """He et al. 2016 with a CIFAR stem: a 3x3 convolution and no pooling, widths doubling from `width`.
+
+    Shortcuts that change the shape are 1x1 convolutions with a norm (option B). Convolutions have a bias only where
+    no norm follows.
+    """
+
+    classes: int = 10
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    width: int = 64
+    parts: Parts = Parts(norm="batch")
+
+    @nn.compact
+    def __call__(self, x: Images, train: bool = False) -> Stages:
+        """Stages: stem, stage1, stage2, ..., penultimate, logits."""
+        parts = self.parts._replace(use_bias=self.parts.use_bias and self.parts.norm == "none")
+        x = parts.conv(self.width, 3, name="stem")(x)
+        stages = {"stem": (x := parts.act(parts.normalize(x, train, name="stem_norm")))}
+        for i, blocks in enumerate(self.blocks):
+            stage = ResNetStage(blocks, self.width * 2**i, 1 if i == 0 else 2, parts, name=f"stage{i + 1}")
+            stages[f"stage{i + 1}"] = x = stage(x, train)
+        return stages | self.parts.head(x.mean((1, 2)), self.classes)
+
+
+class ResNetStage(nn.Module):
+    """Blocks of one width; the first has the stride."""
+
+    blocks: int
+    width: int
+    stride: int
+    parts: Parts
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        """(b, h, w, c) -> (b, h / stride, w / stride, width)."""
+        for i in range(self.blocks):
+            x = BasicBlock(self.width, self.stride if i == 0 else 1, self.parts, name=f"block{i}")(x, train)
+        return x
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut."""
+
+    width: int
+    stride: int
+    parts: Parts
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        """(b, h, w, c) -> (b, h / stride, w / stride, width)."""
+        parts = self.parts
+        y = parts.conv(self.width, 3, stride=self.stride, name="conv0")(x)
+        y = parts.act(parts.normalize(y, train, name="norm0"))
+        y = parts.normalize(parts.conv(self.width, 3, name="conv1")(y), train, name="norm1")
+        if x.shape != y.shape:
+            x = parts.conv(self.width, 1, stride=self.stride, name="shortcut")(x)
+            x = parts.normalize(x, train, name="shortcut_norm")
+        return parts.act(x + y)
+
+
+def _classifier(parts: Parts, x, widths: tuple[int, ...], classes: int, train: bool) -> Stages:
+    """Flatten, dense layers, head."""
+    stages, x = {}, x.reshape(len(x), -1)
+    for i, width in enumerate(widths):
+        x = parts.dense(width, name=f"dense{i}")(x)
+        stages[f"dense{i}"] = x = parts.act(parts.normalize(x, train, name=f"dense{i}_norm"))
+    return stages | parts.head(x, classes)
+
+
+def _halve(x):
+    """2x2 max-pooling that keeps the last odd row and column, so that small images never vanish."""
+    return nn.max_pool(x, (2, 2), (2, 2), "SAME")

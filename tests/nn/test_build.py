@@ -1,0 +1,227 @@
+import functools
+import json
+import math
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from subspace_jax import trees
+from subspace_jax.nn import build
+from subspace_jax.nn.build import NETWORKS
+from subspace_jax.nn.parts import ACTIVATIONS, Parts
+from subspace_jax.nn.vit import Attention
+
+# Parameters as published for these inputs and classes (ResNet-20 with option B: 2,752 more than with option A).
+PUBLISHED = [
+    ("mlp", (28, 28, 1), 10, 235_146),
+    ("lenet5", (28, 28, 1), 10, 61_706),
+    ("lenet5", (32, 32, 1), 10, 61_706),
+    ("vgg11", (32, 32, 3), 10, 9_231_114),
+    ("vgg16", (32, 32, 3), 10, 14_728_266),
+    ("resnet18", (32, 32, 3), 10, 11_173_962),
+    ("resnet20", (32, 32, 3), 10, 272_474),
+    ("vit_b16", (224, 224, 3), 1000, 86_567_656),
+]
+TINY = {
+    "mlp": {"widths": (5, 4)},
+    "lenet5": {"filters": (2, 3), "widths": (5, 4)},
+    "vgg11": {"convs": (1, 1), "width": 2},
+    "resnet18": {"blocks": (1, 1), "width": 2},
+    "vit_tiny": {"width": 6, "depth": 1, "heads": 2},
+}
+STAGES = {
+    "mlp": {"dense0": (5,), "dense1": (4,), "penultimate": (4,)},
+    "lenet5": {"conv0": (4, 4, 2), "conv1": (2, 2, 3), "dense0": (5,), "dense1": (4,), "penultimate": (4,)},
+    "vgg11": {"stage1": (4, 4, 2), "stage2": (2, 2, 4), "penultimate": (4,)},
+    "resnet18": {"stem": (8, 8, 2), "stage1": (8, 8, 2), "stage2": (4, 4, 4), "penultimate": (4,)},
+    "vit_tiny": {"patches": (5, 6), "block0": (5, 6), "penultimate": (6,)},
+}
+FLOAT32 = 1e-5  # sums in another order
+BFLOAT16 = 0.1  # eight bits of mantissa through a few layers of unit scale
+
+
+def images(count=3, side=8, channels=1):
+    return jax.random.uniform(jax.random.key(1), (count, side, side, channels))
+
+
+@functools.cache
+def tiny(name, **arguments):
+    """A tiny network on 8x8 images and its variables."""
+    model = build(name, classes=3, **TINY[name], **arguments)
+    return model, jax.jit(model.init)(jax.random.key(0), images())
+
+
+@pytest.mark.parametrize(("name", "shape", "classes", "count"), PUBLISHED)
+def test_full_size_networks_have_the_published_number_of_parameters(name, shape, classes, count):
+    model = build(name, classes=classes)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"])) == count
+
+
+@pytest.mark.parametrize("side", [8, 28, 32])
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "vit_b16"])
+def test_every_network_reads_small_images(name, side):
+    model, x = build(name, classes=7), jnp.zeros((2, side, side, 1))
+    variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    assert set(variables) == {"params", "batch_stats"}
+    assert jax.eval_shape(model.apply, variables, x).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_features_are_the_named_stages_in_order_under_jit(name):
+    model, variables = tiny(name)
+    stages = jax.jit(model.features)(variables, images())
+    assert {stage: out.shape[1:] for stage, out in stages.items()} == STAGES[name] | {"logits": (3,)}
+    assert list(stages) == [*STAGES[name], "logits"]
+    head = variables["params"]["head"]
+    chex.assert_trees_all_close(
+        stages["penultimate"] @ head["kernel"] + head["bias"][None], stages["logits"], atol=FLOAT32
+    )
+    chex.assert_trees_all_close(jax.jit(model.apply)(variables, images()), stages["logits"], atol=FLOAT32)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_inference_is_deterministic_and_sees_each_sample_alone(name):
+    model, variables = tiny(name)
+    apply, x = jax.jit(model.apply), images()
+    chex.assert_trees_all_equal(apply(variables, x), apply(variables, x))
+    chex.assert_trees_all_close(apply(variables, x[:1]), apply(variables, x)[:1], atol=FLOAT32)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_vmap_over_stacked_variables_is_a_loop(name):
+    model, _ = tiny(name)
+    several = [jax.jit(model.init)(jax.random.key(seed), images()) for seed in range(2)]
+    mapped = jax.jit(jax.vmap(model.apply, (0, None)))(trees.stack(several), images())
+    apply = jax.jit(model.apply)
+    looped = jnp.stack([apply(variables, images()) for variables in several])
+    chex.assert_trees_all_close(mapped, looped, atol=FLOAT32)
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet18"])
+def test_only_training_moves_the_batch_statistics(name):
+    model, variables = tiny(name, norm="batch")
+
+    def loss(params):
+        logits, stats = model.train_apply({**variables, "params": params}, images(), jax.random.key(2))
+        return (logits**2).sum(), (logits, stats)
+
+    gradient, (logits, stats) = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+    chex.assert_trees_all_equal_shapes_and_dtypes(stats, variables["batch_stats"])
+    chex.assert_tree_all_finite(gradient)
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), stats, variables["batch_stats"])
+    assert all(jax.tree.leaves(moved))
+    assert not jnp.allclose(logits, model.apply(variables, images()))
+
+
+@pytest.mark.parametrize("norm", ["group", "layer", "none"])
+def test_without_batch_norm_training_is_inference(norm):
+    model, variables = tiny("resnet18", norm=norm)
+    assert variables["batch_stats"] == {}
+    logits, stats = jax.jit(model.train_apply)(variables, images(), jax.random.key(2))
+    assert stats == {}
+    chex.assert_trees_all_close(logits, jax.jit(model.apply)(variables, images()), atol=FLOAT32)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_bfloat16_computes_but_does_not_keep(name):
+    model, variables = tiny(name, dtype="bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    stages = jax.jit(model.features)(variables, images())
+    assert {stage: out.dtype for stage, out in stages.items()} == {
+        stage: jnp.dtype("float32" if stage in ("penultimate", "logits") else "bfloat16") for stage in stages
+    }
+    chex.assert_trees_all_close(stages["logits"], jax.jit(tiny(name)[0].apply)(variables, images()), atol=BFLOAT16)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_by_name(activation):
+    model, variables = tiny("mlp", activation=activation)
+    layer = variables["params"]["dense0"]
+    dense = images().reshape(3, -1) @ layer["kernel"]
+    chex.assert_trees_all_close(
+        model.features(variables, images())["dense0"], ACTIVATIONS[activation](dense), atol=FLOAT32
+    )
+
+
+def test_he_doubles_the_variance_of_hidden_layers_only():
+    he, lecun = (tiny("mlp", init=init)[1]["params"] for init in ("he", "lecun"))
+    chex.assert_trees_all_close(he["dense0"]["kernel"], math.sqrt(2) * lecun["dense0"]["kernel"], rtol=FLOAT32)
+    chex.assert_trees_all_equal(he["head"], lecun["head"])
+    chex.assert_trees_all_equal(tiny("mlp")[1]["params"], lecun)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_no_bias_leaves_only_the_shift_of_norms(name):
+    _, variables = tiny(name, use_bias=False)
+    biases = [path for path in trees.flatten(variables["params"]) if path.endswith("bias")]
+    assert all("norm" in path for path in biases)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("mlp", "dense0/kernel"),
+        ("lenet5", "conv1/kernel"),
+        ("vgg11", "stage2/conv0/kernel"),
+        ("resnet18", "stage1/block0/conv1/kernel"),
+        ("resnet18", "stage2/block0/shortcut/kernel"),
+        ("vit_tiny", "block0/attention/value/kernel"),
+        ("vit_tiny", "positions"),
+    ],
+)
+def test_paths_are_readable_and_unique(name, path):
+    params = tiny(name)[1]["params"]
+    assert path in trees.flatten(params)
+    assert len(trees.flatten(params)) == len(jax.tree.leaves(params))
+
+
+def test_attention_is_that_of_flax():
+    x = jax.random.normal(jax.random.key(3), (2, 5, 6))
+    ours = Attention(2, Parts())
+    params = jax.jit(ours.init)(jax.random.key(0), x)["params"]
+    split = {
+        n: {"kernel": params[n]["kernel"].reshape(6, 2, 3), "bias": jnp.zeros((2, 3))}
+        for n in ("query", "key", "value")
+    }
+    split["out"] = {"kernel": params["out"]["kernel"].reshape(2, 3, 6), "bias": jnp.zeros(6)}
+    oracle = jax.jit(nn.MultiHeadDotProductAttention(2).apply)({"params": split}, x)
+    chex.assert_trees_all_close(jax.jit(ours.apply)({"params": params}, x), oracle, atol=FLOAT32)
+
+
+def test_arguments_survive_json():
+    arguments = {"classes": 3, "widths": (4, 2), "norm": "group", "use_bias": False, "activation": "tanh"}
+    there_and_back = json.loads(json.dumps(arguments))
+    models = build("mlp", **arguments), build("mlp", **there_and_back)
+    one, two = (jax.eval_shape(model.init, jax.random.key(0), images()) for model in models)
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("resnet19", {}, "no network 'resnet19'; there are mlp, lenet5"),
+        ("mlp", {"depth": 3}, "mlp takes no argument 'depth'; it takes classes, widths, norm"),
+        ("mlp", {"activation": "swoosh"}, "activation is one of relu, .*; got 'swoosh'"),
+        ("vgg11", {"norm": ["batch"]}, "norm is one of batch, group, layer, none; got"),
+        ("vgg11", {"dtype": "float16"}, "dtype is one of float32, bfloat16; got 'float16'"),
+        ("mlp", {"classes": 0}, "classes takes whole numbers of at least 1, such as 10; got 0"),
+        ("mlp", {"widths": 64}, r"widths takes whole numbers .* such as \(256, 128\); got 64"),
+        ("resnet18", {"width": True}, "width takes whole numbers"),
+    ],
+)
+def test_what_no_network_takes_is_refused_in_one_sentence(name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build(name, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"patch": 3}, "3 does not divide 8x8"), ({"heads": 5, "width": 12}, "5 does not divide 12")],
+)
+def test_sizes_that_do_not_fit_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build("vit_tiny", **arguments).init(jax.random.key(0), images())

@@ -1,0 +1,99 @@
+"""The softmax part of the input Hessian, J'AJ with J = dz/dx (C, d) and A = diag(p) - pp', from backward passes.
+
+It is the whole Hessian, almost everywhere, of cross-entropy on piecewise-linear networks (ReLU, leaky ReLU,
+max-pooling, BatchNorm at inference); for smooth activations it is the Gauss-Newton part. It does not depend on the
+label, is positive semi-definite and of rank at most C - 1. With R = diag(sqrt p) - p sqrt(p)' we have A = RR', so that
+everything follows from rows J'R u: C of them, u = e_k, are exact; random signs u give an estimate.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from subspace_jax.core.curvature.checks import check_inputs, check_probes
+from subspace_jax.core.curvature.estimate import Estimate, estimate, evaluate, sqnorm
+from subspace_jax.typing import ApplyFn, Array, Float, Key, Variables
+
+
+def ggn_exact(
+    apply: ApplyFn, variables: Variables, x: Float[Array | np.ndarray, "b *d"], *, precision: str = "highest"
+) -> Float[Array, " b"]:
+    """Exact trace of the input Hessian of softmax cross-entropy on a piecewise-linear network, per sample.
+
+    tr(J'AJ) = sum_k p_k ||J'(e_k - p)||^2: one forward and C backward passes, no variance. For smooth activations this
+    is the Gauss-Newton part of the trace. Zero where the softmax is saturated.
+
+    Args:
+      apply: (variables, x) -> logits (b, C), in inference mode.
+      variables: what `apply` needs.
+      x: float inputs, scaled as in training; bfloat16 is fine.
+      precision: of matrix products; the trace tolerates "tensorfloat32" and bfloat16 networks.
+
+    Raises:
+      ValueError: x not floating, logits not (b, C).
+    """
+    with jax.default_matmul_precision(precision):
+        row, classes = _rows(apply, variables, x)
+        return evaluate(lambda k: sqnorm(row(jax.nn.one_hot(k, classes)[None])), classes).sum(axis=0)
+
+
+def ggn_probe(
+    keys: Key[Array, " b"],
+    apply: ApplyFn,
+    variables: Variables,
+    x: Float[Array | np.ndarray, "b *d"],
+    *,
+    probes: int = 10,
+    precision: str = "highest",
+) -> Estimate:
+    """Unbiased estimate of `ggn_exact` for many classes: mean of ||J'R u||^2 over Rademacher u in R^C; 1 + n forwards.
+
+    About 20 % error a sample at n = 10, like `hutchinson`; never negative. With n >= C take `ggn_exact`.
+
+    Raises:
+      ValueError: x not floating, logits not (b, C), keys not one a sample, probes < 1.
+    """
+    check_probes(keys, x, probes, None)
+    with jax.default_matmul_precision(precision):
+        row, classes = _rows(apply, variables, x)
+        return estimate(lambda u: sqnorm(row(u)), keys, (classes,), jnp.float32, probes=probes, chunk=None)
+
+
+def ggn_spectrum(
+    apply: ApplyFn, variables: Variables, x: Float[Array | np.ndarray, "b *d"], *, precision: str = "highest"
+) -> Float[Array, "b classes"]:
+    """All eigenvalues of J'AJ that can differ from zero, descending, per sample; C backward passes, b C d numbers kept.
+
+    They are those of the Gram matrix R'KR with K = JJ' (C, C), as are those of KS with S = diag(p) - pp'. Their sum is
+    `ggn_exact`, the sum of their squares ||H||_F^2, the first the sharpest input direction. The last is zero (R sqrt p
+    = 0), and so are all beyond d; rounding below zero is cut. Arguments and errors as `ggn_exact`.
+    """
+    with jax.default_matmul_precision(precision):
+        row, classes = _rows(apply, variables, x)
+        rows = evaluate(lambda k: row(jax.nn.one_hot(k, classes)[None]), classes).reshape(classes, len(x), -1)
+    rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
+    gram = jnp.einsum("kbd,lbd->bkl", rows, rows, precision="highest")  # lower precision destroys small eigenvalues
+    return jnp.maximum(jnp.linalg.eigvalsh(gram)[:, ::-1], 0)
+
+
+def _rows(apply: ApplyFn, variables: Variables, x: Array | np.ndarray) -> tuple[Callable, int]:
+    """The function u (b or 1, C) -> J'R u (b, *d), off one forward, and C."""
+    check_inputs(x)
+
+    def logits(x):
+        z = apply(variables, x)
+        if z.ndim != 2 or len(z) != len(x):
+            raise ValueError(f"apply must return logits of shape ({len(x)}, classes); got {z.shape}.")
+        return z.astype(jnp.promote_types(z.dtype, jnp.float32))
+
+    z, pull = jax.vjp(logits, jnp.asarray(x))
+    p = jax.nn.softmax(z)
+    roots = jnp.sqrt(p)
+
+    def row(u):
+        weighted = roots * u
+        return pull(weighted - p * weighted.sum(axis=1, keepdims=True))[0]
+
+    return row, z.shape[1]

@@ -1,0 +1,45 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from subspace_jax.core.keys import rademacher, sample_keys
+
+SEEDS = st.integers(0, 2**31 - 1)
+
+
+@given(SEEDS)
+def test_a_sample_keeps_its_key_in_any_batch(seed):
+    key, index = jax.random.key(seed), np.array([7, 3, 2**31 - 1, 3])
+    keys = sample_keys(key, index)
+    alone = [jax.random.key_data(jax.random.fold_in(key, i)) for i in index]
+    np.testing.assert_array_equal(jax.random.key_data(keys), alone)
+    np.testing.assert_array_equal(jax.random.key_data(keys[1]), jax.random.key_data(keys[3]))
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (32,), (3, 4, 7)])
+def test_probes_are_signs_of_the_right_shape_and_type(shape):
+    v = rademacher(sample_keys(jax.random.key(0), jnp.arange(6)), 2, shape, jnp.bfloat16)
+    assert v.shape == (6, *shape)
+    assert v.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(jnp.abs(v), 1)
+
+
+def test_probes_are_balanced_and_independent_between_entries_samples_and_numbers():
+    keys = sample_keys(jax.random.key(1), jnp.arange(64))
+    v = jax.vmap(lambda number: rademacher(keys, number, (32,)))(jnp.arange(64))
+    v = np.asarray(v, np.float64).reshape(-1, 32)
+    count = len(v)
+    covariance = v.T @ v / count - np.eye(32)
+    assert abs(v.mean()) < 4 / np.sqrt(v.size)
+    assert abs(covariance).max() < 5 / np.sqrt(count)
+    between = v @ v.T / 32 - np.eye(count)
+    assert abs(between[~np.eye(count, dtype=bool)].mean()) < 1e-3
+    assert len(np.unique(v, axis=0)) == count
+
+
+def test_a_probe_does_not_depend_on_the_rest_of_the_batch():
+    keys = sample_keys(jax.random.key(2), jnp.arange(10))
+    np.testing.assert_array_equal(rademacher(keys, 1, (40,))[7:], rademacher(keys[7:], 1, (40,)))

@@ -1,0 +1,55 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+from hypothesis import given
+from hypothesis import strategies as st
+
+from subspace_jax.core import losses
+
+SEEDS = st.integers(0, 2**31 - 1)
+FLOAT32 = 1e-5
+
+
+def draw(seed, scale=3.0):
+    rng = np.random.default_rng(seed)
+    return (scale * rng.normal(size=(9, 4))).astype(np.float32), rng.integers(0, 4, 9)
+
+
+@given(SEEDS, st.sampled_from([0.1, 3.0, 30.0]))
+def test_cross_entropy_is_that_of_scipy(seed, scale):
+    logits, y = draw(seed, scale)
+    oracle = -scipy.special.log_softmax(logits.astype(np.float64), axis=1)[np.arange(9), y]
+    np.testing.assert_allclose(losses.softmax_cross_entropy(logits, y), oracle, atol=FLOAT32 * scale)
+
+
+@given(SEEDS)
+def test_gradient_is_p_minus_label(seed):
+    logits, y = draw(seed)
+    grad = jax.grad(lambda z: losses.softmax_cross_entropy(z, y).sum())(jnp.asarray(logits))
+    chex.assert_trees_all_close(grad, jax.nn.softmax(logits) - jax.nn.one_hot(y, 4), atol=FLOAT32)
+
+
+def test_a_classifier_gives_one_loss_a_sample():
+    logits, y = draw(0)
+    loss = losses.cross_entropy(lambda variables, x: variables * x)
+    chex.assert_trees_all_close(loss(2.0, jnp.asarray(logits), y), losses.softmax_cross_entropy(2 * logits, y))
+
+
+def test_huge_logits_stay_finite_and_bfloat16_is_summed_in_float32():
+    y = jnp.array([0, 1])
+    chex.assert_trees_all_close(losses.softmax_cross_entropy(1e4 * jnp.eye(2), y), jnp.zeros(2))
+    assert losses.softmax_cross_entropy(jnp.ones((2, 3), jnp.bfloat16), y).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("label", [-1, 4])
+def test_a_label_that_is_no_class_is_refused_and_nan_under_jit(label):
+    y = np.array([0, 2, label, 1])
+    with pytest.raises(ValueError, match=rf"labels must lie in \[0, 4\); got {label} at position 2 \(1 of 4\)"):
+        losses.check_labels(y, 4)
+    with pytest.raises(ValueError, match="labels must lie"):
+        losses.softmax_cross_entropy(jnp.zeros((4, 4)), y)
+    out = jax.jit(losses.softmax_cross_entropy)(jnp.zeros((4, 4)), y)
+    np.testing.assert_array_equal(jnp.isnan(out), [False, False, True, False])

@@ -1,0 +1,128 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.metrics
+from hypothesis import given
+from hypothesis import strategies as st
+
+from subspace_jax.core import metrics
+
+SEEDS = st.integers(0, 2**31 - 1)
+LEVELS = st.sampled_from([2, 5, 10**6])  # distinct values: many ties, some, none
+ACCURATE = 1e-5  # promised for float32 at n = 50,000
+PAIRS = (metrics.cosine, metrics.pearson, metrics.spearman)
+MASKED = (metrics.auroc, functools.partial(metrics.precision_at, k=7))
+
+
+def draw(seed, n=60, levels=10**6):
+    """Scores, a related vector and a mask with both classes."""
+    rng = np.random.default_rng(seed)
+    scores = (rng.integers(0, levels, n) / levels).astype(np.float32)
+    other = (scores + rng.normal(size=n)).astype(np.float32)
+    positive = rng.random(n) < 0.3
+    positive[:2] = True, False
+    return scores, other, positive
+
+
+@given(SEEDS, LEVELS)
+def test_auroc_and_roc_are_those_of_scikit_learn(seed, levels):
+    scores, _, positive = draw(seed, levels=levels)
+    assert float(metrics.auroc(scores, positive)) == pytest.approx(
+        sklearn.metrics.roc_auc_score(positive, scores), abs=ACCURATE
+    )
+    fpr, tpr = metrics.roc(scores, positive)
+    curve = sklearn.metrics.roc_curve(positive, scores, drop_intermediate=False)
+    points = np.unique(np.stack([fpr, tpr], 1), axis=0)
+    np.testing.assert_allclose(points, np.unique(np.stack(curve[:2], 1), axis=0), atol=ACCURATE)
+    assert np.trapezoid(tpr, fpr) == pytest.approx(float(metrics.auroc(scores, positive)), abs=ACCURATE)
+
+
+@given(SEEDS, LEVELS, st.sampled_from([1, 7, 60]))
+def test_precision_is_the_mean_over_all_orders_of_ties(seed, levels, k):
+    scores, _, positive = draw(seed, levels=levels)
+    rng = np.random.default_rng(seed)
+    orders = [np.lexsort((rng.random(60), -scores))[:k] for _ in range(400)]
+    oracle = np.mean([positive[order].mean() for order in orders])
+    drawn = 0.1 if levels < 10 else ACCURATE  # 400 orders; without ties there is one
+    assert float(metrics.precision_at(scores, positive, k)) == pytest.approx(oracle, abs=drawn)
+
+
+@given(SEEDS, LEVELS)
+def test_agreement_is_that_of_scipy(seed, levels):
+    a, b, _ = draw(seed, levels=levels)
+    a[0] = 2.0  # never constant
+    oracles = [1 - scipy.spatial.distance.cosine(a, b), scipy.stats.pearsonr(a, b)[0], scipy.stats.spearmanr(a, b)[0]]
+    np.testing.assert_allclose([f(a, b) for f in PAIRS], oracles, atol=ACCURATE)
+
+
+@pytest.mark.parametrize("levels", [100, 10**9])
+def test_float32_is_accurate_for_fifty_thousand_samples(levels):
+    a, b, positive = draw(3, n=50_000, levels=levels)
+    a, b = a + 100, b - 100  # a large common offset
+    exact = a.astype(np.float64), b.astype(np.float64)
+    assert float(metrics.auroc(b, positive)) == pytest.approx(
+        sklearn.metrics.roc_auc_score(positive, exact[1]), abs=ACCURATE
+    )
+    assert float(metrics.pearson(a, b)) == pytest.approx(scipy.stats.pearsonr(*exact)[0], abs=ACCURATE)
+    assert float(metrics.spearman(a, b)) == pytest.approx(scipy.stats.spearmanr(*exact)[0], abs=ACCURATE)
+    assert float(metrics.cosine(a, b)) == pytest.approx(1 - scipy.spatial.distance.cosine(*exact), abs=ACCURATE)
+
+
+@given(SEEDS)
+def test_rankings_ignore_monotone_maps_and_infinities_are_values(seed):
+    a, b, positive = draw(seed)
+    for f in (*MASKED, lambda s, p: metrics.spearman(s, b)):
+        assert float(f(np.exp(3 * a), positive)) == pytest.approx(float(f(a, positive)), abs=ACCURATE)
+    ends = np.where(a == a.max(), np.inf, np.where(a == a.min(), -np.inf, a)).astype(np.float32)
+    for f in MASKED:
+        assert float(f(ends, positive)) == pytest.approx(float(f(a, positive)), abs=ACCURATE)
+
+
+def test_scale_does_not_matter_at_the_edge_of_float32():
+    a, b, _ = draw(0)
+    for f in PAIRS:
+        assert float(f(a * np.float32(1e-30), b * np.float32(1e30))) == pytest.approx(float(f(a, b)), abs=ACCURATE)
+
+
+def test_everything_works_under_jit_and_vmap():
+    stacked = [np.stack(parts) for parts in zip(*(draw(seed) for seed in range(3)), strict=True)]
+    for f, other in [(f, stacked[1]) for f in PAIRS] + [(f, stacked[2]) for f in (*MASKED, metrics.roc)]:
+        together = jax.jit(jax.vmap(f))(stacked[0], other)
+        alone = np.stack([f(a, b) for a, b in zip(stacked[0], other, strict=True)])
+        np.testing.assert_allclose(together, alone.swapaxes(0, 1) if f is metrics.roc else alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_an_empty_class_has_no_auroc(mask):
+    assert np.isnan(metrics.auroc(jnp.arange(4.0), jnp.full(4, mask)))
+
+
+@pytest.mark.parametrize("f", [*PAIRS, *MASKED])
+def test_a_nan_score_propagates(f):
+    a, b, positive = draw(0)
+    a[5] = np.nan
+    assert np.isnan(f(a, b if f in PAIRS else positive))
+
+
+@pytest.mark.parametrize("f", [metrics.pearson, metrics.spearman])
+def test_a_constant_correlates_with_nothing(f):
+    assert np.isnan(f(jnp.full(50, 0.1), jnp.arange(50.0)))
+
+
+def test_zero_has_no_direction():
+    assert np.isnan(metrics.cosine(jnp.zeros(3), jnp.ones(3)))
+
+
+def test_accuracy_counts_and_nan_rows_are_wrong():
+    logits = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [jnp.nan, 0.0]])
+    assert float(metrics.accuracy(logits, np.array([0, 1, 1, 0]))) == 0.5
+
+
+@pytest.mark.parametrize("k", [0, 5])
+def test_precision_outside_the_scores_is_refused(k):
+    with pytest.raises(ValueError, match=rf"k must lie in \[1, 4\], the number of scores; got {k}"):
+        metrics.precision_at(jnp.arange(4.0), jnp.ones(4, bool), k)

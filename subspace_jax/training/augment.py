@@ -1,0 +1,24 @@
+"""Augmentation on the device, inside the training step."""
+
+import jax
+import jax.numpy as jnp
+
+from subspace_jax.typing import Array, Key, Shaped
+
+
+def crop_flip(key: Key[Array, ""], x: Shaped[Array, "b h w c"], *, pad: int = 4) -> Shaped[Array, "b h w c"]:
+    """Zero-pad by `pad` pixels, cut a random window of the old size, mirror every other image at random.
+
+    Works on raw uint8 pixels as on floats: apply it before scaling, so that the padding is black.
+    """
+    batch, height, width, channels = x.shape
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    corner_key, flip_key = jax.random.split(key)
+    corners = jax.random.randint(corner_key, (batch, 2), 0, 2 * pad + 1)
+
+    def cut(image, corner):
+        return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (height, width, channels))
+
+    cropped = jax.vmap(cut)(padded, corners)
+    flip = jax.random.bernoulli(flip_key, shape=(batch, 1, 1, 1))
+    return jnp.where(flip, cropped[:, :, ::-1], cropped)

@@ -1,0 +1,127 @@
+"""One model on one device: epochs of the jitted step, with hooks after an epoch as pure functions of the state."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from subspace_jax.data import epoch_order, prefetch
+from subspace_jax.nn import Model
+from subspace_jax.training.progress import track
+from subspace_jax.training.state import TrainState, train_step
+from subspace_jax.typing import PyTree
+
+RESIDENT_BYTES = 8 << 30  # data sets up to this size stay on the device for the whole run
+
+
+class Hook(NamedTuple):
+    """What is accumulated over the epochs: `carry` is saved with the state, `update(carry, state, epoch)` is pure."""
+
+    carry: PyTree
+    update: Callable[[Any, TrainState, int], Any]
+    every: int = 1
+
+
+def likes_scan(params: PyTree) -> bool:
+    """Whether one program per epoch pays: XLA on CPU runs convolution gradients inside a loop 30 times slower."""
+    return jax.default_backend() != "cpu" or all(leaf.ndim < 4 for leaf in jax.tree.leaves(params))
+
+
+def stays_on_device(params: PyTree, x: Any) -> bool:
+    """Whether the data lives on the device for the whole run, with one program per epoch."""
+    return likes_scan(params) and x.nbytes <= RESIDENT_BYTES
+
+
+def scan_epoch(step: Callable, batch: int) -> Callable:
+    """(state, x, y, rows) -> (state, mean metrics): a scan over the steps of an epoch on the samples `rows`."""
+
+    def run(state: TrainState, x, y, rows):
+        steps = len(rows) // batch
+        order = rows[epoch_order(state.key, state.step // steps, len(rows), batch)]
+        state, metrics = jax.lax.scan(lambda s, idx: step(s, x[idx], y[idx]), state, order)
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    return run
+
+
+def train_epoch(
+    model: Model, tx: optax.GradientTransformation, *, batch: int, prepare: Callable | None = None
+) -> Callable:
+    """(state, x, y) -> (state, {"loss", "accuracy"} averaged over the epoch), compiled once for all runs of one shape.
+
+    One program per epoch where the data fits on the device and the backend likes it, one per step with batches copied
+    ahead of time otherwise. Both take the same batches in the same order: a permutation of the samples keyed by
+    (state.key, epoch), the last partial batch dropped.
+
+    Args:
+      model: the network.
+      tx: any optax chain.
+      batch: samples per step, at most the number of samples.
+      prepare: (key, x) -> x on the device, see `train_step`.
+    """
+    step = train_step(model, tx, prepare=prepare)
+    one_step, whole = jax.jit(step), jax.jit(scan_epoch(step, batch))
+
+    def run(state: TrainState, x, y):
+        if stays_on_device(state.params, x):
+            return whole(state, x, y, jnp.arange(len(x)))
+        order = np.asarray(epoch_order(state.key, state.step // (len(x) // batch), len(x), batch))
+        rows = []
+        for images, labels in prefetch((x[idx], y[idx]) for idx in order):
+            state, metrics = one_step(state, images, labels)
+            rows.append(metrics)
+        return state, jax.tree.map(lambda *leaves: jnp.stack(leaves).mean(), *rows)
+
+    return run
+
+
+def fit(
+    epoch_fn: Callable,
+    state: TrainState,
+    data: tuple[Any, Any],
+    *,
+    epochs: int,
+    start: int = 0,
+    hooks: dict[str, Hook] | None = None,
+    carries: dict[str, PyTree] | None = None,
+    after_epoch: Callable | None = None,
+    label: str = "training",
+) -> tuple[TrainState, dict[str, PyTree]]:
+    """Run the epochs `start`..`epochs` - 1; resumed from a saved state and its carries it ends bit for bit the same.
+
+    Args:
+      epoch_fn: from `train_epoch`.
+      state: fresh, or restored.
+      data: (x, y), whole: NumPy or device arrays.
+      epochs: passes in total.
+      start: passes that lie behind `state`.
+      hooks: accumulators by name; each runs after epochs every, 2 every, ...
+      carries: their restored carries, with "metrics"; the hooks' own when None.
+      after_epoch: (epochs done, state, carries) -> None, for saving.
+      label: name beside the progress bar.
+
+    Returns:
+      The final state and the carries by name; "metrics" holds {"loss", "accuracy"} (epochs,), NaN where not run.
+    """
+    hooks = hooks or {}
+    carries = dict(carries or initial_carries(hooks, epochs))
+    if stays_on_device(state.params, data[0]):
+        data = jax.device_put(data)
+    for epoch in track(range(start, epochs), label=label, total=epochs, samples=len(data[0]), done=start):
+        state, row = epoch_fn(state, *data)
+        carries["metrics"] = {name: rows.at[epoch].set(row[name].mean()) for name, rows in carries["metrics"].items()}
+        for name, hook in hooks.items():
+            if (epoch + 1) % hook.every == 0:
+                carries[name] = hook.update(carries[name], state, epoch)
+        if after_epoch:
+            after_epoch(epoch + 1, state, carries)
+    return state, carries
+
+
+def initial_carries(hooks: dict[str, Hook], epochs: int) -> dict[str, PyTree]:
+    """The carries before the first epoch: also the template with which saved ones are restored."""
+    blank = jnp.full((epochs,), jnp.nan)
+    return {name: hook.carry for name, hook in hooks.items()} | {"metrics": {"loss": blank, "accuracy": blank}}

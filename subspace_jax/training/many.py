@@ -1,0 +1,121 @@
+"""Many models at once: memorization, membership and influence need hundreds that differ in their training samples."""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, PartitionSpec
+
+from subspace_jax import trees
+from subspace_jax.nn import Model
+from subspace_jax.training.fit import Hook, fit, likes_scan, scan_epoch, train_epoch
+from subspace_jax.training.state import TrainState, create, train_step
+from subspace_jax.typing import Array, Int, Key, PyTree, Variables
+
+
+def train_many(
+    key: Key[Array, ""],
+    model: Model,
+    tx: optax.GradientTransformation,
+    data: tuple[Any, Any],
+    table: Int[Any, "models m"],
+    *,
+    epochs: int,
+    batch: int,
+    loop: Literal["vmap", "map"] = "vmap",
+    chunk: int | None = None,
+    prepare: Callable | None = None,
+    start: Variables | None = None,
+    hooks: dict[str, Hook] | None = None,
+    label: str = "models",
+) -> tuple[TrainState, dict[str, PyTree]]:
+    """Train model t on the samples table[t], all with one compiled program.
+
+    Model t depends on (key, t, table[t]) alone, not on `loop`, `chunk` or the devices, up to rounding.
+
+    Args:
+      key: model t is initialised and ordered by fold_in(key, t).
+      model: the network.
+      tx: any optax chain, the same for every model.
+      data: (x, y), whole.
+      table: sample numbers, one row a model.
+      epochs: passes over a model's own samples.
+      batch: samples per step and model.
+      loop: "vmap" trains all side by side (pays for MLPs and small networks), "map" one after the other in one program
+        (pays for convolutions on a GPU). On a CPU, convolutional networks are trained one by one whatever it says.
+      chunk: models trained at a time; all when None. They are spread over the devices that divide their number.
+      prepare: (key, x) -> x on the device, see `train_step`.
+      start: stacked variables to train on from; fresh ones when None.
+      hooks: as for `fit`, on stacked states; their carries go on from chunk to chunk.
+      label: name beside the progress bar.
+
+    Returns:
+      States with a leading axis over the models, and the hooks' carries.
+
+    Raises:
+      ValueError: fewer samples a model than `batch`, or sample numbers outside the data.
+    """
+    models, size = table.shape
+    if size < batch:
+        raise ValueError(
+            f"each model trains on {size} samples, fewer than batch {batch}; lower batch or raise the ratio."
+        )
+    if np.min(table) < 0 or np.max(table) >= len(data[0]):
+        raise ValueError(f"table names samples {np.min(table)}..{np.max(table)} of a data set of {len(data[0])}.")
+    keys = jax.vmap(lambda t: jax.random.fold_in(key, t))(jnp.arange(models))
+    example = _example(data[0], prepare)
+    fresh = jax.jit(jax.vmap(lambda k: create(k, model, tx, example)))
+    run = _epoch(model, tx, batch=batch, loop=loop, prepare=prepare)
+    done, carries = [], None
+    for first in range(0, models, chunk or models):
+        rows = slice(first, first + (chunk or models))
+        states = fresh(keys[rows])
+        if start is not None:
+            states = states._replace(**jax.tree.map(lambda leaf, rows=rows: leaf[rows], start))
+        part = jnp.asarray(table[rows])
+        name = f"{label} {first + 1}-{first + len(part)} of {models}"
+        states, carries = fit(
+            lambda s, x, y, part=part: run(s, x, y, part), states, data,
+            epochs=epochs, hooks=hooks, carries=carries, label=name,
+        )  # fmt: skip
+        done.append(states)
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *done), carries or {}
+
+
+def _example(x: Any, prepare: Callable | None) -> Any:
+    """One blank input as the network sees it."""
+    shape = jax.eval_shape(prepare, jax.random.key(0), x[:1]) if prepare else x[:1]
+    return jnp.zeros(shape.shape, shape.dtype)
+
+
+@lru_cache(maxsize=16)  # the same network, optimiser and batch are compiled once
+def _epoch(model: Model, tx: optax.GradientTransformation, *, batch: int, loop: str, prepare: Callable | None):
+    """(states, x, y, table) -> (states, metrics): one epoch of every model."""
+    one = scan_epoch(train_step(model, tx, prepare=prepare), batch)
+    single = train_epoch(model, tx, batch=batch, prepare=prepare)
+
+    def sweep(states, x, y, table):
+        if loop == "vmap":
+            return jax.vmap(one, in_axes=(0, None, None, 0))(states, x, y, table)
+        return jax.lax.map(lambda model: one(model[0], x, y, model[1]), (states, table))
+
+    @jax.jit
+    def spread(states, x, y, table):
+        devices = jax.devices()[: math.gcd(len(table), jax.device_count())]
+        over, copied = PartitionSpec("models"), PartitionSpec()
+        mesh = Mesh(np.array(devices), ("models",))
+        specs = {"in_specs": (over, copied, copied, over), "out_specs": over}
+        return jax.shard_map(sweep, mesh=mesh, check_vma=False, **specs)(states, x, y, table)
+
+    def run(states, x, y, table):
+        if likes_scan(jax.tree.map(lambda leaf: leaf[0], states.params)):
+            return spread(states, x, y, table)
+        pairs = [single(s, x[rows], y[rows]) for s, rows in zip(trees.unstack(states), table, strict=True)]
+        return trees.stack([s for s, _ in pairs]), trees.stack([m for _, m in pairs])
+
+    return run

@@ -1,0 +1,105 @@
+"""A score for every sample of a data set: batched, sharded over the devices, in order, independent of all three."""
+
+import warnings
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from subspace_jax.core.keys import sample_keys
+from subspace_jax.training.progress import track
+from subspace_jax.typing import ApplyFn, Array, Float, Key, PyTree, Variables
+
+KERNEL = 64  # rows from which on one CPU kernel multiplies batches of every size: bit-equal results
+INTERACTION = 1e-3  # relative change of one sample's score between two batches; rounding stays below 1e-5
+
+
+def score_dataset(
+    key: Key[Array, ""],
+    fn: Callable,
+    variables: Variables,
+    arrays: tuple[Any, ...],
+    *,
+    index: Any | None = None,
+    batch: int = 512,
+    devices: list | None = None,
+    label: str = "scoring",
+) -> PyTree:
+    """Run fn(keys, variables, *arrays) over a whole data set and put the results together in order.
+
+    The last batch is padded and cut again, and every key is folded by sample index, so that a score depends neither on
+    `batch` nor on order, padding or devices: on one device bit for bit (batches of 64 or more), across devices up to
+    rounding.
+
+    Args:
+      key: base of the sample keys.
+      fn: scores a batch: keys (b,), variables, arrays (b, ...) -> a pytree of arrays (b, ...). It is compiled once a
+        function object: define it outside of loops.
+      variables: what the network needs; copied to every device.
+      arrays: host or device arrays of equal length n, usually (x, y).
+      index: sample indices (n,) that keys are folded with; 0..n-1 when None.
+      batch: samples per call over all devices, rounded up to a multiple of their number.
+      devices: all local ones when None.
+      label: name beside the progress bar.
+
+    Returns:
+      The pytree of fn with leading axis n, on the first device.
+
+    Raises:
+      ValueError: no samples, or arrays of different lengths.
+    """
+    lengths = {len(a) for a in arrays}
+    if len(lengths) != 1 or not min(lengths):
+        raise ValueError(f"arrays must have one length of at least 1; got {[len(a) for a in arrays]}.")
+    count = lengths.pop()
+    index = np.arange(count) if index is None else np.asarray(index)
+    mesh = Mesh(np.array(devices or jax.local_devices()), ("samples",))
+    batch = min(batch, max(count // 2 + 1, KERNEL * mesh.size))  # two batches where possible: see the warning below
+    batch = -(-batch // mesh.size) * mesh.size
+    over = NamedSharding(mesh, PartitionSpec("samples"))
+    variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+    parts = []
+    for start in track(range(0, count + 1, batch), label=label, total=count // batch + 1, samples=batch):
+        rows = np.arange(start, start + batch) * (np.arange(start, start + batch) < count)  # padding is sample 0
+        parts.append(_call(fn, mesh, key, variables, *jax.device_put([a[rows] for a in (index, *arrays)], over)))
+        jax.block_until_ready(parts[-2:-1])  # one batch in flight: the bar is honest and the queue short
+    home = mesh.devices.flat[0]
+    whole = jax.tree.map(lambda *leaves: jnp.concatenate(jax.device_put(leaves, home)), *parts)
+    _warn_if_samples_interact(jax.tree.leaves(whole)[0], count)
+    return jax.tree.map(lambda leaf: leaf[:count], whole)
+
+
+def _warn_if_samples_interact(scores: Float[Array, "n ..."], count: int) -> None:
+    """Sample 0 was scored twice, in two batches: it must not matter in which company."""
+    first, again = np.asarray(scores[0], np.float64), np.asarray(scores[count], np.float64)
+    change = np.abs(again - first).max(initial=0) / max(np.abs(first).max(initial=0), 1e-30)
+    if change > INTERACTION:
+        warnings.warn(
+            f"the score of sample 0 changes by {change:.0%} with the batch it is in: samples interact (BatchNorm in "
+            "train mode?), so the Hessian is not block diagonal; score in inference mode.",
+            stacklevel=3,
+        )
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _call(fn: Callable, mesh: Mesh, key: Key[Array, ""], variables: Variables, index: Any, *arrays: Any) -> PyTree:
+    def local(key, variables, index, *arrays):
+        return fn(sample_keys(key, index), variables, *arrays)
+
+    copied, over = PartitionSpec(), PartitionSpec("samples")
+    specs = {"in_specs": (copied, copied, over, *(over for _ in arrays)), "out_specs": over}
+    return jax.shard_map(local, mesh=mesh, check_vma=False, **specs)(key, variables, index, *arrays)
+
+
+def predict(apply: ApplyFn, variables: Variables, x: Any, *, batch: int = 1024) -> Float[Array, "n ..."]:
+    """The network's outputs on a whole data set, in inference mode: (n, classes) logits."""
+    return score_dataset(jax.random.key(0), _forward(apply), variables, (x,), batch=batch, label="predicting")
+
+
+@lru_cache(maxsize=64)  # one function object, and so one compilation, per network
+def _forward(apply: ApplyFn) -> Callable:
+    return lambda keys, variables, x: apply(variables, x)

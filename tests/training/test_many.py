@@ -1,0 +1,70 @@
+import chex
+import jax
+import numpy as np
+import pytest
+
+from subspace_jax import nn, training, trees
+
+CLOSE = 2e-5  # vmapped and single programs round differently over a dozen steps
+EPOCHS, BATCH = 3, 8
+X = np.asarray(jax.random.normal(jax.random.key(0), (40, 6)))
+Y = (X[:, 0] > 0).astype(np.int32)
+TABLE = np.stack([np.random.default_rng(t).permutation(40)[:24] for t in range(4)])
+MODEL = nn.build("mlp", classes=2, widths=(8,))
+TX = training.optimizer(training.Recipe(lr=0.1), EPOCHS * 3)
+
+
+def many(**more):
+    return training.train_many(jax.random.key(3), MODEL, TX, (X, Y), TABLE, epochs=EPOCHS, batch=BATCH, **more)
+
+
+def test_each_model_is_what_training_it_alone_gives():
+    states, carries = many()
+    for t in range(len(TABLE)):
+        key = jax.random.fold_in(jax.random.key(3), t)
+        state = training.create(key, MODEL, TX, X[:1])
+        rows = TABLE[t]
+        alone, alone_carries = training.fit(
+            training.train_epoch(MODEL, TX, batch=BATCH), state, (X[rows], Y[rows]), epochs=EPOCHS
+        )
+        chex.assert_trees_all_close(trees.unstack(states.params)[t], alone.params, atol=CLOSE)
+    assert carries["metrics"]["loss"].shape == (EPOCHS,)
+    assert not np.isnan(alone_carries["metrics"]["loss"]).any()
+
+
+@pytest.mark.parametrize("options", [{"loop": "map"}, {"chunk": 1}, {"chunk": 3}])
+def test_loop_and_chunk_change_nothing(options):
+    chex.assert_trees_all_close(many()[0].params, many(**options)[0].params, atol=CLOSE)
+
+
+def test_convolutions_on_cpu_train_one_by_one():
+    model = nn.build("lenet5", classes=2, filters=(2, 2), widths=(4,))
+    images = np.asarray(jax.random.normal(jax.random.key(0), (16, 8, 8, 1)))
+    tx = training.optimizer(training.Recipe(), 2)
+    table = np.stack([np.arange(8), np.arange(8, 16)])
+    states, _ = training.train_many(
+        jax.random.key(0), model, tx, (images, np.zeros(16, np.int32)), table, epochs=1, batch=4
+    )
+    assert states.step.tolist() == [2, 2]
+
+
+def test_training_goes_on_from_given_variables():
+    first, _ = many()
+    start = training.variables(first)
+    frozen = training.optimizer(training.Recipe(lr=1e-12, weight_decay=0.0), 9)
+    states, _ = training.train_many(
+        jax.random.key(9), MODEL, frozen, (X, Y), TABLE, epochs=EPOCHS, batch=BATCH, start=start
+    )
+    chex.assert_trees_all_close(states.params, first.params, atol=1e-8)
+
+
+def test_hooks_see_all_models_and_go_on_from_chunk_to_chunk():
+    hook = training.Hook(np.zeros(()), lambda carry, states, epoch: carry + len(states.step))
+    assert float(many(hooks={"models": hook}, chunk=3)[1]["models"]) == EPOCHS * len(TABLE)
+
+
+def test_bad_tables_are_refused():
+    with pytest.raises(ValueError, match="24 samples, fewer than batch 25"):
+        training.train_many(jax.random.key(0), MODEL, TX, (X, Y), TABLE, epochs=1, batch=25)
+    with pytest.raises(ValueError, match=r"names samples 10\.\.49 of a data set of 40"):
+        training.train_many(jax.random.key(0), MODEL, TX, (X, Y), np.arange(10, 50)[None], epochs=1, batch=8)

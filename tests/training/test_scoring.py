@@ -1,0 +1,68 @@
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from subspace_jax import nn, training
+from subspace_jax.memorization import scores
+
+DEVICES = 1e-5  # of the largest score: programs for other shard sizes round differently
+X = np.asarray(jax.random.normal(jax.random.key(0), (257, 12)))
+Y = np.arange(257) % 3
+MODEL = nn.build("mlp", classes=3, widths=(16, 8))
+VARIABLES = MODEL.init(jax.random.key(1), X[:1])
+FN = scores.scorer("fd_norm", MODEL.apply, probes=3)
+
+
+def run(x=X, y=Y, index=None, **options):
+    options = {"devices": jax.devices()[:1]} | options
+    return np.asarray(training.score_dataset(jax.random.key(2), FN, VARIABLES, (x, y), index=index, **options))
+
+
+def test_scores_are_in_order_and_bit_equal_for_any_batch_size():
+    reference = run(batch=64)
+    assert reference.shape == (257,)
+    np.testing.assert_array_equal(reference, run(batch=100))
+    direct = FN(jax.vmap(lambda i: jax.random.fold_in(jax.random.key(2), i))(jnp.arange(257)), VARIABLES, X, Y)
+    np.testing.assert_allclose(reference, direct, rtol=1e-4)
+
+
+def test_permuted_samples_have_permuted_scores_bit_for_bit():
+    order = np.random.default_rng(0).permutation(257)
+    np.testing.assert_array_equal(run(batch=64)[order], run(X[order], Y[order], order, batch=64))
+
+
+def test_four_devices_agree_with_one():
+    one, four = run(batch=64), run(batch=64, devices=jax.devices()[:4])
+    assert np.abs(one - four).max() <= DEVICES * one.max()
+    assert stats.spearmanr(one, four).statistic >= 0.99999
+
+
+@pytest.mark.parametrize("count", [1, 2, 63, 64, 65])
+def test_every_size_is_padded_and_cut(count):
+    np.testing.assert_array_equal(run(X[:count], Y[:count], batch=64), run(batch=64)[:count])
+
+
+def test_samples_that_interact_are_told():
+    def coupled(keys, variables, x, y):
+        return (x - x.mean(axis=0, keepdims=True)).sum(axis=1)
+
+    with pytest.warns(UserWarning, match="samples interact"):
+        training.score_dataset(jax.random.key(0), coupled, {}, (X, Y))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run()
+
+
+def test_lengths_that_differ_are_refused():
+    with pytest.raises(ValueError, match=r"one length of at least 1; got \[257, 3\]"):
+        run(y=Y[:3])
+
+
+def test_predict_gives_logits():
+    np.testing.assert_allclose(
+        training.predict(MODEL.apply, VARIABLES, X, batch=50), MODEL.apply(VARIABLES, X), atol=1e-5
+    )

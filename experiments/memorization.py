@@ -1,0 +1,300 @@
+"""What did the network memorize? Every training sample scored by input-loss curvature while one network trains.
+
+    uv run python -m experiments.memorization                       (digits, 10 % wrong labels, 3 seeds)
+    uv run python -m experiments.memorization --data mnist --data-dir DIR --model lenet5 --epochs 20
+    uv run python -m experiments.memorization --data mine --data-dir DIR --noise 0 --duplicates 0     (suspects only)
+    expected: mislabel AUROC of fd_norm >= .97, >= .03 above its last-epoch version; under 2 min on 2 cores
+    paper:    CIFAR-10, ResNet-18, 10 % symmetric noise: fd_norm .982, epoch-mean loss .987 (arXiv 2307.05831 and
+              its authors' follow-up, ICML 2025)
+
+The run leaves scores.csv and scores.npz in its folder: index, given, true and predicted label, every score, the rank.
+"""
+
+import dataclasses
+import functools
+import time
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import planted, runner, suspects
+from subspace_jax import checkpoint, nn, training
+from subspace_jax.memorization import confident_learning, dynamics, epoch_average, scores, second_split
+
+AVERAGED = ("fd_norm", "ggn_exact", "hv_norm", "input_grad")
+SWEEP_STEPS, SWEEP_PROBES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1), (1, 2, 3, 5, 10, 20)
+SWEEP_EVERY, SWEEP_SAMPLES = 5, 5000  # the sensitivity curves use every fifth scored epoch and the first samples
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(planted.Config):
+    """Train on labels of which some are wrong, score all samples every few epochs, find the wrong ones."""
+
+    duplicates: int = 25
+    """Pairs planted: the same image under two labels."""
+    score: Literal[
+        "fd_norm", "fd_sqnorm", "fd_quad", "hutchinson", "hv_norm", "ggn_exact", "ggn_probe", "input_grad"
+    ] = "fd_norm"
+    """The score that ranks the table and the galleries."""
+    score_every: int = 2
+    """Epochs between scorings; a score is averaged over them."""
+    probes: int = 10
+    """Random directions per sample."""
+    step: float = 1e-3
+    """Finite-difference step, in units of the scaled inputs."""
+    precision: Literal["highest", "high", "default"] = "highest"
+    """Of the matrix products in the scores; default is faster on GPU and TPU, and as good there on real networks."""
+    score_batch: int = 512
+    """Samples per scoring call."""
+    sweep: bool = True
+    """Measure the sensitivity to step and probes (first seed only)."""
+    save_every: int = 10
+    """Epochs between checkpoints."""
+    keep_every: int | None = None
+    """Keep the checkpoints of every so many epochs, to score them later with --checkpoint."""
+
+
+PRESETS = {
+    "smoke": Config(seeds=1, samples=500, epochs=6, duplicates=5, sweep=False, save_every=3),
+    "cpu": Config(),
+    "gpu": Config(
+        data="cifar10",
+        model="resnet18",
+        dtype="bfloat16",
+        augment=True,
+        lr=0.1,
+        schedule="one_cycle",
+        batch=256,
+        weight_decay=5e-4,
+        epochs=60,
+        duplicates=250,
+        score_every=5,
+        precision="default",
+        score_batch=1000,
+    ),
+}
+observe = jax.jit(dynamics.update)
+create = jax.jit(training.create, static_argnums=(1, 2))
+THRESHOLDS = {"digits": (0.97, None), "cifar10": (0.97, 0.90)}  # mislabel AUROC, duplicates AUROC at 10 % symmetric
+
+
+def main(config: Config) -> runner.Summary:
+    """Run all seeds and put the report together."""
+    if config.checkpoint:
+        config = saved_corruption(config)
+    shared = planted.setup(config)
+    network = nn.build(config.model, classes=shared.classes, dtype=config.dtype)
+    tx = training.optimizer(shared.recipe, shared.recipe.epochs * (len(shared.columns["label"]) // shared.recipe.batch))
+    epoch_fn = training.train_epoch(
+        network, tx, batch=shared.recipe.batch, prepare=planted.prepare(shared.scaling, augment=config.augment)
+    )
+    runs, found = [], []
+    for seed in range(config.seed, config.seed + config.seeds):
+        task = planted.task(config, shared, seed, duplicates=config.duplicates)
+        one_seed = functools.partial(score_run, config, shared, network, tx, epoch_fn, task, seed)
+        found.append((seed, task, runner.stage(config, f"seed{seed}", one_seed)))
+        runs.append(suspects.judge(config, task, found[-1][2]))
+    figures, std = runner.over_seeds(runs)
+    suspects.write_table(config, found)
+    rows = [row for seed, _, arrays in found for row in suspects.metric_rows(seed, arrays)]
+    return runner.Summary(figures, std, claims(config, figures), suspects.sections(config, figures, found), rows)
+
+
+def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
+    """What the recipe of the preset must show; other noise, other data: nothing is claimed."""
+    known = THRESHOLDS.get(config.data)
+    if (
+        known is None
+        or config.preset == "smoke"
+        or "auroc/fd_norm_last" not in figures
+        or (config.noise, config.noise_kind) != (0.1, "symmetric")
+    ):
+        return []
+    fd, last = figures["auroc/fd_norm"], figures.get("auroc/fd_norm_last", np.nan)
+    listed = [
+        runner.Claim("auroc/fd_norm", fd, known[0]),
+        runner.Claim("fd_norm above its last-epoch version", fd - last, 0.03),
+        runner.Claim("fd_norm above ggn_exact", fd - figures["auroc/ggn_exact"], 0.0),
+        runner.Claim("epoch-mean loss at least fd_norm", figures["auroc/loss"] - fd, 0.0),
+    ]
+    if known[1] and config.duplicates:
+        listed.append(runner.Claim("duplicates_auroc/fd_norm", figures["duplicates_auroc/fd_norm"], known[1]))
+    return listed
+
+
+def saved_corruption(config: Config) -> Config:
+    """The flags with which the network at --checkpoint was trained: its labels are planted again."""
+    seeds = checkpoint.seeds(config.checkpoint)
+    _, _, saved = checkpoint.load_model(config.checkpoint, seed=seeds[0])
+    recipe = {
+        name: saved["recipe"][name] for name in ("optimizer", "lr", "schedule", "weight_decay", "epochs", "batch")
+    }
+    same = {"data": saved["data"], "samples": saved["samples"], "model": saved["model"]["name"]} | saved["corruption"]
+    dtype = saved["model"]["kwargs"].get("dtype", "float32")
+    return dataclasses.replace(config, seed=seeds[0], seeds=len(seeds), dtype=dtype, **recipe, **same)
+
+
+def score_run(config, shared, network, tx, epoch_fn, task: planted.Task, seed: int) -> dict[str, Any]:
+    """All scores of one seed: arrays (n,) by name, seconds, curves."""
+    hooks = hooks_of(config, network, task, seed)
+    if config.checkpoint:
+        variables, carries = visit_checkpoints(config, hooks, seed)
+    else:
+        key = jax.random.fold_in(jax.random.key(seed), planted.TRAIN_KEY)
+        state, carries = checkpoint.resumable_fit(
+            f"{config.workdir}/checkpoints/seed{seed}", epoch_fn,
+            create(key, network, tx, task.x[:1]), (task.image, task.label),
+            epochs=config.epochs, hooks=hooks, save_every=config.save_every, keep_every=config.keep_every,
+            config=planted.checkpoint_config(config, shared, seed, duplicates=config.duplicates),
+            label=f"seed {seed}",
+        )  # fmt: skip
+        variables = training.variables(state)
+    arrays = collect(carries)
+    arrays["predicted"] = training.predict(network.apply, variables, task.x).argmax(-1)
+    test_logits = training.predict(network.apply, variables, task.test_x)
+    arrays["test_accuracy"] = np.mean(np.asarray(test_logits.argmax(-1)) == task.test_label)
+    if not config.checkpoint:
+        for name, run in (("confident_learning", cross_validate), ("second_split", split_twice)):
+            part = functools.partial(timed, name, run, config, shared, network, task, seed)
+            arrays |= runner.stage(config, f"seed{seed}_{name}", part)
+    return arrays
+
+
+def hooks_of(config: Config, network: nn.Model, task: planted.Task, seed: int) -> dict[str, training.Hook]:
+    """One accumulator a score, one for the training dynamics, and on the first seed those of the sensitivity curves."""
+    key = jax.random.fold_in(jax.random.key(seed), planted.SCORE_KEY)
+
+    def hook(name, *, step=config.step, probes=config.probes, every=config.score_every, samples=None):
+        fn = scores.scorer(name, network.apply, step=step, probes=probes, precision=config.precision)
+        arrays = tuple(part[:samples] for part in (task.x, task.label))
+        samples = len(arrays[0])
+
+        def update(carry, state, epoch):
+            started = time.perf_counter()
+            values = training.score_dataset(
+                jax.random.fold_in(key, epoch), fn, training.variables(state), arrays,
+                index=task.index[:samples], batch=config.score_batch, label=name,
+            )  # fmt: skip
+            values = scores.refuse_nan(jax.block_until_ready(values), name=name, epoch=epoch + 1)
+            seconds = carry["seconds"].at[carry["average"].count].set(time.perf_counter() - started)
+            return {"average": epoch_average.update(carry["average"], values), "seconds": seconds}
+
+        passes = max(1, config.epochs // every)
+        carry = {"average": epoch_average.init(samples, history=passes), "seconds": jnp.full(passes, jnp.nan)}
+        return training.Hook(carry, update, every)
+
+    hooks = {name: hook(name) for name in dict.fromkeys((*AVERAGED, config.score))}
+    hooks["dynamics"] = dynamics_hook(config, network, task)
+    if config.sweep and seed == config.seed and not config.checkpoint:
+        options = {"every": config.score_every * SWEEP_EVERY, "samples": min(SWEEP_SAMPLES, len(task.x))}
+        hooks |= {f"step_{step:g}": hook("fd_norm", step=step, **options) for step in SWEEP_STEPS}
+        hooks |= {f"probes_{probes}": hook("fd_norm", probes=probes, **options) for probes in SWEEP_PROBES}
+    return hooks
+
+
+def dynamics_hook(config: Config, network: nn.Model, task: planted.Task) -> training.Hook:
+    """Loss, margin, learning time and forgetting, from one forward pass after every epoch."""
+
+    def update(carry, state, epoch):
+        started = time.perf_counter()
+        logits = training.predict(network.apply, training.variables(state), task.x)
+        new = jax.block_until_ready(observe(carry["dynamics"], logits, jnp.asarray(task.label)))
+        return {"dynamics": new, "seconds": carry["seconds"].at[epoch].set(time.perf_counter() - started)}
+
+    return training.Hook({"dynamics": dynamics.init(len(task.x)), "seconds": jnp.full(config.epochs, jnp.nan)}, update)
+
+
+def visit_checkpoints(config: Config, hooks, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run the hooks on the saved networks instead of training one: (last variables, carries)."""
+    carries, variables = training.initial_carries(hooks, config.epochs), {}
+    for number, epoch in enumerate(checkpoint.epochs(config.checkpoint, seed=seed)):
+        _, variables, _ = checkpoint.load_model(config.checkpoint, seed=seed, epoch=epoch)
+        state = training.TrainState(jnp.int32(0), **variables, opt_state=None, key=jax.random.key(seed))
+        carries |= {name: hook.update(carries[name], state, number) for name, hook in hooks.items()}
+    return variables, carries
+
+
+def collect(carries: dict[str, Any]) -> dict[str, Any]:
+    """Arrays by "<what>/<name>" from the accumulators; seconds are median pass x passes, so without compilation."""
+    arrays = {f"metrics/{name}": rows for name, rows in carries["metrics"].items()}
+    for name, carry in carries.items():
+        if "seconds" not in carry:
+            continue
+        passes = np.count_nonzero(~np.isnan(carry["seconds"]))
+        seconds = float(np.nanmedian(carry["seconds"]) * passes) if passes else np.nan
+        if name == "dynamics":
+            for part, values in dynamics.finalize(carry["dynamics"]).items():
+                arrays |= {f"score/{part}": values, f"seconds/{part}": seconds}
+            continue
+        average = carry["average"]
+        kind = "sweep" if name.startswith(("step_", "probes_")) else "score"
+        arrays |= {f"{kind}/{name}": epoch_average.finalize(average), f"seconds/{name}": seconds}
+        if kind == "score":
+            arrays[f"history/{name}"] = average.history[:passes]
+        if name == "fd_norm":
+            arrays |= {"score/fd_norm_last": average.last, "seconds/fd_norm_last": seconds / max(passes, 1)}
+    return arrays
+
+
+def timed(name: str, run, *arguments) -> dict[str, Any]:
+    """The score that `run` returns, with its time."""
+    started = time.perf_counter()
+    values = np.asarray(run(*arguments))
+    return {f"score/{name}": values, f"seconds/{name}": time.perf_counter() - started}
+
+
+def cross_validate(config, shared, network, task: planted.Task, seed: int) -> Any:
+    """Confident learning: three networks, each judged on the third of the samples it did not see."""
+    fold = np.asarray(confident_learning.folds(jax.random.key(seed), len(task.x)))
+    states, _ = train_on(config, shared, network, task, seed, [fold != k for k in range(3)], label="folds")
+    logits = training.predict(stacked(network.apply), training.variables(states), task.x)
+    return confident_learning.confident_learning(jax.nn.softmax(own_model(logits, fold)), jnp.asarray(task.label)).score
+
+
+def split_twice(config, shared, network, task: planted.Task, seed: int) -> Any:
+    """Second-split forgetting: train on each half, go on with the other half, see what of the first is lost."""
+    half = np.asarray(confident_learning.folds(jax.random.key(seed), len(task.x), count=2))
+    first, _ = train_on(config, shared, network, task, seed, [half == k for k in range(2)], label="first halves")
+    apply, label = stacked(network.apply), jnp.asarray(task.label)
+
+    def update(carry, states, epoch):
+        logits = training.predict(apply, training.variables(states), task.x)
+        return second_split.update(carry, own_model(logits, half), label)
+
+    before = update(second_split.init(len(task.x)), first, 0)
+    hooks = {"split": training.Hook(before, update)}
+    other = [half != k for k in range(2)]
+    start = training.variables(first)
+    _, carries = train_on(config, shared, network, task, seed, other, label="second halves", start=start, hooks=hooks)
+    return second_split.finalize(carries["split"])
+
+
+def train_on(config, shared, network, task: planted.Task, seed: int, masks, *, label: str, **more):
+    """Networks trained with the run's recipe on the masked samples, cut to the smallest number of them."""
+    size = min(mask.sum() for mask in masks)
+    table = np.stack([np.flatnonzero(mask)[:size] for mask in masks])
+    tx = training.optimizer(shared.recipe, shared.recipe.epochs * (size // shared.recipe.batch))
+    key = jax.random.fold_in(jax.random.key(seed), planted.TRAIN_KEY)
+    return training.train_many(
+        key, network, tx, (task.image, task.label), table, epochs=config.epochs, batch=shared.recipe.batch,
+        loop="vmap" if config.model == "mlp" else "map",
+        prepare=planted.prepare(shared.scaling, augment=config.augment),
+        label=label, **more,
+    )  # fmt: skip
+
+
+@functools.lru_cache
+def stacked(apply):
+    """Apply several networks to one batch: logits (n, models, classes)."""
+    return jax.vmap(apply, in_axes=(0, None), out_axes=1)
+
+
+def own_model(logits: Any, model: np.ndarray) -> Any:
+    """Of each sample the logits of one model."""
+    return jnp.take_along_axis(logits, jnp.asarray(model)[:, None, None], axis=1)[:, 0]
+
+
+if __name__ == "__main__":
+    runner.run(main, PRESETS)

@@ -1,0 +1,97 @@
+"""Pictures of the reports: each function draws one PNG and returns its path."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+COLORS = "#2458a6", "#d1495b", "#2e8b57", "#e09f3e", "#7b4fa3", "#3aa6b9", "#8c564b", "#6b7280"
+
+
+def save(figure: Figure, workdir: str, name: str) -> pathlib.Path:
+    """Write figures/<name>.png of a run."""
+    path = pathlib.Path(workdir) / "figures" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    return path
+
+
+def axes(width: float = 7, height: float = 4.2) -> tuple[Figure, Any]:
+    """One plain set of axes."""
+    figure = Figure(figsize=(width, height))
+    ax = figure.subplots()
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure, ax
+
+
+def gallery(workdir: str, name: str, rows: list[tuple[str, list[tuple[np.ndarray, str, bool]]]]) -> pathlib.Path:
+    """Rows of (label, [(image uint8 hwc, caption, mark)]) on one canvas; marked images have a red frame."""
+    height, width, channels = rows[0][1][0][0].shape
+    across = max(len(images) for _, images in rows)
+    down, right = int(1.45 * height) + 1, int(1.15 * width) + 1  # one cell, its caption included
+    white = 0 if channels == 1 else 255
+    canvas = np.full((down * len(rows), right * across, channels), white, np.uint8)
+    figure = Figure(figsize=(0.95 * across + 0.8, 0.95 * across / (right * across) * down * len(rows) + 0.2))
+    ax = figure.subplots()
+    for row, (label, images) in enumerate(rows):
+        ax.text(-0.3 * width, row * down + down - height / 2, label, ha="right", va="center", fontsize=9)
+        for column, (image, caption, mark) in enumerate(images):
+            top, left = (row + 1) * down - height, column * right
+            canvas[top : top + height, left : left + width] = image
+            color = COLORS[1] if mark else "black"
+            ax.text(
+                left + width / 2, top - 0.04 * down - 0.5, caption, ha="center", va="bottom", fontsize=7, color=color
+            )
+            if mark:
+                ax.add_patch(
+                    Rectangle((left - 0.5, top - 0.5), width, height, fill=False, color=color, lw=2, clip_on=False)
+                )
+    ax.imshow(canvas.squeeze(), cmap="gray_r" if channels == 1 else None, interpolation="nearest")
+    ax.set_axis_off()
+    return save(figure, workdir, name)
+
+
+def curves(
+    workdir: str, name: str, lines: dict[str, tuple[Any, Any]], *, x: str, y: str, log_x: bool = False,
+) -> pathlib.Path:  # fmt: skip
+    """Lines by legend: (x values, y values)."""
+    figure, ax = axes()
+    for number, (label, (along, values)) in enumerate(lines.items()):
+        style = "-" if number < len(COLORS) else "--"
+        few = len(along) < 40
+        color = COLORS[number % len(COLORS)]
+        ax.plot(along, values, style, color=color, label=label, lw=1.6, marker="o" if few else None, ms=3)
+    if log_x:
+        ax.set_xscale("log")
+    ax.set(xlabel=x, ylabel=y)
+    if len(lines) > 1:
+        ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return save(figure, workdir, name)
+
+
+def histograms(workdir: str, name: str, groups: dict[str, np.ndarray], *, x: str, log: bool = False) -> pathlib.Path:
+    """Shares of each group over common bins."""
+    figure, ax = axes()
+    values = np.concatenate(list(groups.values()))
+    low = max(values.min(), values[values > 0].min(initial=1.0)) if log else values.min()
+    bins = np.geomspace(low, max(values.max(), 2 * low), 41) if log else np.linspace(low, values.max(), 41)
+    for color, (label, group) in zip(COLORS, groups.items(), strict=False):
+        weights = np.full(len(group), 1 / max(len(group), 1))
+        ax.hist(np.clip(group, bins[0], bins[-1]), bins=bins, weights=weights, color=color, alpha=0.6, label=label)
+    if log:
+        ax.set_xscale("log")
+    ax.set(xlabel=x, ylabel="share of the group")
+    ax.legend(frameon=False)
+    return save(figure, workdir, name)
+
+
+def scatter(workdir: str, name: str, groups: dict[str, tuple[Any, Any]], *, x: str, y: str) -> pathlib.Path:
+    """Points by group."""
+    figure, ax = axes()
+    for color, (label, (along, values)) in zip(COLORS, groups.items(), strict=False):
+        ax.scatter(along, values, s=8, alpha=0.5, color=color, label=label, linewidths=0)
+    ax.set(xlabel=x, ylabel=y)
+    ax.legend(frameon=False)
+    return save(figure, workdir, name)

@@ -1,0 +1,40 @@
+"""Confident learning: label errors from out-of-sample probabilities (Northcutt, Jiang and Chuang, JAIR 2021)."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from subspace_jax.core.losses import check_labels
+from subspace_jax.typing import Array, Bool, Float, Int, Key
+
+
+class LabelErrors(NamedTuple):
+    """`flagged`: another class is confidently present. `score`: flagged samples first, then by 1 - p_y."""
+
+    flagged: Bool[Array, " n"]
+    score: Float[Array, " n"]
+
+
+def folds(key: Key[Array, ""], samples: int, *, count: int = 3) -> Int[Array, " samples"]:
+    """A fold number for every sample, sizes within one of each other."""
+    return jax.random.permutation(key, jnp.arange(samples) % count)
+
+
+def confident_learning(probabilities: Float[Any, "n c"], y: Int[Any, " n"]) -> LabelErrors:
+    """Flag i where some j != y_i has p_j(i) >= t_j, t_j the mean p_j over the samples labelled j.
+
+    Args:
+      probabilities: of each sample by a network that was not trained on it.
+      y: given labels. A class without samples has no threshold and flags nothing.
+
+    Raises:
+      ValueError: a known label outside [0, c).
+    """
+    check_labels(y, probabilities.shape[1])
+    member = jax.nn.one_hot(y, probabilities.shape[1])
+    count = member.sum(axis=0)
+    threshold = jnp.where(count > 0, (member * probabilities).sum(axis=0) / jnp.maximum(count, 1), jnp.inf)
+    flagged = ((probabilities >= threshold[None, :]) & (member == 0)).any(axis=1)
+    own = jnp.take_along_axis(probabilities, y[:, None], axis=1)[:, 0]
+    return LabelErrors(flagged, flagged + 1 - own)

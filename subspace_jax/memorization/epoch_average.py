@@ -1,0 +1,43 @@
+"""Scores averaged over the epochs of one training run.
+
+The average is what separates: at the end of an over-fit run every training loss is near 0, and with it every curvature
+(Garg, Ravikumar and Roy, arXiv 2307.05831).
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from subspace_jax.typing import Array, Float, Int
+
+
+class EpochAverage(NamedTuple):
+    """Sum, latest and, where asked for, all values; an unused history has capacity 1, since checkpoints refuse 0."""
+
+    total: Float[Array, " n"]
+    last: Float[Array, " n"]
+    count: Int[Array, ""]
+    history: Float[Array, "epochs n"]
+
+
+def init(samples: int, *, history: int = 1) -> EpochAverage:
+    """Nothing seen yet; the latest `history` epochs are kept, epoch t in row t % history.
+
+    Raises:
+      ValueError: history < 1.
+    """
+    if history < 1:
+        raise ValueError(f"history must keep at least 1 epoch; got {history}.")
+    blank = jnp.zeros(samples)
+    return EpochAverage(blank, blank, jnp.int32(0), jnp.full((history, samples), jnp.nan))
+
+
+def update(state: EpochAverage, scores: Float[Array, " n"]) -> EpochAverage:
+    """Add the scores of one epoch."""
+    slot = state.count % len(state.history)
+    return EpochAverage(state.total + scores, scores, state.count + 1, state.history.at[slot].set(scores))
+
+
+def finalize(state: EpochAverage) -> Float[Array, " n"]:
+    """(1/T) sum_t score_t; NaN before the first epoch."""
+    return state.total / state.count

@@ -1,0 +1,35 @@
+"""Second-split forgetting time (Maini et al., NeurIPS 2022): train on one half, go on with the other half alone.
+
+A sample of the first half that is misclassified early in the second training was held by memorization only.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from subspace_jax.memorization.dynamics import margin
+from subspace_jax.typing import Array, Float, Int
+
+
+class SecondSplit(NamedTuple):
+    """`forgotten_at`: epoch of the second training after which a sample is first wrong, 0 before it; -1 never."""
+
+    epochs: Int[Array, ""]
+    forgotten_at: Int[Array, " n"]
+
+
+def init(samples: int) -> SecondSplit:
+    """Before the second training: give `update` the logits of the network trained on the first half."""
+    return SecondSplit(jnp.int32(0), jnp.full(samples, -1, jnp.int32))
+
+
+def update(state: SecondSplit, logits: Float[Array, "n c"], y: Int[Any, " n"]) -> SecondSplit:
+    """Add the logits of the first half's samples after one more epoch on the second half."""
+    first = (state.forgotten_at < 0) & ~(margin(logits, y) > 0)
+    return SecondSplit(state.epochs + 1, jnp.where(first, state.epochs, state.forgotten_at))
+
+
+def finalize(state: SecondSplit) -> Float[Array, " n"]:
+    """Suspicion in [0, 1]: 1 forgotten at once, 0 never."""
+    epochs = jnp.maximum(state.epochs, 1)
+    return jnp.where(state.forgotten_at < 0, 0.0, 1 - state.forgotten_at / epochs)

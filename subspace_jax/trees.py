@@ -1,6 +1,7 @@
 """Path-keyed views of pytrees: "block1/conv/kernel" is the only name a layer has."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ def _name(path: tuple) -> str:
     return "/".join(jax.tree_util.keystr((key,), simple=True) for key in path if key != wrapped)
 
 
-def flatten(tree: PyTree) -> dict[str, Array]:
+def flatten(tree: PyTree) -> dict[str, Any]:
     """Leaves by path.
 
     >>> flatten({"dense": {"kernel": 1, "bias": 2}})

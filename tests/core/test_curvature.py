@@ -251,6 +251,12 @@ def test_chunks_and_rolled_loops_change_nothing(name, monkeypatch):
     chex.assert_trees_all_close(rolled, whole, rtol=RELATIVE, atol=RELATIVE * whole.value.max())
 
 
+def test_memory_does_not_grow_with_probes():
+    variables, x, y, keys = draw(1, (64, 64, CLASSES), batch=256)
+    few, many = (estimate.lower("fd_norm", "relu", variables, x, y, keys, probes=p).compile() for p in (2, 8))
+    assert many.memory_analysis().temp_size_in_bytes < 1.5 * few.memory_analysis().temp_size_in_bytes
+
+
 # --- what a score must not depend on, and how it must scale
 
 

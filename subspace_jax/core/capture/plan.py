@@ -1,0 +1,274 @@
+"""The walk: which equation of a jaxpr is a layer, which must be entered, and which is bound as it stands.
+
+Every value is a VIEW of one parameter leaf, KNOWN (computed from parameters and constants alone) or DATA. Data times a
+view is a layer. Data times something computed from parameters (weight norm, a LoRA sum, fake quantisation) is refused,
+naming the leaves; so are weights where their products cannot be followed. Data times data is no layer.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from jax.extend import core as jex
+
+from subspace_jax.core.capture import views
+from subspace_jax.core.capture.products import Conv, Dense, Key, Product
+from subspace_jax.core.capture.views import View
+
+PRODUCTS = {"dot_general", "conv_general_dilated"}
+UNFOLLOWED = {"ragged_dot", "ragged_dot_general", "scaled_dot", "scaled_matmul", "triangular_solve"}
+INLINE = {
+    "jit",
+    "pjit",
+    "closed_call",
+    "core_call",
+    "remat",
+    "remat2",
+    "checkpoint",
+    "custom_jvp_call",
+    "custom_vjp_call",
+}
+PASSING = {
+    "convert_element_type",
+    "reshape",
+    "transpose",
+    "squeeze",
+    "broadcast_in_dim",
+    "slice",
+    "split",
+    "unstack",
+    *views.SAME,
+}
+
+
+class Data(NamedTuple):
+    """Depends on the arguments; equal tokens are the same value. `chosen`: data only choose between these leaves."""
+
+    token: int
+    chosen: frozenset[str] = frozenset()
+
+
+class Known(NamedTuple):
+    """Computed from these leaves alone (`by` names the first arithmetic); a constant when there are none."""
+
+    leaves: frozenset[str] = frozenset()
+    by: str = ""
+
+
+Kind = View | Known | Data
+
+
+class Plan(NamedTuple):
+    """A jaxpr with the equations that are not simply bound, by position."""
+
+    jaxpr: Any
+    steps: dict[int, "Use | Nested"]
+    keys: frozenset[Key]
+
+
+class Use(NamedTuple):
+    """One product of a layer."""
+
+    product: Product
+    key: Key
+    matrix: tuple  # steps from the leaf to the matrix
+    scans: tuple[tuple[int, int], ...]  # (scan, length), outermost first
+    reads: tuple  # equal for uses that read the same rows
+
+
+class Nested(NamedTuple):
+    """An equation to enter."""
+
+    plan: Plan
+    split: tuple[int, int]  # constants, carry of a scan
+    stacked: frozenset[Key]  # layers with one entry per iteration of a scan
+
+
+class Refusal(NamedTuple):
+    """Leaves that cannot be followed, and why; `unless_asked` says that naming the layer is enough."""
+
+    leaves: frozenset[str]
+    why: str
+    unless_asked: bool = False
+
+
+class Walk:
+    """What is gathered while the jaxpr is walked, at every depth."""
+
+    def __init__(self) -> None:
+        self.uses: list[Use] = []
+        self.refusals: list[Refusal] = []
+        self.other_reads: dict[str, str] = {}  # leaf -> the first primitive that reads it, not as a kernel
+        self._tokens: dict[Any, int] = {}
+        self._scans: list[tuple[int, int]] = []
+        self._count = 0
+
+    def new_data(self) -> Data:
+        """A value that is not known before the call."""
+        return Data(self._token())
+
+    def plan(self, jaxpr: Any, kinds: Sequence[Kind], blocked: str = "") -> tuple[Plan, list[Kind]]:
+        """Walk one jaxpr; where `blocked` names an enclosing primitive, its layers are refused."""
+        first = len(self.uses)
+        jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+        env: dict[Any, Kind] = dict(zip(jaxpr.invars, kinds, strict=True))
+        steps: dict[int, Use | Nested] = {}
+
+        def kind(atom: Any) -> Kind:
+            return Known() if isinstance(atom, jex.Literal) else env.get(atom, Known())
+
+        for i, eqn in enumerate(jaxpr.eqns):
+            step, outs = self._equation(eqn, [kind(atom) for atom in eqn.invars], blocked)
+            env.update(zip(eqn.outvars, outs, strict=True))
+            if step is not None:
+                steps[i] = step
+        keys = frozenset(use.key for use in self.uses[first:])
+        return Plan(jaxpr, steps, keys), [kind(atom) for atom in jaxpr.outvars]
+
+    def _equation(self, eqn: Any, kinds: list[Kind], blocked: str) -> tuple[Use | Nested | None, list[Kind]]:
+        name = eqn.primitive.name
+        if name in PRODUCTS:
+            return self._product(eqn, kinds, blocked)
+        if name == "optimization_barrier":
+            return None, kinds
+        if len(kinds) == 1 and isinstance(kinds[0], View) and (seen := views.advance(kinds[0], eqn)):
+            return None, list(seen)
+        if not any(_leaves(kind) for kind in kinds):
+            return None, self._plain(eqn, kinds)
+        if name == "scan":
+            return self._scan(eqn, kinds, blocked)
+        if name in INLINE:
+            inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+            plan, outs = self.plan(inner, kinds, blocked)
+            return (Nested(plan, (0, 0), frozenset()) if plan.keys else None), outs
+        if name == "while":
+            return None, self._while(eqn, kinds)
+        if name == "cond":
+            branches = [self.plan(branch, kinds[1:], "cond")[1] for branch in eqn.params["branches"]]
+            return None, [self._choice(kinds[0], outs) for outs in zip(*branches, strict=True)]
+        if name in UNFOLLOWED or any(_has_product(inner) for inner in jex.jaxprs_in_params(eqn.params)):
+            self._refuse(kinds, f"the primitive {name!r}, which capture does not know, holds it")
+        return None, self._plain(eqn, kinds)
+
+    def _plain(self, eqn: Any, kinds: list[Kind]) -> list[Kind]:
+        """The results of arithmetic: data if any operand is, else parameters only."""
+        name, outs = eqn.primitive.name, len(eqn.outvars)
+        for kind in kinds:
+            if isinstance(kind, View):
+                self.other_reads.setdefault(kind.leaf, name)
+        if name == "select_n":
+            return [self._choice(kinds[0], kinds[1:], name)]
+        if not any(isinstance(kind, Data) for kind in kinds):
+            return [self._join(kinds, name)] * outs
+        if name in PASSING and len(kinds) == 1 and isinstance(kinds[0], Data):
+            same = [self._token((name, repr(eqn.params), kinds[0], i)) for i in range(outs)]
+            return [Data(token, kinds[0].chosen) for token in same]
+        return [self.new_data() for _ in range(outs)]
+
+    def _product(self, eqn: Any, kinds: list[Kind], blocked: str) -> tuple[Use | None, list[Kind]]:
+        sides = [i for i, kind in enumerate(kinds) if isinstance(kind, Data)]
+        if len(sides) != 1:
+            if chosen := frozenset().union(*(kind.chosen for kind in kinds if isinstance(kind, Data))):
+                self._refuse([Known(chosen)], "data choose between it and others ('select_n' or 'cond')")
+            return None, self._plain(eqn, kinds)
+        kernel, name = kinds[1 - sides[0]], eqn.primitive.name
+        why = ""
+        if isinstance(kernel, Known):
+            why = f"it meets data only after {kernel.by!r}"
+        elif blocked:
+            why = f"its product is inside {blocked!r}"
+        elif name == "conv_general_dilated" and (sides[0] == 1 or eqn.params["batch_group_count"] != 1):
+            why = "it is the image, or batch-grouped, in a convolution"
+        if why or not isinstance(kernel, View):
+            if _leaves(kernel):
+                self._refuse([kernel], why)
+            return None, self._plain(eqn, kinds)
+        product = Conv.of(eqn, kernel) if name == "conv_general_dilated" else Dense.of(eqn, sides[0], kernel)
+        if product.batched:
+            self._refuse([kernel], "it carries batch axes (vmap over weights, experts)", unless_asked=True)
+        key, steps = product.matrix()
+        reads = kinds[sides[0]], product.reads, tuple(self._scans), kernel.stack
+        use = Use(product, key, steps, tuple(self._scans), reads)
+        self.uses.append(use)
+        return use, [self.new_data()]
+
+    def _scan(self, eqn: Any, kinds: list[Kind], blocked: str) -> tuple[Nested | None, list[Kind]]:
+        consts, carry = scan_split(eqn)
+        scan = self._token()
+        body = [
+            views.enter_scan(kind, scan) if isinstance(kind, View) and i >= consts + carry else self._fresh(kind)
+            for i, kind in enumerate(kinds)
+        ]
+        body[:consts] = kinds[:consts]
+        body[consts : consts + carry] = self._fixed_point(eqn.params["jaxpr"], body, consts, carry)
+        self._scans.append((scan, eqn.params["length"]))
+        first = len(self.uses)
+        plan, outs = self.plan(eqn.params["jaxpr"], body, blocked)
+        self._scans.pop()
+        stacked = frozenset(use.key for use in self.uses[first:] if scan in use.product.view.stack)
+        results = [self._join([kind], "scan") for kind in outs]
+        return (Nested(plan, (consts, carry), stacked) if plan.keys else None), results
+
+    def _while(self, eqn: Any, kinds: list[Kind]) -> list[Kind]:
+        cond, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+        state = kinds[cond:]
+        carry = self._fixed_point(eqn.params["body_jaxpr"], state, consts, len(state) - consts)
+        self.plan(eqn.params["cond_jaxpr"], [*kinds[:cond], *carry], "while")
+        return self.plan(eqn.params["body_jaxpr"], [*state[:consts], *carry], "while")[1]
+
+    def _fixed_point(self, jaxpr: Any, kinds: list[Kind], consts: int, carry: int) -> list[Kind]:
+        """Kinds of a carry that hold in every iteration; a weight that is carried is no longer a view."""
+        state = [self._join([kind], "a loop carry") for kind in kinds[consts : consts + carry]]
+        while True:
+            trial = [*kinds[:consts], *state, *kinds[consts + carry :]]
+            _, outs = Walk().plan(jaxpr, trial)
+            new = [self._join([old, out], "a loop carry") for old, out in zip(state, outs[:carry], strict=True)]
+            if [_leaves(kind) for kind in new] == [_leaves(kind) for kind in state]:
+                return state
+            state = new
+
+    def _choice(self, by: Kind, kinds: Sequence[Kind], name: str = "cond") -> Kind:
+        """One of these, chosen by a value: still a weight as a kernel, but data as an input."""
+        one = self._join(kinds, name)
+        return Data(self._token(), one.leaves) if isinstance(by, Data) and isinstance(one, Known) else one
+
+    def _join(self, kinds: Sequence[Kind], by: str) -> Kind:
+        """What a value is that may be any of these: data if one is, else what it is computed from."""
+        if any(isinstance(kind, Data) for kind in kinds):
+            return self.new_data()
+        leaves = frozenset().union(*(_leaves(kind) or () for kind in kinds))
+        named = [kind.by for kind in kinds if isinstance(kind, Known) and kind.by]
+        return Known(leaves, (named or [by])[0] if leaves else "")
+
+    def _refuse(self, kinds: Sequence[Kind], why: str, *, unless_asked: bool = False) -> None:
+        leaves = frozenset().union(*(_leaves(kind) or () for kind in kinds))
+        self.refusals.append(Refusal(leaves, why, unless_asked))
+
+    def _fresh(self, kind: Kind) -> Kind:
+        return Data(self._token(), kind.chosen) if isinstance(kind, Data) else kind
+
+    def _token(self, of: Any = None) -> int:
+        """A new number, or the one that the same operation on the same value had."""
+        self._count += 1
+        return self._count if of is None else self._tokens.setdefault(of, self._count)
+
+
+def scan_split(eqn: Any) -> tuple[int, int]:
+    """Constants and carry of a scan; jax 0.12 keeps them as a tree."""
+    if "num_consts" in eqn.params:
+        return eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carry, _ = eqn.params["ft_in"].unpack()
+    return len(list(consts)), len(list(carry))
+
+
+def _leaves(kind: Kind) -> frozenset[str] | None:
+    """Leaves of parameters; None for data."""
+    if isinstance(kind, View):
+        return frozenset([kind.leaf])
+    return kind.leaves if isinstance(kind, Known) else None
+
+
+def _has_product(jaxpr: Any) -> bool:
+    return any(
+        eqn.primitive.name in PRODUCTS | UNFOLLOWED or any(map(_has_product, jex.jaxprs_in_params(eqn.params)))
+        for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns
+    )

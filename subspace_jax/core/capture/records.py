@@ -1,0 +1,255 @@
+"""What is recorded of a layer: its rows as they are, or their moments, of one batch or of a whole stream."""
+
+import contextlib
+import functools
+import itertools
+import zlib
+from collections.abc import Callable, Iterable, Sized
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from subspace_jax.core import moments as _moments
+from subspace_jax.core.capture.products import Product
+from subspace_jax.core.capture.run import Call, Visitor, run
+from subspace_jax.core.capture.table import Layers, Traced, trace
+from subspace_jax.core.moments import Moments
+from subspace_jax.typing import Array, Key, Params
+
+Of = Literal["inputs", "outputs", "gradients"]
+
+
+def layers(fn: Callable, params: Params, *args: Any, layers: Iterable[str] | None = None) -> Layers:
+    """The layers of any JAX function: every product of data with a leaf of `params`, in the order of execution.
+
+    Prints as a table; `.other` lists the leaves in no product (biases, norms, embeddings). Nothing is computed.
+
+    Args:
+      fn: fn(params, *args), in inference mode: linen's `model.apply`, a merged nnx or equinox module, or any function.
+      params: any pytree of arrays or ShapeDtypeStructs.
+      *args: arrays or ShapeDtypeStructs.
+      layers: paths of layers, or of leaves for all layers in them; all when None.
+
+    Raises:
+      ValueError: no layer is found, a name is none, or a weight cannot be followed: computed from parameters before it
+        meets data, or in a `while`, a `cond`, a loop carry or an unknown call. With `layers`, only weights in those
+        names matter; a weight that carries batch axes (vmap, experts) must be named there.
+    """
+    return trace(fn, params, args, layers).table
+
+
+def record(
+    fn: Callable,
+    params: Params,
+    *args: Any,
+    of: Literal["inputs", "outputs"] = "inputs",
+    layers: Iterable[str] | None = None,
+) -> tuple[Any, dict[str, Array]]:
+    """The rows of each layer, kept as they are: for few samples; `observe` and `collect` stream.
+
+    Args:
+      fn: fn(params, *args), in inference mode.
+      params: any pytree of arrays.
+      *args: one batch.
+      of: "inputs" (patches, for a convolution) or "outputs" (before any bias).
+      layers: as in `layers`.
+
+    Returns:
+      What fn gives, bit for bit on CPU, and {path: (*stack, *groups, rows, d)}.
+    """
+
+    def visit(call: Call, _: Any) -> tuple[Array, Any]:
+        return call.result(), call.inputs() if of == "inputs" else call.outputs()
+
+    return run(trace(fn, params, args, layers), params, args, Visitor(visit, streams=False), {})
+
+
+def observe(
+    fn: Callable,
+    params: Params,
+    *args: Any,
+    of: Of = "inputs",
+    layers: Iterable[str] | None = None,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+    max_rows: int | None = None,
+    key: Key[Array, ""] | None = None,
+) -> tuple[Any, dict[str, Moments]]:
+    """Moments of each layer over one batch; pure, for use inside `jit`, `vmap` and `shard_map`.
+
+    Args:
+      fn: fn(params, *args), in inference mode. For `of="gradients"` a scalar: the sum of the losses of the samples, so
+        that each row is the gradient of its own sample.
+      params: any pytree of arrays.
+      *args: one batch.
+      of: "inputs", "outputs" (before any bias) or "gradients" of fn with respect to the outputs.
+      layers: as in `layers`.
+      dtype: of the sums; float64 needs `jax.enable_x64(True)` (`collect` does that itself).
+      max_rows: random rows kept per layer; all when None. The authors keep 50,000; the sums make a cap unnecessary.
+      key: needed with `max_rows`.
+
+    Returns:
+      What fn gives, bit for bit on CPU, and {path: Moments}. Layers that read the same value share one object.
+
+    Raises:
+      ValueError: as `layers`; a cap without a key; gradients of a function that is no scalar, or with a cap.
+    """
+    traced = trace(fn, params, args, layers)
+    out, own = _measure(traced, params, args, key, of=of, dtype=dtype, max_rows=max_rows)
+    return out, _by_layer(traced.table, own)
+
+
+def collect(
+    fn: Callable,
+    params: Params,
+    batches: Iterable[Any],
+    *,
+    of: Of = "inputs",
+    layers: Iterable[str] | None = None,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+    max_rows: int | None = None,
+    key: Key[Array, ""] | None = None,
+    mesh: Mesh | None = None,
+) -> dict[str, Moments]:
+    """Moments of each layer over a stream of batches: memory does not grow with the number of samples.
+
+    Args:
+      fn: fn(params, *batch), as in `observe`.
+      params: any pytree of arrays.
+      batches: arrays, or tuples of arguments. Each new shape compiles once.
+      of: as in `observe`.
+      layers: as in `layers`.
+      dtype: of the sums. With float64 fn itself still runs as it is; the result is then on the host (NumPy), where
+        nothing rounds it, and `subspace` computes with it in float64.
+      max_rows: rows kept per layer over all batches, spread evenly; `batches` must then have a length.
+      key: needed with `max_rows`.
+      mesh: devices; every batch is split over its first axis and the sums are added up once, at the end.
+
+    Returns:
+      {path: Moments}. Layers that read the same value share one object.
+
+    Raises:
+      ValueError: as `observe`; no batch; a batch that does not divide over the devices.
+    """
+    layers = None if layers is None else list(layers)
+    params = jax.tree.map(jnp.asarray, params)  # before the wide context: host float64 must not widen the network
+    wide = np.dtype(dtype) == np.float64
+    precision = functools.partial(jax.enable_x64, True) if wide else contextlib.nullcontext
+    steps: dict[Any, tuple[Callable, Layers]] = {}
+    total: Any = None
+    for i, (batch, cap) in enumerate(zip(batches, _caps(max_rows, batches), strict=False)):
+        args = jax.tree.map(jnp.asarray, batch if isinstance(batch, tuple) else (batch,))
+        kind = str(jax.tree.map(jax.typeof, args)), cap
+        if kind not in steps:
+            steps[kind] = _step(fn, params, args, layers, mesh, of=of, dtype=dtype, max_rows=cap)
+        with precision():
+            new = steps[kind][0](params, args, None if key is None else jax.random.fold_in(key, i))
+            # waiting keeps the queue from running ahead of the device with batches in it
+            total = jax.block_until_ready(new if total is None else _add(total, new))
+    if total is None:
+        raise ValueError("batches is empty: there is nothing to observe.")
+    with precision():
+        total = total if mesh is None else jax.tree.map(lambda x: x.sum(0), total)
+        total = jax.tree.map(np.asarray, total) if wide else total
+    return _by_layer(next(iter(steps.values()))[1], total)
+
+
+_add = jax.jit(_moments.merge, donate_argnums=0)
+
+
+def _caps(max_rows: int | None, batches: Iterable[Any]) -> Iterable[int | None]:
+    """Rows that each batch may give: together exactly the cap."""
+    if max_rows is None:
+        return itertools.repeat(None)
+    if not isinstance(batches, Sized):
+        raise ValueError("max_rows is shared out over the batches: give them as a list, not as a generator.")
+    shared = [max_rows * i // len(batches) for i in range(len(batches) + 1)]
+    return [b - a for a, b in itertools.pairwise(shared)]
+
+
+def _step(
+    fn: Callable, params: Params, args: tuple, layers: list[str] | None, mesh: Mesh | None, **options: Any
+) -> tuple[Callable, Layers]:
+    """The compiled moments of one batch, and the table; in a mesh each device has its own sums, along a first axis."""
+    if mesh is None:
+        traced = trace(fn, params, args, layers)
+        return jax.jit(lambda params, args, key: _measure(traced, params, args, key, **options)[1]), traced.table
+    axis, devices = mesh.axis_names[0], mesh.devices.shape[0]
+    if sizes := [len(x) for x in jax.tree.leaves(args) if len(x) % devices]:
+        raise ValueError(f"a batch of {sizes[0]} does not divide over {devices} devices: choose a multiple.")
+    local = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(x) // devices, *x.shape[1:]), x.dtype), args)
+    traced = trace(fn, params, local, layers)
+    if options["max_rows"] is not None:
+        options["max_rows"] //= devices
+
+    def one_device(params: Params, args: tuple, key: Any) -> Any:
+        key = None if key is None else jax.random.fold_in(key, jax.lax.axis_index(axis))
+        return jax.tree.map(lambda x: x[None], _measure(traced, params, args, key, **options)[1])
+
+    # the checker of varying values would refuse equations that were traced outside the mesh
+    spec = PartitionSpec(axis)
+    step = jax.shard_map(
+        one_device, mesh=mesh, in_specs=(PartitionSpec(), spec, PartitionSpec()), out_specs=spec, check_vma=False
+    )
+    return jax.jit(step), traced.table
+
+
+def _measure(
+    traced: Traced, params: Params, args: tuple, key: Any, *, of: Of, dtype: Any, max_rows: int | None
+) -> tuple[Any, dict[str, Moments]]:
+    """Moments by layer; for inputs, of the first layer that reads them only."""
+    dtype = _moments.check_dtype(dtype)
+    if max_rows is not None and (key is None or of == "gradients" or max_rows < 0):
+        raise ValueError(
+            f"max_rows={max_rows} takes random rows of inputs or outputs: give a key, and no negative cap."
+        )
+    if of == "gradients":
+        out, own = _gradients(traced, params, args, dtype)
+    else:
+        visit = functools.partial(_visit, of=of, dtype=dtype, max_rows=max_rows, key=key)
+        out, own = run(traced, params, args, Visitor(visit, streams=True), {})
+    # a scan stacks the count of its layers, which is the same in each iteration
+    return out, {path: moments._replace(count=jnp.ravel(moments.count)[0]) for path, moments in own.items()}
+
+
+def _visit(call: Call, _: Any, *, of: Of, dtype: Any, max_rows: int | None, key: Any) -> tuple[Array, Moments | None]:
+    layer, product = call.layer, call.product
+    kept, result = None, call.result()
+    if max_rows is not None and max_rows < layer.rows:
+        key = jax.random.fold_in(key, zlib.crc32(layer.path.encode()))
+        kept = jax.random.permutation(key, product.rows) < max_rows * product.rows // layer.rows
+    if of == "outputs":
+        return result, _moments.from_rows(product.outputs(result), kept=kept, dtype=dtype)
+    return result, product.input_moments(call.x, kept, dtype) if layer.shares == layer.path else None
+
+
+def _gradients(traced: Traced, params: Params, args: tuple, dtype: Any) -> tuple[Any, dict[str, Moments]]:
+    """Each result passes through an identity; its "gradient" with respect to empty sums is what they receive."""
+    empty = {layer.path: _moments.zeros(*layer.lead, layer.d_out, dtype=dtype) for layer in traced.table.values()}
+    empty = {path: sums._replace(count=jnp.zeros(traced.table[path].stack, dtype)) for path, sums in empty.items()}
+
+    def visit(call: Call, sums: Moments) -> tuple[Array, None]:
+        return _probe(call.product, call.result(), sums), None
+
+    out, pull = jax.vjp(lambda sums: run(traced, params, args, Visitor(visit, streams=True), sums)[0], empty)
+    if jnp.shape(out) != ():
+        raise ValueError(f"gradients are those of a scalar, the sum of the losses; fn gives {jnp.shape(out)}.")
+    return out, pull(jnp.ones_like(out))[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _probe(product: Product, result: Array, sums: Moments) -> Array:
+    return result
+
+
+def _probe_bwd(product: Product, sums: Moments, gradient: Array) -> tuple[Array, Moments]:
+    return gradient, _moments.from_rows(product.outputs(gradient), dtype=sums.gram.dtype)
+
+
+_probe.defvjp(lambda product, result, sums: (result, sums), _probe_bwd)
+
+
+def _by_layer(table: Layers, own: dict[str, Moments]) -> dict[str, Moments]:
+    return {path: own[path] if path in own else own[layer.shares] for path, layer in table.items()}

@@ -1,0 +1,167 @@
+"""The executor: runs a plan equation by equation and hands every product of a layer to a visitor."""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend import core as jex
+
+from subspace_jax.core.capture.plan import Nested, Plan, Use
+from subspace_jax.core.capture.products import Product
+from subspace_jax.core.capture.table import Layer, Traced
+from subspace_jax.typing import Array, Params, PyTree
+
+
+class Call(NamedTuple):
+    """One evaluation of one layer, as a visitor sees it; rows are (n, d), with groups (groups, n, d)."""
+
+    layer: Layer
+    product: Product
+    x: Array
+    result: Callable[[], Array]
+
+    def inputs(self) -> Array:
+        """The rows that the layer reads: patches for a convolution."""
+        return self.product.inputs(self.x)
+
+    def outputs(self) -> Array:
+        """The rows that the layer gives, before any bias."""
+        return self.product.outputs(self.result())
+
+    def linear(self, matrix: Array) -> Array:
+        """The same product with another matrix (d_in, k), as rows (n, k): a convolution stays a convolution."""
+        return self.product.linear(self.x, matrix)
+
+
+class Visitor(NamedTuple):
+    """What is done at each layer.
+
+    Attributes:
+      visit: (call, extra of the layer) -> (result in the layout of the product, record or None).
+      streams: records add up over the uses of a layer; otherwise they are rows, and are put one after the other.
+    """
+
+    visit: Callable[[Call, Any], tuple[Array, Any]]
+    streams: bool
+
+    def join(self, a: PyTree, b: PyTree) -> PyTree:
+        """Records of two uses of one layer."""
+        return jax.tree.map(operator.add, a, b) if self.streams else jnp.concatenate([a, b], -2)
+
+
+def run(traced: Traced, params: Params, args: tuple, visitor: Visitor, extras: dict[str, PyTree]) -> tuple[Any, dict]:
+    """fn(params, *args) and the records of its layers; `extras` are arrays per layer that the visitor receives."""
+    values = jax.tree.leaves((params, *args))
+    outs, records = _Run(traced.names, visitor).plan(traced.plan, traced.consts, values, extras)
+    return jax.tree.unflatten(traced.structure, outs), records
+
+
+class _Run(NamedTuple):
+    names: dict
+    visitor: Visitor
+
+    def plan(self, plan: Plan, consts: Sequence, values: Sequence, extras: dict) -> tuple[list, dict]:
+        """Evaluate one jaxpr; values are dropped after their last use."""
+        jaxpr, records = plan.jaxpr, {}
+        env = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *values), strict=True))
+        last = {atom: i for i, eqn in enumerate(jaxpr.eqns) for atom in eqn.invars if not isinstance(atom, jex.Literal)}
+        keep = {atom for atom in jaxpr.outvars if not isinstance(atom, jex.Literal)}
+
+        def read(atom: Any) -> Any:
+            return atom.val if isinstance(atom, jex.Literal) else env[atom]
+
+        for i, eqn in enumerate(jaxpr.eqns):
+            outs, new = self._equation(eqn, plan.steps.get(i), [read(atom) for atom in eqn.invars], extras)
+            env.update(zip(eqn.outvars, outs, strict=True))
+            for path, record in new.items():
+                records[path] = self.visitor.join(records[path], record) if path in records else record
+            for atom in (*eqn.invars, *eqn.outvars):
+                if not isinstance(atom, jex.Literal) and last.get(atom, -1) <= i and atom not in keep:
+                    env.pop(atom, None)
+        return [read(atom) for atom in jaxpr.outvars], records
+
+    def _equation(self, eqn: Any, step: Use | Nested | None, values: list, extras: dict) -> tuple[Sequence, dict]:
+        if isinstance(step, Use) and step.key in self.names:
+            return self._visit(eqn, step, values, extras)
+        if isinstance(step, Nested) and not step.plan.keys.isdisjoint(self.names):
+            return self._enter(eqn, step, values, extras)
+        return _bind(eqn, values), {}
+
+    def _visit(self, eqn: Any, use: Use, values: list, extras: dict) -> tuple[Sequence, dict]:
+        layer = self.names[use.key]
+        call = Call(layer, use.product, values[use.product.data_side], lambda: _bind(eqn, values)[0])
+        result, record = self.visitor.visit(call, extras.get(layer.path))
+        return [result], {} if record is None else {layer.path: record}
+
+    def _enter(self, eqn: Any, nested: Nested, values: list, extras: dict) -> tuple[Sequence, dict]:
+        """Evaluate the inner jaxpr under the same transformation."""
+        name, params = eqn.primitive.name, eqn.params
+        inner = params.get("jaxpr", params.get("call_jaxpr"))
+        consts = getattr(inner, "consts", ())
+
+        def body(extras: dict, *values: Any) -> tuple[list, dict]:
+            return self.plan(nested.plan, consts, values, extras)
+
+        if name == "scan":
+            return self._scan(eqn, nested, body, values, extras)
+        if name in ("jit", "pjit"):
+            body.__name__ = params["name"]
+            body = jax.jit(body)
+        elif "prevent_cse" in params:
+            body = jax.checkpoint(body, prevent_cse=params["prevent_cse"], policy=params["policy"])
+        elif name.startswith("custom_"):
+            body = _without_derivative(body, name, nested)
+        return body(extras, *values)
+
+    def _scan(self, eqn: Any, nested: Nested, body: Callable, values: list, extras: dict) -> tuple[Sequence, dict]:
+        """A scan: stacked layers leave one record per iteration, shared ones add theirs up in the carry."""
+        n, m = nested.split
+        stacked = {self.names[key].path for key in nested.stacked if key in self.names}
+        walked = {path: extra for path, extra in extras.items() if path in stacked}
+        fixed = {path: extra for path, extra in extras.items() if path not in stacked}
+
+        def step(carry: list, slices: list, walked: dict) -> tuple[list, list, dict, dict]:
+            outs, records = body({**fixed, **walked}, *values[:n], *carry, *slices)
+            own = {path: record for path, record in records.items() if path in stacked}
+            return outs[:m], outs[m:], own, {path: record for path, record in records.items() if path not in stacked}
+
+        def iterate(state: tuple, xs: tuple) -> tuple[tuple, tuple]:
+            carry, outs, own, shared = step(state[0], *xs)
+            if self.visitor.streams:
+                return (carry, jax.tree.map(operator.add, state[1], shared)), (outs, own, {})
+            return (carry, {}), (outs, own, shared)
+
+        xs = values[n + m :], walked
+        start = {}
+        if self.visitor.streams:
+            first = jax.tree.map(lambda a: a[0], xs)
+            start = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: step(values[n : n + m], *first)[3]))
+        options = {name: eqn.params[name] for name in ("length", "reverse", "unroll")}
+        (carry, sums), (outs, own, rows) = lax.scan(iterate, (values[n : n + m], start), xs, **options)
+        joined = {path: jnp.moveaxis(r, 0, -3).reshape(*r.shape[1:-2], -1, r.shape[-1]) for path, r in rows.items()}
+        return [*carry, *outs], {**own, **sums, **joined}
+
+
+def _bind(eqn: Any, values: Sequence) -> Sequence:
+    """The equation as it stands."""
+    with eqn.ctx.manager:
+        outs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
+    return outs if eqn.primitive.multiple_results else [outs]
+
+
+def _without_derivative(body: Callable, name: str, nested: Nested) -> Callable:
+    """Inside a custom derivative rule: the values can be followed, its rule cannot, so differentiation is refused."""
+    guarded = jax.custom_jvp(body)
+
+    @guarded.defjvp
+    def refuse(primals: tuple, tangents: tuple) -> tuple[Any, Any]:
+        leaves = ", ".join(sorted({repr(key.leaf) for key in nested.plan.keys}))
+        raise ValueError(
+            f"cannot differentiate through {name!r}, which holds the weight {leaves}: entering it loses its own "
+            "derivative rule. Name the other layers in layers= to leave it as it is."
+        )
+
+    return guarded

@@ -1,0 +1,214 @@
+"""The table of a function's layers: names, sizes, and where their kernels lie in the parameters."""
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from subspace_jax import trees
+from subspace_jax.core.capture import views
+from subspace_jax.core.capture.plan import Plan, Refusal, Use, Walk
+from subspace_jax.core.capture.products import Key
+from subspace_jax.typing import Params, PyTree
+
+
+class Layer(NamedTuple):
+    """One kernel and the products that contract the same axes of it.
+
+    Attributes:
+      path: name; with the slice, "[:,0:64]", where a part of a leaf is used, and ":transposed" for the other side of a
+        leaf that is used from both.
+      leaf: path of the leaf.
+      kind: "dense" or "conv".
+      kernel: shape of the kernel as the function multiplies by it.
+      stack: lengths of the scans that walk over the leaf.
+      groups: channel groups, or entries of the batch axes that the weight carries.
+      d_in: rows of the matrix, per group.
+      d_out: columns of the matrix, per group.
+      rows: rows of input (per entry of stack and groups) in one call.
+      shares: the first layer that reads the same rows; its moments are this layer's.
+      other_read: the first primitive that reads the leaf, not as a kernel; "" when none does.
+      steps: from the leaf to the matrix (*stack, *groups, d_in, d_out).
+    """
+
+    path: str
+    leaf: str
+    kind: str
+    kernel: tuple[int, ...]
+    stack: tuple[int, ...]
+    groups: int
+    d_in: int
+    d_out: int
+    rows: int
+    shares: str
+    other_read: str
+    steps: tuple
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        """Leading axes of the matrix and of the moments."""
+        return self.stack + ((self.groups,) if self.groups > 1 else ())
+
+
+class Layers(dict[str, Layer]):
+    """Layers by path, in the order of execution; prints as a table. `other` lists the leaves in no product."""
+
+    def __init__(self, layers: Mapping[str, Layer], other: tuple[str, ...]) -> None:
+        super().__init__(layers)
+        self.other = other
+
+    def __repr__(self) -> str:
+        head = ("path", "kind", "kernel", "matrix", "rows", "reads as")
+        lines = [head, *(_line(layer) for layer in self.values())]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+        table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+        return "\n".join([line.rstrip() for line in table] + [f"other: {', '.join(self.other) or 'none'}"])
+
+
+class Traced(NamedTuple):
+    """A function with its layers found: what every recording and replacement runs."""
+
+    plan: Plan
+    consts: list
+    names: dict[Key, Layer]
+    table: Layers
+    structure: Any
+
+
+def trace(fn: Callable, params: Params, args: tuple, layers: Iterable[str] | None) -> Traced:
+    """Find the layers of fn(params, *args); arrays or ShapeDtypeStructs, nothing is computed.
+
+    Raises:
+      ValueError: no layer, a name in `layers` that is none, or a weight that cannot be followed (only where it is asked
+        for, when `layers` is given).
+    """
+    closed, shapes = jax.make_jaxpr(fn, return_shape=True)(params, *args)
+    leaves = leaf_paths(params)
+    walk = Walk()
+    kinds = [views.of_leaf(path, jnp.shape(leaf)) for path, leaf in leaves.items()]
+    rest = [walk.new_data() for _ in closed.jaxpr.invars[len(kinds) :]]
+    plan, outs = walk.plan(closed.jaxpr, [*kinds, *rest])
+    for out in outs:
+        if isinstance(out, views.View):
+            walk.other_reads.setdefault(out.leaf, "the output")
+    names = _name(walk)
+    asked = None if layers is None else _asked(layers, names, walk.refusals)
+    _check(names, asked, walk.refusals, leaves)
+    names = {key: layer for key, layer in names.items() if asked is None or layer.path in asked}
+    used = {use.key.leaf for use in walk.uses}
+    table = Layers(_shared(walk, names), tuple(path for path in leaves if path not in used))
+    names = {key: table[layer.path] for key, layer in names.items()}
+    return Traced(plan, closed.consts, names, table, jax.tree.structure(shapes))
+
+
+def leaf_paths(params: Params) -> dict[str, Any]:
+    """Leaves by path, in the order of the tree, without a leading "params"."""
+    paths = jax.tree.leaves(trees.map_with_path(lambda path, _: path, params))
+    if isinstance(params, Mapping) and "params" in params:
+        paths = [path.removeprefix("params/") for path in paths]
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"two leaves of the parameters have one path: {', '.join(paths)}.")
+    return dict(zip(paths, jax.tree.leaves(params), strict=True))
+
+
+def replace_leaves(params: Params, leaves: Mapping[str, PyTree]) -> Params:
+    """The tree with some leaves replaced, by the paths of `leaf_paths`."""
+    old = leaf_paths(params)
+    return jax.tree.unflatten(jax.tree.structure(params), [leaves.get(path, leaf) for path, leaf in old.items()])
+
+
+def _name(walk: Walk) -> dict[Key, Layer]:
+    """One layer per key; the other side of a leaf gets ":transposed", anything else of the same name a number."""
+    first: dict[Key, Use] = {}
+    for use in walk.uses:
+        first.setdefault(use.key, use)
+    plain = {base for key, use in first.items() if not key.transposed and (base := _base(use))}
+    taken: set[str] = set()
+    names = {}
+    for key, use in first.items():
+        base = _base(use) + (":transposed" if key.transposed and _base(use) in plain else "")
+        numbered = (base if n == 1 else f"{base}:{n}" for n in range(1, len(first) + 1))
+        path = next(name for name in numbered if name not in taken)
+        taken.add(path)
+        names[key] = _layer(path, key, [other for other in walk.uses if other.key == key], walk)
+    return names
+
+
+def _base(use: Use) -> str:
+    return use.key.leaf + use.product.view.label
+
+
+def _layer(path: str, key: Key, uses: list[Use], walk: Walk) -> Layer:
+    product = uses[0].product
+    rows = sum(
+        use.product.rows * math.prod(length for scan, length in use.scans if scan not in use.product.view.stack)
+        for use in uses
+    )
+    return Layer(
+        path=path,
+        leaf=key.leaf,
+        kind=product.kind,
+        kernel=product.view.shape,
+        stack=tuple(size for size, _ in key.stack),
+        groups=product.groups,
+        d_in=math.prod(size for size, _ in key.rows),
+        d_out=math.prod(size for size, _ in key.columns),
+        rows=rows,
+        shares=path,
+        other_read=walk.other_reads.get(key.leaf, ""),
+        steps=uses[0].matrix,
+    )
+
+
+def _shared(walk: Walk, names: dict[Key, Layer]) -> dict[str, Layer]:
+    """Each layer with the first one that reads the same rows."""
+    reads = {key: tuple(use.reads for use in walk.uses if use.key == key) for key in names}
+    first: dict[tuple, str] = {}
+    return {layer.path: layer._replace(shares=first.setdefault(reads[key], layer.path)) for key, layer in names.items()}
+
+
+def _asked(layers: Iterable[str], names: Mapping[Key, Layer], refusals: list[Refusal]) -> set[str]:
+    """The layers meant by paths of layers or of leaves."""
+    if isinstance(layers, str):
+        raise ValueError(f"layers is a list of paths; got the single string {layers!r}.")
+    asked: set[str] = set()
+    for path in layers:
+        found = {layer.path: layer.leaf for layer in names.values() if path in (layer.path, layer.leaf)}
+        leaves = {path, *found.values()}
+        refused = [refusal for refusal in refusals if refusal.leaves & leaves and not refusal.unless_asked]
+        if refused:
+            raise ValueError(_refused(refused[0]))
+        if not found:
+            there = ", ".join(layer.path for layer in names.values())
+            raise ValueError(f"no layer {path!r}; there are {there or 'none'}.")
+        asked.update(found)
+    return asked
+
+
+def _check(
+    names: Mapping[Key, Layer], asked: set[str] | None, refusals: list[Refusal], leaves: Collection[str]
+) -> None:
+    if asked is None and refusals:
+        raise ValueError(_refused(refusals[0]))
+    if not names or asked == set():
+        raise ValueError(
+            f"no layer: no product of data with a parameter; the leaves are {', '.join(leaves) or 'none'}."
+        )
+
+
+def _refused(refusal: Refusal) -> str:
+    leaves = ", ".join(map(repr, sorted(refusal.leaves)))
+    if refusal.unless_asked:
+        return f"cannot follow the weight {leaves}: {refusal.why}; name it in layers= to get one Gram per entry."
+    return (
+        f"cannot follow the weight {leaves}: {refusal.why}. A kernel must be one leaf up to cast, reshape, transpose, "
+        "static slice or split; name the layers you want in layers= to leave it out."
+    )
+
+
+def _line(layer: Layer) -> tuple[str, ...]:
+    size = "x".join(map(str, (*layer.lead, layer.d_in, layer.d_out)))
+    shares = "" if layer.shares == layer.path else layer.shares
+    return layer.path, layer.kind, str(layer.kernel), size, str(layer.rows), shares

@@ -1,0 +1,104 @@
+"""Second moments of rows: all that is kept of the activations.
+
+Rows X (n, d) stream by a batch at a time: G += X'X, total += X'1, count += n. Moments add: over batches, over devices
+(`psum`), over files saved years apart (`merge`). Nothing here grows with n.
+"""
+
+import operator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from subspace_jax.typing import Array, Bool, Float, Num, PyTree
+
+Floats = Float[Array, "..."] | Float[np.ndarray, "..."]
+
+
+class Moments(NamedTuple):
+    """Uncentred sums over rows; leading axes are the length of a scan, then the groups of a convolution.
+
+    Attributes:
+      gram: X'X, (..., d, d).
+      total: sum of the rows, (..., d).
+      count: number of rows per leading entry, ().
+    """
+
+    gram: Floats
+    total: Floats
+    count: Floats | float
+
+
+def zeros(*shape: int, dtype: jax.typing.DTypeLike = jnp.float32) -> Moments:
+    """Moments of no rows of the shape (..., d)."""
+    return Moments(jnp.zeros((*shape, shape[-1]), dtype), jnp.zeros(shape, dtype), jnp.zeros((), dtype))
+
+
+def from_rows(
+    rows: Num[Array, "*lead n d"], *, kept: Bool[Array, " n"] | None = None, dtype: jax.typing.DTypeLike = jnp.float32
+) -> Moments:
+    """Moments of one batch of rows, at matmul precision "highest" (TF32 and bfloat16 destroy small energies).
+
+    Args:
+      rows: X, (..., n, d); n = 0 gives zeros.
+      kept: rows to count; all when None.
+      dtype: of the sums; float64 needs `jax.enable_x64(True)`.
+
+    Raises:
+      ValueError: float64 outside `jax.enable_x64(True)`.
+    """
+    dtype = check_dtype(dtype)
+    rows = rows.astype(dtype)
+    count = jnp.asarray(rows.shape[-2], dtype)
+    if kept is not None:
+        rows, count = jnp.where(kept[:, None], rows, 0), kept.sum(dtype=dtype)
+    gram = jnp.einsum("...nd,...ne->...de", rows, rows, precision="highest")
+    return Moments(gram, rows.sum(-2), count)
+
+
+def merge(first: PyTree, *others: PyTree) -> PyTree:
+    """Moments of all rows together; also of dicts {path: Moments} with the same layers and sizes.
+
+    float64 on the host stays float64: NumPy adds NumPy.
+
+    Raises:
+      ValueError: other layers or other sizes.
+    """
+    for other in others:
+        if _shapes(first) != _shapes(other):
+            raise ValueError(f"moments of different layers do not add: {_shapes(first)} and {_shapes(other)}.")
+        first = jax.tree.map(operator.add, first, other)
+    return first
+
+
+def psum(moments: PyTree, axis_name: str) -> PyTree:
+    """Sum over the devices of a mapped axis; call it once, after the last batch."""
+    return jax.lax.psum(moments, axis_name)
+
+
+def mean(moments: Moments) -> Floats:
+    """Mean row (..., d); zero when no row was seen."""
+    return moments.total / _at_least_one(moments.count)
+
+
+def covariance(moments: Moments) -> Floats:
+    """Centred G / n - mean mean', (..., d, d); zero when no row was seen."""
+    centre = mean(moments)
+    return moments.gram / _at_least_one(moments.count) - centre[..., :, None] * centre[..., None, :]
+
+
+def check_dtype(dtype: jax.typing.DTypeLike) -> np.dtype:
+    """The dtype itself; ValueError where JAX would silently give float32 for float64."""
+    dtype = np.dtype(dtype)
+    if dtype != jax.dtypes.canonicalize_dtype(dtype):
+        raise ValueError(f"{dtype} sums need `with jax.enable_x64(True):` around the call.")
+    return dtype
+
+
+def _at_least_one(count: Floats | float) -> Floats | float:
+    return count + (count == 0)
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(np.shape, tree)

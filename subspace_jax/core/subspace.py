@@ -1,0 +1,178 @@
+"""Subspaces of layer inputs: from second moments to bases and projectors.
+
+A Gram matrix G = X'X (..., d, d), uncentred, is all that is ever needed of the activations X (n, d);
+`moments.covariance` gives the centred one. Bases have a fixed capacity and an integer rank, so that they are static
+under `jit` and can be saved before the first task. Leading axes (scanned layers, groups) are a batch.
+
+Precision follows the input. Arrays of JAX are computed in their own dtype, jit-safe: float32 inside a training step.
+A float64 NumPy array (what `capture.collect(..., dtype=float64)` gives) is computed in float64 on the device, whatever
+`jax_enable_x64` says, and comes back as NumPy: the route of every edit that is called lossless.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from subspace_jax.typing import Array, Float, Int
+
+Square = Float[Array, "*lead d d"] | Float[np.ndarray, "*lead d d"]
+Rows = Float[Array, "*lead n d"] | Float[np.ndarray, "*lead n d"]
+Scalar = float | int | Float[Array, ""]
+
+EIGH_FLOOR = {"float32": 1e-6, "float64": 1e-12}  # relative energy below which an eigenpair is noise
+SAME_DIRECTION = {"float32": 1e-3, "float64": 1e-6}  # residual norm of a unit vector that is in the span already
+
+
+class Subspace(NamedTuple):
+    """Orthonormal columns; columns at and beyond `rank` are zero.
+
+    Attributes:
+      basis: (..., d, capacity).
+      rank: int32, (...).
+    """
+
+    basis: Float[Array, "*lead d capacity"] | Float[np.ndarray, "*lead d capacity"]
+    rank: Int[Array, "*lead"] | Int[np.ndarray, "*lead"]
+
+
+def _in_own_precision(fn: Callable) -> Callable:
+    """Float64 NumPy in, float64 NumPy out; anything else is left alone."""
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not any(isinstance(x, np.ndarray) and x.dtype == np.float64 for x in jax.tree.leaves(args)):
+            return fn(*args, **kwargs)
+        with jax.enable_x64(True):
+            args = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, args)
+            return jax.tree.map(np.asarray, fn(*args, **kwargs))
+
+    return call
+
+
+@_in_own_precision
+def from_gram(gram: Square, *, energy: float | int, capacity: int | None = None) -> Subspace:
+    """Smallest leading eigenspace that keeps the share `energy` of tr(gram).
+
+    The paper's tau, epsilon (GPM, eq. 5). Energies below 1e-6 (float32) or 1e-12 (float64) of the largest are noise and
+    are never kept, so that `energy=1` is the span that the precision can see.
+
+    Args:
+      gram: X'X of layer inputs, symmetric positive semi-definite.
+      energy: kept share of the squared singular values of X, in [0, 1].
+      capacity: columns to allocate; d when None. What does not fit is left out, smallest energy first.
+
+    Returns:
+      The subspace; rank 0 when energy or gram is zero.
+
+    Raises:
+      ValueError: energy outside [0, 1].
+    """
+    if not 0 <= energy <= 1:
+        raise ValueError(f"energy is the kept share of squared singular values, in [0, 1]; got {energy}.")
+    values, vectors = jnp.linalg.eigh(gram)
+    values, vectors = values[..., ::-1], vectors[..., ::-1]
+    values = jnp.where(values > EIGH_FLOOR[str(gram.dtype)] * values[..., :1], values, 0.0)
+    kept_before = jnp.cumsum(values, -1) - values
+    # at energy 1 rounding of the sums must not decide
+    keep = (values > 0) & ((kept_before < energy * values.sum(-1, keepdims=True)) | (energy == 1))
+    return _leading(vectors, keep, capacity)
+
+
+@_in_own_precision
+def from_rows(rows: Rows, *, energy: float | int, capacity: int | None = None) -> Subspace:
+    """`from_gram(rows' rows)` through the smaller of the two Grams: cheaper with fewer rows than features."""
+    n, d = rows.shape[-2:]
+    if n >= d:
+        return from_gram(_multiply(rows.mT, rows), energy=energy, capacity=capacity)
+    left = from_gram(_multiply(rows, rows.mT), energy=energy)
+    columns = _multiply(rows.mT, left.basis)
+    norms = jnp.linalg.norm(columns, axis=-2, keepdims=True)
+    basis = columns / jnp.where(norms > 0, norms, 1.0)
+    return _leading(basis, _first(left.rank, n), capacity or d)
+
+
+@_in_own_precision
+def union(first: Subspace, second: Subspace, *, capacity: int | None = None) -> Subspace:
+    """The span of both; the columns of `first` come first, unchanged.
+
+    Args:
+      first: kept as it is, if it fits.
+      second: adds the directions that `first` does not have.
+      capacity: columns to allocate; d when None. What does not fit is left out.
+    """
+    new = second.basis
+    for _ in range(2):  # twice is enough: one pass loses orthogonality to rounding
+        new = new - _multiply(first.basis, _multiply(first.basis.mT, new))
+    vectors, lengths, _ = jnp.linalg.svd(new, full_matrices=False)
+    columns = jnp.concatenate([first.basis, vectors], -1)
+    keep = jnp.concatenate([_first(first.rank, first.basis.shape[-1]), lengths > SAME_DIRECTION[str(new.dtype)]], -1)
+    return _leading(columns, keep, capacity)
+
+
+@_in_own_precision
+def complement(space: Subspace) -> Subspace:
+    """All directions orthogonal to the space: rank d - rank."""
+    _, vectors = jnp.linalg.eigh(projector(space))  # eigenvalues 0, of the complement, come first
+    d = vectors.shape[-1]
+    return _leading(vectors, _first(d - space.rank, d), None)
+
+
+@_in_own_precision
+def projector(space: Subspace) -> Square:
+    """P = M M': zero columns add nothing, so no mask is needed."""
+    return _multiply(space.basis, space.basis.mT)
+
+
+@_in_own_precision
+def energy_share(space: Subspace, gram: Square) -> Float[Array, "*lead"] | Float[np.ndarray, "*lead"]:
+    """Share tr(P G) / tr(G) of the energy that lies in the space, in [0, 1]; 0 for a gram without energy."""
+    total = jnp.trace(gram, axis1=-2, axis2=-1)
+    inside = jnp.sum(space.basis * _multiply(gram, space.basis), (-2, -1))
+    return inside / jnp.where(total > 0, total, 1.0)
+
+
+@_in_own_precision
+def resolvent(gram: Square, alpha: Scalar) -> Square:
+    """Soft projector a G ((a - 1) G + I)^-1 with G = gram / tr(gram), by one Cholesky solve.
+
+    Eigenvalue p becomes a p / ((a - 1) p + 1): a = 0 gives zero, a = 1 gives G itself, a -> inf the projector onto the
+    row space. A gram without energy gives zero. Differentiable in alpha, and `vmap` over it is a grid. In float32 good
+    to 1e-4 at a = 1e4, 1e-2 at a = 1e6: use float64 above.
+
+    Args:
+      gram: X'X of layer inputs, symmetric positive semi-definite.
+      alpha: strength a >= 0.
+
+    Raises:
+      ValueError: a negative or NaN alpha (where it is a plain number).
+    """
+    if isinstance(alpha, float | int) and not alpha >= 0:
+        raise ValueError(f"alpha is the strength of the projector, at least 0; got {alpha}.")
+    total = jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None]
+    share = gram / jnp.where(total > 0, total, 1.0)
+    strength = jnp.where(alpha > 0, alpha, 1.0).astype(gram.dtype)
+    system = (strength - 1) * share + jnp.broadcast_to(jnp.eye(gram.shape[-1], dtype=gram.dtype), gram.shape)
+    solved = strength * jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(system), share)
+    return jnp.where(alpha > 0, (solved + solved.mT) / 2, 0.0)
+
+
+def _multiply(a: Any, b: Any) -> Array:
+    return jnp.matmul(a, b, precision="highest")
+
+
+def _first(count: Any, width: int) -> Array:
+    """True for the first `count` of `width` columns."""
+    return jnp.broadcast_to(jnp.arange(width), (*count.shape, width)) < count[..., None]
+
+
+def _leading(columns: Array, keep: Array, capacity: int | None) -> Subspace:
+    """The kept columns moved to the front, in their order, cut or padded to the capacity (d when None)."""
+    capacity = capacity or columns.shape[-2]
+    order = jnp.argsort(~keep, axis=-1, stable=True)[..., None, :]
+    basis = jnp.take_along_axis(jnp.where(keep[..., None, :], columns, 0.0), order, -1)[..., :capacity]
+    padding = [(0, 0)] * (basis.ndim - 1) + [(0, capacity - basis.shape[-1])]
+    return Subspace(jnp.pad(basis, padding), jnp.minimum(keep.sum(-1), capacity).astype(jnp.int32))

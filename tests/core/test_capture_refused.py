@@ -1,0 +1,210 @@
+"""What capture cannot follow is refused by name, and never skipped."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from subspace_jax.core import capture
+
+X = jnp.ones((5, 4))
+W = jnp.ones((4, 4))
+
+
+@jax.custom_jvp
+def quantise(w):
+    return jnp.round(w * 8) / 8
+
+
+quantise.defjvps(lambda t, y, w: t)
+
+
+@jax.custom_vjp
+def product(x, w):
+    return x @ w
+
+
+product.defvjp(lambda x, w: (x @ w, (x, w)), lambda xw, g: (2 * g @ xw[1].T, xw[0].T @ g))
+
+product_jvp = jax.custom_jvp(lambda x, w: x @ w)
+product_jvp.defjvps(lambda t, y, x, w: t @ w, lambda t, y, x, w: x @ t)
+
+REFUSED = {}
+
+
+def refused(message, **params):
+    """Register a function of (params, X) whose weight cannot be followed, with what the refusal must say."""
+    return lambda fn: REFUSED.setdefault(fn.__name__, (fn, params, message))
+
+
+@refused("'g', 'v'.*'mul'", v=W, g=jnp.ones(()))
+def weight_norm(p, x):
+    return x @ (p["v"] * p["g"] / jnp.linalg.norm(p["v"]))
+
+
+@refused("'a', 'b', 'w'", w=W, a=W[:, :1], b=W[:1])
+def lora_sum(p, x):
+    return x @ (p["w"] + p["a"] @ p["b"])
+
+
+@refused("'w'.*'mul'", w=W)
+def fake_quantisation(p, x):
+    return x @ quantise(p["w"])
+
+
+@refused("'w'.*only after 'mul'", w=W)
+def scaled_under_jit(p, x):
+    return jax.jit(lambda w: x @ (2 * w))(p["w"])
+
+
+@refused("'w'.*'convert_element_type'", w=W)
+def integer_cast(p, x):
+    return x @ p["w"].astype(jnp.int8).astype(jnp.float32)
+
+
+@refused("'w'.*'while'", w=W)
+def while_body(p, x):
+    return lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] @ p["w"]), (0, x))[1]
+
+
+@refused("'w'.*'cond'", w=W)
+def cond_branch(p, x):
+    return lax.cond(x[0, 0] > 0, lambda: x @ p["w"], lambda: x)
+
+
+@refused("'a', 'b'.*'cond'", a=W, b=W)
+def chosen_by_cond(p, x):
+    return x @ lax.cond(x[0, 0] > 0, lambda: p["a"], lambda: p["b"])
+
+
+@refused("'a', 'b'.*'select_n'", a=W, b=W)
+def chosen_by_data(p, x):
+    return x @ jnp.where(x[:4] > 0, p["a"], p["b"])
+
+
+@refused("'w'.*loop carry", w=W)
+def scan_carry(p, x):
+    return lax.scan(lambda c, _: ((c[0] @ c[1], c[1].T), None), (x, p["w"]), None, 3)[0][0]
+
+
+@refused("'w'.*'dynamic_slice'", w=jnp.stack([W] * 3))
+def loop_index(p, x):
+    return lax.fori_loop(0, 3, lambda i, h: h @ p["w"][i], x)
+
+
+@refused("'w'.*batch axes.*name it in layers=", w=jnp.stack([W] * 5))
+def vmapped_weights(p, x):
+    return jax.vmap(lambda w, x: x @ w)(p["w"], x)
+
+
+@refused("'w'.*'broadcast_in_dim'", w=W)
+def broadcast_weights(p, x):
+    return jnp.einsum("bd,bdk->bk", x, jnp.broadcast_to(p["w"], (5, 4, 4)))
+
+
+@refused("'w'.*primitive 'shard_map'", w=W)
+def unknown_call(p, x):
+    mesh, spec = jax.sharding.Mesh(jax.devices()[:1], ("i",)), jax.sharding.PartitionSpec()
+    return jax.shard_map(lambda w, x: x @ w, mesh=mesh, in_specs=spec, out_specs=spec)(p["w"], x)
+
+
+@refused("'w'.*'ragged_dot", w=W)
+def unknown_product(p, x):
+    return lax.ragged_dot(x, p["w"][None], jnp.array([5]))
+
+
+@refused("'w'.*'triangular_solve'", w=W)
+def solve(p, x):
+    return jax.scipy.linalg.solve_triangular(p["w"], x.T)
+
+
+@refused("'w'.*is the image", w=jnp.ones((2, 1, 4, 4)))
+def kernel_as_image(p, x):
+    return lax.conv(p["w"], x[None, None, :2, :2], (1, 1), "SAME")
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_weights_that_cannot_be_followed_are_named(case):
+    fn, params, message = REFUSED[case]
+    jax.eval_shape(fn, params, X)  # it runs; only capture refuses it
+    with pytest.raises(ValueError, match=f"cannot follow the weight {message}"):
+        capture.layers(fn, params, X)
+
+
+def test_a_refused_weight_can_be_left_out_but_not_asked_for():
+    params = {"v": W, "w": W}
+    fn = lambda p, x: (x @ (2 * p["v"])) @ p["w"]  # noqa: E731
+    out, found = capture.observe(fn, params, X, layers=["w"])
+    np.testing.assert_array_equal(out, fn(params, X))
+    assert list(found) == ["w"]
+    with pytest.raises(ValueError, match="cannot follow the weight 'v'"):
+        capture.layers(fn, params, X, layers=["v", "w"])
+
+
+@pytest.mark.parametrize("on", [1.0, "threshold"])
+def test_spikes_are_data_although_their_values_are_constants_or_weights(on):
+    def fn(p, x):
+        return jnp.where(x > 0, p["threshold"] if on == "threshold" else on, 0.0) @ p["w"]
+
+    assert list(capture.layers(fn, {"w": W, "threshold": jnp.ones(())}, X)) == ["w"]
+
+
+def test_a_slice_of_a_leaf_that_is_also_refused_is_not_counted_in_part():
+    fn = lambda p, x: x @ p["w"][0] + x @ (2 * p["w"][0])  # noqa: E731
+    with pytest.raises(ValueError, match=r"cannot follow the weight 'w'.*'mul'"):
+        capture.layers(fn, {"w": jnp.stack([W, W])}, X, layers=["w[0]"])
+
+
+@pytest.mark.parametrize("multiply", [product, product_jvp])
+def test_own_derivative_rules_are_not_silently_lost(multiply):
+    fn = lambda w, x: jnp.tanh(multiply(x, w)).sum()  # noqa: E731
+    assert capture.observe(fn, W, X)[0] == fn(W, X)
+    with pytest.raises(ValueError, match=r"cannot differentiate through 'custom_.*_call', which holds the weight ''"):
+        jax.grad(lambda w: capture.observe(fn, w, X)[0])(W)
+    with pytest.raises(ValueError, match="cannot differentiate"):
+        capture.observe(fn, W, X, of="gradients")
+
+
+def test_rules_without_a_weight_are_kept():
+    fn = lambda w, x: product(x @ w, jnp.eye(4)).sum()  # noqa: E731
+    found = jax.grad(lambda w: capture.observe(fn, w, X)[0])(W)
+    np.testing.assert_array_equal(found, jax.grad(fn)(W, X))
+
+
+@pytest.mark.parametrize("fn", [lambda p, x: x * p["scale"], lambda p, x: x @ x.T, lambda p, x: p["w"] @ p["w"]])
+def test_a_function_without_layers_is_refused(fn):
+    with pytest.raises(ValueError, match="no layer: no product of data with a parameter; the leaves are scale, w"):
+        capture.layers(fn, {"scale": jnp.ones((1, 4)), "w": W}, X)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [(["v"], "no layer 'v'; there are w"), ("w", "single string"), ([], "no layer")]
+)
+def test_names_of_no_layer_are_refused(names, message):
+    with pytest.raises(ValueError, match=message):
+        capture.layers(lambda p, x: x @ p["w"], {"w": W}, X, layers=names)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_rows": 3}, "give a key"),
+        ({"max_rows": -1, "key": jax.random.key(0)}, "no negative cap"),
+        ({"dtype": "float64"}, "enable_x64"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        capture.observe(lambda p, x: x @ p["w"], {"w": W}, X, **options)
+
+
+def test_bad_streams_are_refused():
+    fn, params = lambda p, x: x @ p["w"], {"w": W}
+    with pytest.raises(ValueError, match="batches is empty"):
+        capture.collect(fn, params, [])
+    with pytest.raises(ValueError, match="as a list, not as a generator"):
+        capture.collect(fn, params, iter([X]), max_rows=3, key=jax.random.key(0))
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("batch",))
+    with pytest.raises(ValueError, match="a batch of 5 does not divide over 4 devices"):
+        capture.collect(fn, params, [X], mesh=mesh)

@@ -1,0 +1,104 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax import lax
+
+from subspace_jax.core import convolution
+
+SEEDS = st.integers(0, 2**31 - 1)
+FLOAT32_SUM = 1e-4  # another order of the same sums of about 50 products
+CASES = {
+    "same": {"padding": "SAME"},
+    "valid": {"padding": "VALID"},
+    "strided": {"padding": "SAME", "strides": (2, 3)},
+    "dilated": {"padding": "VALID", "dilation": (2, 1)},
+    "padded": {"padding": ((2, 0), (1, 3)), "strides": (2, 1)},
+    "cropped": {"padding": ((-1, 0), (0, -2))},
+    "transposed": {"padding": ((1, 1), (1, 0)), "input_dilation": (2, 2)},
+    "grouped": {"padding": "SAME", "strides": (2, 2), "groups": 2},
+}
+
+
+def draw(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def conv(x, kernel, *, padding, strides=(1, 1), dilation=None, input_dilation=None, groups=1):
+    return lax.conv_general_dilated(
+        x, kernel, strides, padding, input_dilation, dilation, ("NHWC", "HWIO", "NHWC"), groups, precision="highest"
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+@given(SEEDS)
+def test_patches_times_matrix_is_the_convolution(case, seed):
+    options = CASES[case]
+    groups = options.get("groups", 1)
+    x, kernel = draw(seed, 2, 7, 6, 4), draw(seed + 1, 3, 2, 4 // groups, 6)
+    rows, matrix = convolution.patches(x, (3, 2), **options), convolution.kernel_matrix(kernel, groups=groups)
+    if groups > 1:
+        product = jnp.concatenate(
+            [jnp.matmul(a, b, precision="highest") for a, b in zip(rows, matrix, strict=True)], -1
+        )
+    else:
+        product = jnp.matmul(rows, matrix, precision="highest")
+    chex.assert_trees_all_close(product, conv(x, kernel, **options), atol=FLOAT32_SUM)
+
+
+@given(SEEDS)
+def test_patches_equal_explicit_windows(seed):
+    x = np.asarray(draw(seed, 2, 5, 6, 3))
+    padded = np.pad(x, ((0, 0), (1, 0), (0, 2), (0, 0)))
+    windows = [[padded[:, 2 * i : 2 * i + 3, j : j + 4 : 3].reshape(2, -1) for j in range(5)] for i in range(2)]
+    rows = convolution.patches(jnp.asarray(x), (3, 2), strides=(2, 1), padding=((1, 0), (0, 2)), dilation=(1, 3))
+    np.testing.assert_array_equal(rows, np.stack([np.stack(line, 1) for line in windows], 1))
+
+
+@pytest.mark.parametrize("space", [(9,), (3, 4, 5)])
+def test_any_number_of_spatial_axes(space):
+    window = (2,) * len(space)
+    x, kernel = draw(0, 2, *space, 3), draw(1, *window, 3, 4)
+    spec = "".join("DHW"[-len(space) :])
+    expected = lax.conv_general_dilated(
+        x, kernel, window, "SAME", dimension_numbers=(f"N{spec}C", f"{spec}IO", f"N{spec}C"), precision="highest"
+    )
+    rows = convolution.patches(x, window, strides=window)
+    chex.assert_trees_all_close(
+        jnp.matmul(rows, convolution.kernel_matrix(kernel), precision="highest"), expected, atol=FLOAT32_SUM
+    )
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_kernel_and_matrix_are_inverse(groups):
+    kernel = draw(0, 3, 2, 4, 6)
+    matrix = convolution.kernel_matrix(kernel, groups=groups)
+    np.testing.assert_array_equal(convolution.matrix_kernel(matrix, (3, 2), groups=groups), kernel)
+
+
+def test_feature_order_is_that_of_the_kernel_not_of_lax():
+    x = draw(0, 1, 4, 4, 3)
+    theirs = lax.conv_general_dilated_patches(x, (3, 2), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    ours = convolution.patches(x, (3, 2), padding="VALID")
+    reordered = ours.reshape(1, 2, 3, 6, 3).swapaxes(-1, -2).reshape(theirs.shape)
+    chex.assert_trees_all_close(reordered, theirs, atol=FLOAT32_SUM)
+
+
+def test_patches_are_exact_in_low_precision_and_integers():
+    pixels = jnp.arange(48, dtype=jnp.uint8).reshape(1, 4, 4, 3)
+    rows = convolution.patches(pixels, (2, 2), padding="VALID")
+    assert rows.dtype == jnp.uint8
+    np.testing.assert_array_equal(rows[0, 0, 0], pixels[0, :2, :2].reshape(-1))
+
+
+def test_channels_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="3 channels do not divide into 2 groups"):
+        convolution.patches(jnp.zeros((1, 4, 4, 3)), (2, 2), groups=2)
+
+
+def test_a_window_larger_than_the_image_is_refused():
+    with pytest.raises(ValueError, match="window that reaches 5 does not fit in 4"):
+        convolution.patches(jnp.zeros((1, 4, 4, 3)), (5, 1), padding="VALID")

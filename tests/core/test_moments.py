@@ -1,0 +1,101 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.sharding import Mesh, PartitionSpec
+
+from subspace_jax.core import moments
+
+SHAPES = st.sampled_from([(6, 4), (2, 5, 3), (1, 8)])
+SEEDS = st.integers(0, 2**31 - 1)
+FLOAT32_SUM = 1e-5
+
+
+def draw(seed, shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def oracle(rows):
+    rows = np.asarray(rows, np.float64)
+    return np.einsum("...nd,...ne->...de", rows, rows), rows.sum(-2), float(rows.shape[-2])
+
+
+def assert_close(ours, theirs, atol=FLOAT32_SUM):
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, atol=atol)
+
+
+@given(SHAPES, SEEDS)
+def test_from_rows_is_the_sum_of_outer_products(shape, seed):
+    rows = draw(seed, shape)
+    assert_close(moments.from_rows(rows), oracle(rows))
+
+
+@given(SEEDS)
+def test_merging_batches_is_one_large_batch(seed):
+    rows = draw(seed, (9, 4))
+    parts = [moments.from_rows(part) for part in (rows[:2], rows[2:7], rows[7:])]
+    assert_close(moments.merge(*parts), oracle(rows))
+
+
+@given(SEEDS)
+def test_mean_and_covariance_are_those_of_numpy(seed):
+    rows = draw(seed, (40, 3))
+    seen = moments.from_rows(rows)
+    np.testing.assert_allclose(moments.mean(seen), rows.mean(0), atol=FLOAT32_SUM)
+    np.testing.assert_allclose(moments.covariance(seen), np.cov(rows.T, bias=True), atol=FLOAT32_SUM)
+
+
+@given(SEEDS)
+def test_kept_rows_are_the_only_ones_that_count(seed):
+    rows, kept = draw(seed, (7, 3)), draw(seed + 1, (7,)) > 0
+    assert_close(moments.from_rows(rows, kept=kept), oracle(rows[kept]))
+
+
+def test_masked_rows_may_hold_anything():
+    rows = jnp.array([[1.0, 2.0], [jnp.nan, jnp.inf]])
+    assert_close(moments.from_rows(rows, kept=jnp.array([True, False])), oracle(rows[:1]))
+
+
+def test_no_rows_are_zero_moments_with_a_zero_mean():
+    nothing = moments.from_rows(jnp.zeros((0, 3)))
+    assert_close(nothing, moments.zeros(3))
+    np.testing.assert_array_equal(moments.covariance(nothing), np.zeros((3, 3)))
+
+
+def test_devices_add_up_to_the_whole_batch():
+    rows = draw(0, (16, 3))
+    mesh = Mesh(np.array(jax.devices()[:4]), ("batch",))
+    add = jax.shard_map(
+        lambda part: moments.psum(moments.from_rows(part), "batch"),
+        mesh=mesh, in_specs=PartitionSpec("batch"), out_specs=PartitionSpec(),
+    )  # fmt: skip
+    assert_close(add(rows), oracle(rows))
+
+
+def test_float64_sums_see_what_float32_sums_lose():
+    rows = jnp.concatenate([jnp.full((1, 1), 1e4), jnp.ones((100, 1))])
+    with jax.enable_x64(True):
+        wide = moments.from_rows(rows, dtype=jnp.float64)
+    assert float(wide.gram[0, 0]) == 1e8 + 100
+
+
+def test_host_moments_stay_float64_when_merged():
+    rows = np.random.default_rng(0).normal(size=(5, 2))
+    host = moments.Moments(rows.T @ rows, rows.sum(0), np.float64(5))
+    both = moments.merge({"layer": host}, {"layer": host})["layer"]
+    assert both.gram.dtype == moments.covariance(both).dtype == np.float64
+    np.testing.assert_allclose(moments.covariance(both), np.cov(rows.T, bias=True), atol=1e-12)
+
+
+def test_float64_without_x64_is_refused():
+    with pytest.raises(ValueError, match=r"float64 sums need `with jax.enable_x64\(True\):`"):
+        moments.from_rows(jnp.ones((2, 2)), dtype=jnp.float64)
+
+
+@pytest.mark.parametrize("other", [{"a": moments.zeros(3)}, {"b": moments.zeros(2)}])
+def test_moments_of_other_layers_do_not_add(other):
+    with pytest.raises(ValueError, match="different layers do not add"):
+        moments.merge({"a": moments.zeros(2)}, other)

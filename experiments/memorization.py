@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import planted, runner, suspects
+from experiments import planted, refits, runner, suspects
 from subspace_jax import checkpoint, nn, training
-from subspace_jax.memorization import confident_learning, dynamics, epoch_average, scores, second_split
+from subspace_jax.memorization import dynamics, epoch_average, scores
 
 AVERAGED = ("fd_norm", "ggn_exact", "hv_norm", "input_grad")
 SWEEP_STEPS, SWEEP_PROBES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1), (1, 2, 3, 5, 10, 20)
@@ -156,8 +156,7 @@ def score_run(config, shared, network, tx, epoch_fn, task: planted.Task, seed: i
     test_logits = training.predict(network.apply, variables, task.test_x)
     arrays["test_accuracy"] = np.mean(np.asarray(test_logits.argmax(-1)) == task.test_label)
     if not config.checkpoint:
-        for name, run in (("confident_learning", cross_validate), ("second_split", split_twice)):
-            part = functools.partial(timed, name, run, config, shared, network, task, seed)
+        for name, part in refits.scores(config, shared, network, task, seed).items():
             arrays |= runner.stage(config, f"seed{seed}_{name}", part)
     return arrays
 
@@ -236,64 +235,6 @@ def collect(carries: dict[str, Any]) -> dict[str, Any]:
         if name == "fd_norm":
             arrays |= {"score/fd_norm_last": average.last, "seconds/fd_norm_last": seconds / max(passes, 1)}
     return arrays
-
-
-def timed(name: str, run, *arguments) -> dict[str, Any]:
-    """The score that `run` returns, with its time."""
-    started = time.perf_counter()
-    values = np.asarray(run(*arguments))
-    return {f"score/{name}": values, f"seconds/{name}": time.perf_counter() - started}
-
-
-def cross_validate(config, shared, network, task: planted.Task, seed: int) -> Any:
-    """Confident learning: three networks, each judged on the third of the samples it did not see."""
-    fold = np.asarray(confident_learning.folds(jax.random.key(seed), len(task.x)))
-    states, _ = train_on(config, shared, network, task, seed, [fold != k for k in range(3)], label="folds")
-    logits = training.predict(stacked(network.apply), training.variables(states), task.x)
-    return confident_learning.confident_learning(jax.nn.softmax(own_model(logits, fold)), jnp.asarray(task.label)).score
-
-
-def split_twice(config, shared, network, task: planted.Task, seed: int) -> Any:
-    """Second-split forgetting: train on each half, go on with the other half, see what of the first is lost."""
-    half = np.asarray(confident_learning.folds(jax.random.key(seed), len(task.x), count=2))
-    first, _ = train_on(config, shared, network, task, seed, [half == k for k in range(2)], label="first halves")
-    apply, label = stacked(network.apply), jnp.asarray(task.label)
-
-    def update(carry, states, epoch):
-        logits = training.predict(apply, training.variables(states), task.x)
-        return second_split.update(carry, own_model(logits, half), label)
-
-    before = update(second_split.init(len(task.x)), first, 0)
-    hooks = {"split": training.Hook(before, update)}
-    other = [half != k for k in range(2)]
-    start = training.variables(first)
-    _, carries = train_on(config, shared, network, task, seed, other, label="second halves", start=start, hooks=hooks)
-    return second_split.finalize(carries["split"])
-
-
-def train_on(config, shared, network, task: planted.Task, seed: int, masks, *, label: str, **more):
-    """Networks trained with the run's recipe on the masked samples, cut to the smallest number of them."""
-    size = min(mask.sum() for mask in masks)
-    table = np.stack([np.flatnonzero(mask)[:size] for mask in masks])
-    tx = training.optimizer(shared.recipe, shared.recipe.epochs * (size // shared.recipe.batch))
-    key = jax.random.fold_in(jax.random.key(seed), planted.TRAIN_KEY)
-    return training.train_many(
-        key, network, tx, (task.image, task.label), table, epochs=config.epochs, batch=shared.recipe.batch,
-        loop="vmap" if config.model == "mlp" else "map",
-        prepare=planted.prepare(shared.scaling, augment=config.augment),
-        label=label, **more,
-    )  # fmt: skip
-
-
-@functools.lru_cache
-def stacked(apply):
-    """Apply several networks to one batch: logits (n, models, classes)."""
-    return jax.vmap(apply, in_axes=(0, None), out_axes=1)
-
-
-def own_model(logits: Any, model: np.ndarray) -> Any:
-    """Of each sample the logits of one model."""
-    return jnp.take_along_axis(logits, jnp.asarray(model)[:, None, None], axis=1)[:, 0]
 
 
 if __name__ == "__main__":

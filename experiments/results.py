@@ -60,7 +60,8 @@ Published: {{ system.source }}.
 {% for run in system.found %}
 ### {{ run.config.data }}, {{ run.config.model }}, preset {{ run.preset }}
 
-`{{ run.command }}` on {{ run.environment.devices }} ({{ run.environment.cores }} cores), {{ run.config.seeds }} seeds, {{ run.seconds }} s;
+`{{ run.command }}`, {{ run.config.seeds }} seeds, {{ run.seconds }} s
+on {{ run.environment.devices }} ({{ run.environment.cores }} cores);
 jax {{ run.environment.jax }}, flax {{ run.environment.flax }}, Python {{ run.environment.python }},
 commit {{ run.environment.commit }}.
 

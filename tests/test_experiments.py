@@ -86,6 +86,14 @@ def test_memorization_table_and_figures(tmp_path):
     assert scores == sorted(scores, reverse=True)
 
 
+@pytest.mark.slow
+def test_the_gpu_preset_at_small_size_with_convolutions(tmp_path):
+    small = "--samples 96 --batch 32 --epochs 2 --score-every 1 --probes 2 --score-batch 48 --duplicates 3 --seeds 1"
+    flags = [*small.split(), "--data", "digits", "--model", "lenet5", "--dtype", "float32", "--no-sweep"]
+    line = summary(run("memorization", "--preset", "gpu", *flags, cwd=tmp_path))
+    assert all(np.isfinite(value) for value in line["figures"].values())
+
+
 def test_own_data_without_noise_lists_suspects(tmp_path):
     flags = [*own_data(tmp_path), "--noise", "0", "--duplicates", "0", "--workdir", "w"]
     line = summary(run("memorization", *flags, cwd=tmp_path))

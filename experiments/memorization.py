@@ -84,6 +84,8 @@ def main(config: Config) -> runner.Summary:
     """Run all seeds and put the report together."""
     if config.checkpoint:
         config = saved_corruption(config)
+    if not 1 <= config.score_every <= config.epochs:
+        raise ValueError(f"--score-every is in [1, {config.epochs}], the epochs; got {config.score_every}.")
     shared = planted.setup(config)
     network = nn.build(config.model, classes=shared.classes, dtype=config.dtype)
     tx = training.optimizer(shared.recipe, shared.recipe.epochs * (len(shared.columns["label"]) // shared.recipe.batch))
@@ -142,6 +144,7 @@ def score_run(config, shared, network, tx, epoch_fn, task: planted.Task, seed: i
     if config.checkpoint:
         variables, carries = visit_checkpoints(config, hooks, seed)
     else:
+        epoch_fn, hooks["training"] = clocked(epoch_fn, config.epochs)
         key = jax.random.fold_in(jax.random.key(seed), planted.TRAIN_KEY)
         state, carries = checkpoint.resumable_fit(
             f"{config.workdir}/checkpoints/seed{seed}", epoch_fn,
@@ -186,8 +189,9 @@ def hooks_of(config: Config, network: nn.Model, task: planted.Task, seed: int) -
 
     hooks = {name: hook(name) for name in dict.fromkeys((*AVERAGED, config.score))}
     hooks["dynamics"] = dynamics_hook(config, network, task)
-    if config.sweep and seed == config.seed and not config.checkpoint:
-        options = {"every": config.score_every * SWEEP_EVERY, "samples": min(SWEEP_SAMPLES, len(task.x))}
+    every = config.score_every * SWEEP_EVERY
+    if config.sweep and seed == config.seed and not config.checkpoint and every <= config.epochs:
+        options = {"every": every, "samples": min(SWEEP_SAMPLES, len(task.x))}
         hooks |= {f"step_{step:g}": hook("fd_norm", step=step, **options) for step in SWEEP_STEPS}
         hooks |= {f"probes_{probes}": hook("fd_norm", probes=probes, **options) for probes in SWEEP_PROBES}
     return hooks
@@ -205,6 +209,22 @@ def dynamics_hook(config: Config, network: nn.Model, task: planted.Task) -> trai
     return training.Hook({"dynamics": dynamics.init(len(task.x)), "seconds": jnp.full(config.epochs, jnp.nan)}, update)
 
 
+def clocked(epoch_fn, epochs: int):
+    """The same function, and a hook that keeps how long its latest call took."""
+    latest = [0.0]
+
+    def timed(*arguments):
+        started = time.perf_counter()
+        result = jax.block_until_ready(epoch_fn(*arguments))
+        latest[0] = time.perf_counter() - started
+        return result
+
+    def update(carry, state, epoch):
+        return {"seconds": carry["seconds"].at[epoch].set(latest[0])}
+
+    return timed, training.Hook({"seconds": jnp.full(epochs, jnp.nan)}, update)
+
+
 def visit_checkpoints(config: Config, hooks, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run the hooks on the saved networks instead of training one: (last variables, carries)."""
     carries, variables = training.initial_carries(hooks, config.epochs), {}
@@ -219,22 +239,26 @@ def collect(carries: dict[str, Any]) -> dict[str, Any]:
     """Arrays by "<what>/<name>" from the accumulators; seconds are median pass x passes, so without compilation."""
     arrays = {f"metrics/{name}": rows for name, rows in carries["metrics"].items()}
     for name, carry in carries.items():
-        if "seconds" not in carry:
-            continue
-        passes = np.count_nonzero(~np.isnan(carry["seconds"]))
-        seconds = float(np.nanmedian(carry["seconds"]) * passes) if passes else np.nan
-        if name == "dynamics":
-            for part, values in dynamics.finalize(carry["dynamics"]).items():
-                arrays |= {f"score/{part}": values, f"seconds/{part}": seconds}
-            continue
-        average = carry["average"]
-        kind = "sweep" if name.startswith(("step_", "probes_")) else "score"
-        arrays |= {f"{kind}/{name}": epoch_average.finalize(average), f"seconds/{name}": seconds}
-        if kind == "score":
-            arrays[f"history/{name}"] = average.history[:passes]
-        if name == "fd_norm":
-            arrays |= {"score/fd_norm_last": average.last, "seconds/fd_norm_last": seconds / max(passes, 1)}
+        if name.startswith(("step_", "probes_")):
+            arrays[f"sweep/{name}"] = epoch_average.finalize(carry["average"])
+        elif name != "metrics":
+            passes = np.count_nonzero(~np.isnan(carry["seconds"]))
+            arrays |= collect_one(name, carry, passes, float(np.nanmedian(carry["seconds"]) * passes))
     return arrays
+
+
+def collect_one(name: str, carry: dict[str, Any], passes: int, seconds: float) -> dict[str, Any]:
+    """What one accumulator gives: a score, the scores of the dynamics, or only the time of the training."""
+    if name == "training":
+        return {"seconds/training": seconds}
+    if name == "dynamics":
+        found = dynamics.finalize(carry["dynamics"])
+        return {f"score/{k}": v for k, v in found.items()} | {f"seconds/{k}": seconds for k in found}
+    average = carry["average"]
+    arrays = {f"score/{name}": epoch_average.finalize(average), f"seconds/{name}": seconds}
+    if name == "fd_norm":
+        arrays |= {"score/fd_norm_last": average.last, "seconds/fd_norm_last": seconds / passes}
+    return arrays | {f"history/{name}": average.history[:passes]}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ The run leaves stability.csv and stability.npz: memorization with its standard e
 
 import dataclasses
 import functools
+import warnings
 from typing import Any
 
 import jax
@@ -101,8 +102,9 @@ def train_group(config, shared, network, task: planted.Task, seed: int, subsets:
     right = outcomes(network.apply, variables, task.x, task.label)
     sums = stability.memorization_sums(right, subsets.mask[rows])
     fitted = sums.right_members.sum() / sums.members.sum()
-    if fitted < 1.5 / shared.classes and config.preset != "smoke":
-        raise ValueError(f"the networks fit {fitted:.0%} of their own samples: labels out of order, or lr too high.")
+    if fitted < 1.5 / shared.classes:
+        found = f"the networks fit {fitted:.0%} of their own samples"
+        warnings.warn(f"{found}: labels out of order, lr too high, or epochs too few.", stacklevel=2)
     test_outcome = outcomes(network.apply, variables, task.test_x, task.test_label)
     sums = {f"sums/{name}": value for name, value in sums._asdict().items()}
     return sums | averages | {"train_accuracy": fitted, "test_outcome": test_outcome}

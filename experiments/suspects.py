@@ -23,7 +23,7 @@ def named(arrays: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
 
 def judge(config, task: Task, arrays: dict[str, np.ndarray]) -> dict[str, float]:
     """AUROC, precision and seconds of every score; planted copies are left out of the mislabel figures."""
-    figures = {}
+    figures = {f"seconds/{name}": float(value) for name, value in named(arrays, "seconds").items()}
     keep = ~task.planted
     wrong = task.noisy[keep]
     for name, values in named(arrays, "score").items():
@@ -31,7 +31,6 @@ def judge(config, task: Task, arrays: dict[str, np.ndarray]) -> dict[str, float]
             kept = jnp.asarray(values[keep])
             figures[f"auroc/{name}"] = float(auroc(kept, jnp.asarray(wrong)))
             figures[f"precision/{name}"] = float(precision_at(kept, jnp.asarray(wrong), int(wrong.sum())))
-        figures[f"seconds/{name}"] = float(arrays[f"seconds/{name}"])
     if task.planted.any():
         clean = ~task.noisy
         for name in dict.fromkeys(("fd_norm", config.score, "loss")):
@@ -107,7 +106,8 @@ def scoreboard(figures: dict[str, float]) -> report.Section:
     text = (
         "Means over the seeds; k is the number of wrong labels. Seconds are those of one run on this machine, without "
         "compilation for the scores, with everything for confident learning and the second split, which train further "
-        "networks. Loss, margin, learning time, forgetting and inconfidence share one forward pass an epoch."
+        "networks; training is one whole run of the network itself. Loss, margin, learning time, forgetting and "
+        "inconfidence share one forward pass an epoch."
     )
     return report.Section("Scores", text, table=(head, *cells))
 

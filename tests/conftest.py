@@ -8,16 +8,16 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "subspace_jax" / "xla-tests"
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
-from jaxtyping import install_import_hook  # noqa: E402
 
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 settings.register_profile("library", deadline=None, derandomize=True, max_examples=20)
 settings.load_profile("library")
-install_import_hook("subspace_jax", "beartype.beartype")
+jaxtyping.install_import_hook("subspace_jax", "beartype.beartype")
 
 
 def pytest_collection_modifyitems(items):
@@ -26,3 +26,11 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs an accelerator"))
         if item.get_closest_marker("data") and "SUBSPACE_DATA_DIR" not in os.environ:
             item.add_marker(pytest.mark.skip(reason="needs SUBSPACE_DATA_DIR"))
+
+
+@pytest.fixture
+def unchecked():
+    """Without the run-time type check of the tests, as users run."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

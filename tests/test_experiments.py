@@ -120,6 +120,7 @@ def test_a_saved_network_is_scored_without_training(tmp_path):
         (["--step", "0"], "step"),
         (["--probes", "0"], "probes must be at least 1; got 0"),
         (["--batch", "501"], "--batch 501 is larger than the 500 training samples"),
+        (["--score-every", "9"], "--score-every is in [1, 6], the epochs; got 9"),
         (["--seeds", "0"], "--seeds must be at least 1; got 0"),
         (["--duplicates", "900"], "pairs is in [0, 225]"),
         (["--noise-kind", "human"], "digits has no column aggre_label; label columns there: label"),

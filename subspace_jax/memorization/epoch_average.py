@@ -29,7 +29,7 @@ def init(samples: int, *, history: int = 1) -> EpochAverage:
     if history < 1:
         raise ValueError(f"history must keep at least 1 epoch; got {history}.")
     blank = jnp.zeros(samples)
-    return EpochAverage(blank, blank, jnp.int32(0), jnp.full((history, samples), jnp.nan))
+    return EpochAverage(blank, blank, jnp.int32(0), jnp.full((history, samples), jnp.nan, jnp.float32))
 
 
 def update(state: EpochAverage, scores: Float[Array, " n"]) -> EpochAverage:

@@ -21,7 +21,7 @@ NAMES = (*PROBED, "ggn_exact", "ggn_probe", "exact", "input_grad", "loss")
 def scorer(
     name: str, apply: ApplyFn, *, probes: int = 10, step: float = 1e-3, precision: str = "highest"
 ) -> Callable[..., Float[Array, " b"]]:
-    """fn(keys, variables, x, y) -> (b,), the form that `training.score_dataset` takes.
+    """fn(keys, variables, x, y) -> (b,), the form that `training.score_dataset` takes; NaN where the loss is.
 
     Args:
       name: one of NAMES; `input_grad` is ||dL/dx||_2.
@@ -39,8 +39,9 @@ def scorer(
     options: dict[str, Any] = {"probes": probes, "precision": precision} | ({"step": step} if name in FINITE else {})
 
     def fn(keys, variables, x, y):
-        # The derivative of ReLU turns NaN into 0; the forward pass is shared with the score's own.
-        return jnp.where(jnp.isnan(loss(variables, x, y)), jnp.nan, quantity(keys, variables, x, y))
+        with jax.default_matmul_precision(precision):  # one for both, so that XLA merges their forward passes
+            value, lost = quantity(keys, variables, x, y), loss(variables, x, y)
+        return jnp.where(jnp.isnan(lost), jnp.nan, value)  # the derivative of ReLU would turn NaN into 0
 
     def quantity(keys, variables, x, y):
         if name in PROBED:

@@ -55,9 +55,9 @@ def subset_tables(key: Key[Array, ""], samples: int, *, models: int, ratio: floa
     Raises:
       ValueError: ratio outside (0, 1), or subsets without samples.
     """
-    if not 0 < ratio < 1 or int(ratio * samples) < 1:
+    size = int(ratio * samples + 1e-9) if 0 < ratio < 1 else 0  # .29 * 100 is 28.999...
+    if size < 1:
         raise ValueError(f"ratio must be in (0, 1) and leave at least one of {samples} samples; got {ratio}.")
-    size = int(ratio * samples)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     mask = np.zeros((models, samples), bool)
     used = np.zeros(samples, int)

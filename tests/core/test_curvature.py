@@ -6,7 +6,6 @@ import itertools
 import chex
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import matfree.stochtrace
 import numpy as np
 import pytest
@@ -392,14 +391,6 @@ def test_precision_reaches_every_product(precision, named):
 
 
 # --- refusals
-
-
-@pytest.fixture
-def unchecked():
-    """Without the run-time type check of the tests, as users run."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 BAD = {

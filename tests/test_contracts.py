@@ -1,0 +1,169 @@
+"""What everything of one kind promises: scores of samples, and accumulators over epochs."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from subspace_jax.core.keys import sample_keys
+from subspace_jax.memorization import dynamics, epoch_average, scores, second_split
+
+BATCH, DIM, CLASSES = 8, 5, 3
+STEP = 0.1  # large enough that float32 keeps four digits of the differences
+OTHER_ORDER = 1e-4  # of the largest value: the same sums, rounded in another order
+
+
+def network(variables, x):
+    first, second = variables
+    return jax.nn.relu(x @ first) @ second
+
+
+def draw(seed):
+    """Variables of the network, and (keys, x, y) of two batches."""
+    rng = np.random.default_rng(seed)
+    first, second, x = (
+        jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in [(DIM, 6), (6, CLASSES), (2 * BATCH, DIM)]
+    )
+    y = jnp.asarray(rng.integers(0, CLASSES, 2 * BATCH))
+    return (first, second), (sample_keys(jax.random.key(9), jnp.arange(2 * BATCH)), x, y)
+
+
+def close(a, b):
+    np.testing.assert_allclose(a, b, atol=OTHER_ORDER * np.abs(b).max())
+
+
+# --- scores: fn(keys, variables, x, y) -> (b,)
+
+
+@functools.cache
+def score(name):
+    fn = scores.scorer(name, network, probes=1, step=STEP)
+    return fn, jax.jit(fn)
+
+
+def call(fn, variables, samples, rows=slice(BATCH)):
+    keys, x, y = (part[rows] for part in samples)
+    return fn(keys, variables, x, y)
+
+
+@pytest.fixture(params=scores.NAMES)
+def name(request):
+    return request.param
+
+
+def test_a_score_is_one_finite_number_a_sample_with_or_without_jit(name):
+    plain, jitted = score(name)
+    variables, (keys, x, y) = draw(0)
+    found = call(jitted, variables, (keys, x, y))
+    assert found.shape == (BATCH,)
+    assert found.dtype == jnp.float32
+    close(call(plain, variables, (keys, x, y)), found)
+    blank = jax.tree.map(jnp.zeros_like, variables)
+    for weights, inputs in [(blank, x), (variables, 0 * x), (blank, 0 * x)]:
+        assert np.isfinite(call(jitted, weights, (keys, inputs, y))).all()
+
+
+def test_a_score_belongs_to_its_sample_in_any_company_and_order(name):
+    _, jitted = score(name)
+    variables, samples = draw(1)
+    reference = call(jitted, variables, samples)
+    order = np.random.default_rng(0).permutation(BATCH)
+    close(call(jitted, variables, samples, order), reference[order])
+    among_others = np.r_[:3, BATCH : 2 * BATCH - 3]
+    close(call(jitted, variables, samples, among_others)[:3], reference[:3])
+
+
+def test_many_networks_are_scored_by_vmap(name):
+    plain, jitted = score(name)
+    _, samples = draw(2)
+    networks = [draw(seed)[0] for seed in (2, 3)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
+    together = call(jax.jit(jax.vmap(plain, in_axes=(None, 0, None, None))), stacked, samples)
+    close(together, np.stack([call(jitted, variables, samples) for variables in networks]))
+
+
+def test_a_sample_without_a_loss_has_no_score(name):
+    variables, (keys, x, y) = draw(0)
+    x = x.at[2].set(jnp.nan)  # ReLU passes no gradient for it
+    found = call(score(name)[1], variables, (keys, x, y))
+    np.testing.assert_array_equal(np.isnan(found), np.arange(BATCH) == 2)
+
+
+def test_a_score_does_not_depend_on_the_precision_of_the_hardware(name):
+    variables, samples = draw(0)
+    text = str(call(jax.make_jaxpr(score(name)[0]), variables, samples))
+    assert text.count("dot_general[") == text.count("HIGHEST") // 2 > 0
+
+
+# --- accumulators: init(samples) -> state, update(state, *values of one epoch) -> state, finalize(state)
+
+EPOCHS = 4
+LOGITS = jnp.asarray(np.random.default_rng(0).normal(size=(EPOCHS, BATCH, CLASSES)), jnp.float32)
+LABELS = jnp.tile(jnp.arange(BATCH) % CLASSES, (EPOCHS, 1))
+ACCUMULATORS = {
+    "epoch_average": (epoch_average, (LOGITS[..., 0],)),
+    "dynamics": (dynamics, (LOGITS, LABELS)),
+    "second_split": (second_split, (LOGITS, LABELS)),
+}
+
+
+@pytest.fixture(params=ACCUMULATORS)
+def accumulator(request):
+    return ACCUMULATORS[request.param]
+
+
+def run(module, epochs, update):
+    state = module.init(epochs[0].shape[1])
+    for values in zip(*epochs, strict=True):
+        state = update(state, *values)
+    return state
+
+
+def jitted(module):
+    """Compiled once for every epoch, fresh states and restored ones alike."""
+    chex.clear_trace_counter()
+    return jax.jit(chex.assert_max_traces(lambda state, *values: module.update(state, *values), 1))
+
+
+def test_a_state_is_arrays_that_a_checkpoint_takes_and_jit_keeps(accumulator):
+    module, epochs = accumulator
+    update = jitted(module)
+    state = module.init(BATCH)
+    assert all(isinstance(leaf, jax.Array) and leaf.size for leaf in jax.tree.leaves(state))
+    for values in zip(*epochs, strict=True):
+        new = update(state, *values)
+        chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
+        saved = jax.tree.map(np.asarray, new)
+        state = jax.tree.map(jnp.asarray, saved)
+    chex.assert_trees_all_close(module.finalize(state), module.finalize(run(module, epochs, module.update)), rtol=1e-6)
+
+
+def test_a_scan_over_epochs_is_the_loop(accumulator):
+    module, epochs = accumulator
+    scanned, _ = jax.lax.scan(lambda state, values: (module.update(state, *values), None), module.init(BATCH), epochs)
+    chex.assert_trees_all_close(scanned, run(module, epochs, jitted(module)), rtol=1e-6)
+
+
+def test_what_is_said_of_a_sample_moves_with_it_and_stays_finite(accumulator):
+    module, epochs = accumulator
+    order = np.random.default_rng(1).permutation(BATCH)
+    moved = module.finalize(run(module, [part[:, order] for part in epochs], jitted(module)))
+    found = module.finalize(run(module, epochs, jitted(module)))
+    chex.assert_trees_all_equal(moved, jax.tree.map(lambda leaf: leaf[order], found))
+    chex.assert_tree_all_finite(found)
+
+
+def test_many_runs_are_followed_by_vmap(accumulator):
+    module, epochs = accumulator
+    runs = [epochs, [part[::-1] for part in epochs]]
+    update = jitted(module)
+    alone = [run(module, one, update) for one in runs]
+    stacked = [jnp.stack(parts, axis=1) for parts in zip(*runs, strict=True)]
+    state = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), module.init(BATCH))
+    together = jax.jit(jax.vmap(module.update))
+    for values in zip(*stacked, strict=True):
+        state = together(state, *values)
+    chex.assert_trees_all_close(state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone), rtol=1e-6)

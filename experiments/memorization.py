@@ -242,7 +242,7 @@ def collect(carries: dict[str, Any]) -> dict[str, Any]:
         if name.startswith(("step_", "probes_")):
             arrays[f"sweep/{name}"] = epoch_average.finalize(carry["average"])
         elif name != "metrics":
-            passes = np.count_nonzero(~np.isnan(carry["seconds"]))
+            passes = int(np.count_nonzero(~np.isnan(carry["seconds"])))
             arrays |= collect_one(name, carry, passes, float(np.nanmedian(carry["seconds"]) * passes))
     return arrays
 

@@ -7,7 +7,10 @@ import importlib
 
 __version__ = "0.1.0"
 
-_LAZY = ("checkpoint", "core", "data", "memorization", "nn", "training", "trees", "typing")
+_LAZY = (
+    "checkpoint", "compression", "core", "data", "label_noise", "memorization", "nn", "training", "trees", "typing",
+    "unlearning",
+)  # fmt: skip
 
 
 def __getattr__(name: str):

@@ -66,7 +66,8 @@ def test_kept_libraries_have_one_owner(path):
 def test_import_is_light():
     heavy = "tensorflow_datasets", "orbax", "matplotlib", "sklearn", "tensorflow", "torch"
     code = (
-        "import sys, subspace_jax.core.curvature, subspace_jax.nn, subspace_jax.training, subspace_jax.memorization;"
+        "import sys, subspace_jax.core.curvature, subspace_jax.nn, subspace_jax.training, subspace_jax.memorization,"
+        "subspace_jax.unlearning, subspace_jax.label_noise, subspace_jax.compression;"
         f"print([m for m in {heavy} if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -18,7 +18,7 @@ def sample_keys(key: Key[Array, ""], index: Int[Array | np.ndarray, " b"]) -> Ke
 
     Args:
       key: the key of the whole score.
-      index: positions in the original data set, below 2**32; equal indices get equal keys.
+      index: positions in the original data set, below 2**31; equal indices get equal keys.
     """
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.asarray(index))
 

@@ -31,10 +31,11 @@ def scorer(
       precision: of matrix products; "highest" makes a score independent of the hardware.
 
     Raises:
-      ValueError: unknown name.
+      ValueError: unknown name, probes < 1, step <= 0.
     """
     if name not in NAMES:
         raise ValueError(f"no score {name!r}; there are {', '.join(NAMES)}.")
+    curvature.check_settings(probes=probes, step=step)
     loss = losses.cross_entropy(apply)
     options: dict[str, Any] = {"probes": probes, "precision": precision} | ({"step": step} if name in FINITE else {})
 

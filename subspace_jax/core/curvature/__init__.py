@@ -17,22 +17,23 @@ is J'AJ, which does not depend on the label; a finite step also sees the kinks i
 (fd_norm against hv_norm: correlation .33 to .43 on ReLU, .99999 on GELU). Use `fd_norm` to reproduce published scores,
 the traces to speak about theory. The released score is the norm, the paper prints its square: say which one you report.
 
-Every function maps one batch to one batch and is pure; compile it around the batch:
-`jax.jit(lambda keys, x, y: fd_norm(keys, loss, variables, x, y).value)`. The network is in inference mode: samples must
-not interact, since gradients are taken of the batch sum. Randomness comes from `keys = sample_keys(key, index)`: batch
-size, order, padding and device count change nothing but rounding. On one CPU device scores are bit-equal in any order
-for all batches of 64 or more, which one kernel multiplies; smaller batches differ by 1e-5 of the largest score.
+Every function maps one batch to one batch and is pure; compile it with the variables as an argument:
+`jax.jit(lambda keys, variables, x, y: fd_norm(keys, loss, variables, x, y).value)`. The network is in inference mode:
+samples must not interact, since gradients are taken of the batch sum. Randomness comes from
+`keys = sample_keys(key, index)`: batch size, order, padding and device count change nothing but rounding. On one CPU
+device scores are bit-equal in any order for all batches of 64 or more, which one kernel multiplies; smaller batches
+differ by 1e-5 of the largest score.
 
 Garg, Ravikumar, Roy: Memorization Through the Lens of Curvature of Loss Function Around Samples, arXiv 2307.05831.
 """
 
+from subspace_jax.core.curvature.checks import check_settings
 from subspace_jax.core.curvature.estimate import Estimate
 from subspace_jax.core.curvature.finite_difference import fd_norm, fd_quad, fd_sqnorm
 from subspace_jax.core.curvature.gauss_newton import ggn_exact, ggn_probe, ggn_spectrum
 from subspace_jax.core.curvature.hessian import exact, hutchinson, hv_norm, input_grad
-from subspace_jax.core.losses import check_labels
 
 __all__ = [
-    "Estimate", "check_labels", "exact", "fd_norm", "fd_quad", "fd_sqnorm", "ggn_exact", "ggn_probe", "ggn_spectrum",
-    "hutchinson", "hv_norm", "input_grad",
+    "Estimate", "check_settings", "exact", "fd_norm", "fd_quad", "fd_sqnorm", "ggn_exact", "ggn_probe",
+    "ggn_spectrum", "hutchinson", "hv_norm", "input_grad",
 ]  # fmt: skip

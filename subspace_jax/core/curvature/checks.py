@@ -21,6 +21,14 @@ def check_inputs(x: Array | np.ndarray, y: Array | np.ndarray | None = None) -> 
         raise ValueError(f"labels must be one a sample, shape {x.shape[:1]}; got {y.shape}.")
 
 
+def check_settings(*, probes: int = 10, step: float = 1e-3) -> None:
+    """At least one probe, a positive step: known before there is any data."""
+    if probes < 1:
+        raise ValueError(f"probes must be at least 1; got {probes}: 10 is the published choice.")
+    if not step > 0:
+        raise ValueError(f"step must be positive; got {step}: 1e-3 is the published choice.")
+
+
 def check_probes(keys: Array, x: Array | np.ndarray, probes: int, chunk: int | None) -> None:
     """One typed key a sample, at least one probe, at least one probe a chunk."""
     if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.shape != x.shape[:1]:
@@ -28,16 +36,14 @@ def check_probes(keys: Array, x: Array | np.ndarray, probes: int, chunk: int | N
             f"keys must be one typed key a sample, shape {x.shape[:1]}; got {keys.dtype} of shape {keys.shape}: "
             "make them with sample_keys(key, index)."
         )
-    if probes < 1:
-        raise ValueError(f"probes must be at least 1; got {probes}: 10 is the published choice.")
+    check_settings(probes=probes)
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk, probes evaluated together, must be at least 1; got {chunk}: None is one at a time.")
 
 
 def check_step(x: Array | np.ndarray, step: float) -> None:
     """A positive step that the input's number format can resolve."""
-    if not step > 0:
-        raise ValueError(f"step must be positive; got {step}: 1e-3 is the published choice.")
+    check_settings(step=step)
     if jnp.finfo(x.dtype).bits < 32:
         raise ValueError(
             f"step {step} is below input resolution: {x.dtype} keeps {jnp.finfo(x.dtype).eps:.1e} relative; "

@@ -1,0 +1,293 @@
+"""Utilized rank: what a layer K (m, n) does on the data is K' = P_S K P_T, whose rank is far below that of K.
+
+P_S projects onto the space of the layer's inputs X, P_T onto that of its outputs X K (before the bias); both keep the
+share `energy` (the paper's tau) of the squared singular values, uncentred. Inputs are measured once, by
+`capture.collect(fn, params, batches, dtype="float64")`; outputs need no second pass, their Gram is K' G K. Everything
+here is an edit outside training: solved in float64 on the host, written in the dtype of the parameters, not for `jit`.
+
+>>> import jax.numpy as jnp
+>>> from subspace_jax.core import capture
+>>> def fn(params, x):
+...     return x @ params["w"]
+>>> params, x = {"w": jnp.eye(4)}, jnp.diag(jnp.array([1.0, 1.0, 1.0, 0.0]))
+>>> table, moments = capture.layers(fn, params, x), capture.collect(fn, params, [x], dtype="float64")
+>>> use = utilization(table, params, moments)
+>>> int(use["w"].rank), mean_utilization(use)
+(3, 0.75)
+
+Garg, Koguchi, Verma, Ulbricht: "Revealing the Utilized Rank of Subspaces of Learning in Neural Networks", ICML 2024
+workshop ES-FoMo, arXiv 2407.04797. Their threshold and centring were not accessible: those here are this library's.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from subspace_jax.core import capture, subspace
+from subspace_jax.core.moments import Moments
+from subspace_jax.core.subspace import Subspace
+from subspace_jax.typing import Array, Float, Params
+
+ENERGIES = (0.99999, 0.9999, 0.999, 0.99, 0.97, 0.95, 0.9, 0.8)
+FLOAT32_ENERGY = 1 - 1e-6  # a float32 Gram does not see the shares beyond
+
+
+class LayerUse(NamedTuple):
+    """What one layer uses; leading axes are those of its kernel: the length of a scan, then groups.
+
+    Attributes:
+      inputs: k_S, dimensions of the input space, int32 (...).
+      outputs: k_T, dimensions of the output space, int32 (...).
+      rank: r = min(k_S, k_T), int32 (...).
+      share: u = r / min(m, n), in (0, 1], (...).
+      effective_inputs: exp(entropy) of the input energies, in [1, m], (...): a count without threshold.
+      effective_outputs: the same of the output energies, in [1, n], (...).
+    """
+
+    inputs: np.ndarray
+    outputs: np.ndarray
+    rank: np.ndarray
+    share: np.ndarray
+    effective_inputs: np.ndarray
+    effective_outputs: np.ndarray
+
+
+def utilization(
+    table: capture.Layers,
+    params: Params,
+    moments: Mapping[str, Moments],
+    *,
+    energy: float | Mapping[str, float] = 0.999,
+) -> dict[str, LayerUse]:
+    """Rank of each layer on the data: r = min(k_S, k_T), u = r / min(m, n).
+
+    k is the smallest number of eigenpairs of G = X'X (k_S), K'GK (k_T) that keeps the share `energy`. Neither the scale
+    of X or K nor repeated rows change it. At energy 1, k_T <= k_S.
+
+    Args:
+      table: of the function that reads the parameters.
+      params: its parameters.
+      moments: of the inputs of the layers to measure; 20 rows a feature are a good number.
+      energy: kept share tau in (0, 1]; or {path: share}, which measures these layers only. A number leaves out layers
+        with groups, with a warning that names them: give those by path, each group is then on its own.
+
+    Raises:
+      ValueError: energy outside (0, 1], or above 1 - 1e-6 with a float32 Gram; fewer rows than features; a layer that
+        is not in the table or the moments, without output energy, or of queries, keys and values in one kernel.
+    """
+    energies = _energies(table, moments, energy)
+    kernels = _kernels(table, params, energies)
+    return {path: _use(_grams(path, kernels[path], moments[path]), share) for path, share in energies.items()}
+
+
+def mean_utilization(use: Mapping[str, LayerUse]) -> float:
+    """Mean layer utilization (MLU): the plain mean of u; each entry of a scanned or grouped layer counts as a layer.
+
+    Raises:
+      ValueError: no layer.
+    """
+    if not use:
+        raise ValueError("no layer was measured: there is no mean utilization.")
+    return float(np.concatenate([np.ravel(layer.share) for layer in use.values()]).mean())
+
+
+def effective_rank(gram: Float[np.ndarray, "*lead d d"] | Float[Array, "*lead d d"]) -> Float[np.ndarray, "*lead"]:
+    """exp(-sum p ln p) of the shares p of the eigenvalues: d for equal energies, 1 for one direction, 0 for no energy.
+
+    A few channels with massive activations bring it and the count at a given energy near 1: then search the energy.
+    """
+    values = np.maximum(np.linalg.eigvalsh(np.asarray(gram, np.float64)), 0)
+    total = values.sum(-1, keepdims=True)
+    shares = values / np.where(total > 0, total, 1.0)
+    entropy = -(shares * np.log(np.where(shares > 0, shares, 1.0))).sum(-1)
+    return np.where(total[..., 0] > 0, np.exp(entropy), 0.0)
+
+
+def project(
+    table: capture.Layers,
+    params: Params,
+    moments: Mapping[str, Moments],
+    *,
+    energy: float | Mapping[str, float] = 0.999,
+) -> Params:
+    """The same network with K' = P_S K P_T for K: dense, of rank at most min(k_S, k_T); all else is the same object.
+
+    Lossless at energy 1 with float64 moments: X P_S = X and X K P_T = X K, so that no output on these rows changes by
+    more than the dtype of the parameters rounds. Below, errors add up from layer to layer: judge the whole network.
+
+    Args:
+      table: of the function that reads the parameters.
+      params: its parameters.
+      moments: of the inputs of the layers to project; without the head's, the head stays.
+      energy: as in `utilization`.
+
+    Raises:
+      ValueError: as `utilization`; a kernel that something else reads (tied weights).
+    """
+    energies = _energies(table, moments, energy)
+    projected = {}
+    for path, kernel in _kernels(table, params, energies).items():
+        inputs, outputs = _spaces(_grams(path, kernel, moments[path]), energies[path])
+        projected[path] = subspace.projector(inputs) @ kernel @ subspace.projector(outputs)
+    return capture.write_kernels(table, params, projected)
+
+
+def factorise(
+    table: capture.Layers,
+    params: Params,
+    moments: Mapping[str, Moments],
+    *,
+    energy: float | Mapping[str, float] = 0.999,
+    multiple: int = 1,
+) -> dict[str, dict]:
+    """The projected network with thin kernels A (m, r), B (r, n) where r (m + n) < m n: never more parameters.
+
+    `capture.run_factorised(fn, params)` runs it, equal to the projected one; it is a pytree to fine-tune and save.
+
+    Args:
+      table: as in `project`.
+      params: as in `project`.
+      moments: as in `project`.
+      energy: as in `utilization`.
+      multiple: ranks are rounded up to it: 8 or 16 is faster on accelerators.
+
+    Raises:
+      ValueError: as `project`; a multiple below 1.
+    """
+    kept = ranks(utilization(table, params, moments, energy=energy), multiple=multiple)
+    return capture.factorise(table, project(table, params, moments, energy=energy), kept)
+
+
+def ranks(use: Mapping[str, LayerUse], *, multiple: int = 1) -> dict[str, int]:
+    """One rank r per layer, the largest of its entries, rounded up to a multiple; ValueError for one below 1."""
+    if multiple < 1:
+        raise ValueError(f"ranks are rounded up to a multiple of at least 1; got {multiple}.")
+    return {path: -(-int(layer.rank.max()) // multiple) * multiple for path, layer in use.items()}
+
+
+def parameters_ratio(table: capture.Layers, ranks: Mapping[str, int]) -> float:
+    """Kernel parameters after over before: sum of r (m + n) where that is less, else m n, over the sum of m n."""
+    before = {path: math.prod((*layer.lead, layer.d_in, layer.d_out)) for path, layer in table.items()}
+    after = dict(before)
+    for path, rank in ranks.items():
+        layer = table[path]
+        after[path] = min(before[path], math.prod(layer.lead) * rank * (layer.d_in + layer.d_out))
+    return sum(after.values()) / sum(before.values())
+
+
+def search_energy(
+    table: capture.Layers,
+    params: Params,
+    moments: Mapping[str, Moments],
+    score: Callable[[Params], float],
+    *,
+    energies: Sequence[float] = ENERGIES,
+    max_drop: float = 0.001,
+) -> dict[str, float]:
+    """Lowest energy per layer, in the order of execution, for which the whole network keeps its score.
+
+    Each layer may cost `max_drop` of the score that the network has with the layers before it projected, so that the
+    drop of the result, which is `project(..., energy=result)`, is at most `max_drop` times the number of layers.
+
+    Args:
+      table: as in `project`.
+      params: as in `project`.
+      moments: as in `project`.
+      score: params -> accuracy as a fraction, on calibration samples, never on test ones.
+      energies: tried from the highest down, until one costs too much; at most one score each per layer.
+      max_drop: at least 0.
+
+    Returns:
+      {path: energy}; a layer for which the highest costs too much already is left out.
+
+    Raises:
+      ValueError: no energy, a negative drop, and as `project`.
+    """
+    if not energies or not max_drop >= 0:
+        raise ValueError(f"give energies and a max_drop of at least 0; got {list(energies)} and {max_drop}.")
+    found: dict[str, float] = {}
+    edited, reached = params, score(params)
+    asked = _energies(table, moments, max(energies))
+    for path in sorted(asked, key=list(table).index):
+        start, lowest = edited, reached - max_drop
+        for energy in sorted(energies, reverse=True):
+            trial = project(table, start, moments, energy={path: energy})
+            after = score(trial)
+            if not after >= lowest:
+                break
+            found[path], edited, reached = energy, trial, after
+    return found
+
+
+def _energies(
+    table: capture.Layers, moments: Mapping[str, Moments], energy: float | Mapping[str, float]
+) -> dict[str, float]:
+    """The layers that are meant, each with its energy, after every check that needs no eigenvalues."""
+    if isinstance(energy, Mapping):
+        chosen = dict(energy)
+    else:
+        chosen = dict.fromkeys(moments, energy)
+        if grouped := [path for path in moments if path in table and table[path].groups > 1]:
+            names = ", ".join(grouped)
+            warnings.warn(
+                f"left out layers with groups: {names}; name them in energy to treat each group.", stacklevel=3
+            )
+            chosen = {path: energy for path in moments if path not in grouped}
+    for path, share in chosen.items():
+        if path not in table or path not in moments:
+            there = ", ".join(name for name in table if name in moments)
+            raise ValueError(f"no layer {path!r} in the table and the moments; there are {there or 'none'}.")
+        _check(table[path], moments[path], share)
+    return chosen
+
+
+def _check(layer: capture.Layer, moments: Moments, energy: float) -> None:
+    """Refuse what would give a number that means nothing."""
+    path, count = layer.path, float(moments.count)
+    if not 0 < energy <= 1:
+        raise ValueError(f"energy is the kept share of squared singular values, in (0, 1]; got {energy} for {path!r}.")
+    if energy > FLOAT32_ENERGY and moments.gram.dtype != np.float64:
+        raise ValueError(
+            f"energy {energy} of {path!r} is beyond a {moments.gram.dtype} Gram: measure it by "
+            'capture.collect(..., dtype="float64"), or keep at most 1 - 1e-6.'
+        )
+    if count < layer.d_in:
+        raise ValueError(
+            f"{path!r} saw {count:g} rows of {layer.d_in} features, which caps its rank at {count:g}: give at least "
+            f"{layer.d_in} rows, better {20 * layer.d_in}."
+        )
+    if "qkv" in path.lower() and path == layer.leaf and layer.d_out > layer.d_in:
+        raise ValueError(
+            f"{path!r} packs queries, keys and values in one kernel: slice the kernel before the product, so that they "
+            "are three layers."
+        )
+
+
+def _kernels(table: capture.Layers, params: Params, paths: Mapping[str, object]) -> dict[str, np.ndarray]:
+    """Kernels of some layers, in float64."""
+    matrices = capture.kernels(capture.Layers({path: table[path] for path in paths}, ()), params)
+    return {path: np.asarray(matrix, np.float64) for path, matrix in matrices.items()}
+
+
+def _grams(path: str, kernel: np.ndarray, moments: Moments) -> tuple[np.ndarray, np.ndarray]:
+    """G and K'GK in float64; a layer whose outputs are zero up to rounding is refused."""
+    gram = np.asarray(moments.gram, np.float64)
+    outputs = kernel.mT @ gram @ kernel
+    largest = np.trace(gram, axis1=-2, axis2=-1) * (kernel**2).sum((-2, -1))
+    if (np.trace(outputs, axis1=-2, axis2=-1) <= subspace.EIGH_FLOOR[str(moments.gram.dtype)] * largest).any():
+        raise ValueError(f"{path!r} gives only zeros on these rows: nothing of it is used; leave its moments out.")
+    return gram, outputs
+
+
+def _spaces(grams: tuple[np.ndarray, np.ndarray], energy: float) -> tuple[Subspace, Subspace]:
+    """S and T."""
+    return subspace.from_gram(grams[0], energy=energy), subspace.from_gram(grams[1], energy=energy)
+
+
+def _use(grams: tuple[np.ndarray, np.ndarray], energy: float) -> LayerUse:
+    k_s, k_t = (np.asarray(space.rank) for space in _spaces(grams, energy))
+    rank, smaller = np.minimum(k_s, k_t), min(gram.shape[-1] for gram in grams)
+    return LayerUse(k_s, k_t, rank, rank / smaller, *map(effective_rank, grams))

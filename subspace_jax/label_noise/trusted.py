@@ -1,0 +1,104 @@
+"""Who is trusted: class-balanced choices of the samples that a correction stands on.
+
+Positions in `y` go in and come out. It matters who they are: on digits, members of the training set with correct labels
+serve best, then members of lowest curvature, samples never seen, and members whatever their label.
+"""
+
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+
+from subspace_jax.core import keys, losses
+from subspace_jax.typing import Array, Int, Key, Num
+
+Positions = Int[np.ndarray, " chosen"]
+
+
+def select_trusted(
+    curvature: Num[Any, " n"], y: Int[Any, " m"], *, per_class: int, skip: float | int = 0.0
+) -> Positions:
+    """The samples of lowest curvature in each class: those the network did not have to memorize.
+
+    The paper takes floor(1000 / classes) + 1 a class (arXiv 2403.08618).
+
+    Args:
+      curvature: a score of each sample, high = memorized, such as `memorization.scores.score`.
+      y: the given labels, as many.
+      per_class: samples to take of each class in y.
+      skip: share of each class, lowest first and rounded down, to leave out before that, in [0, 1).
+
+    Returns:
+      Positions, class by class, lowest first; the earlier position wins ties.
+
+    Raises:
+      ValueError: lengths that differ, a curvature that is NaN, per_class below 1, skip outside [0, 1), a class with
+        fewer samples than that.
+    """
+    curvature, y = np.asarray(curvature), np.asarray(y)
+    if curvature.shape != y.shape:
+        raise ValueError(f"one curvature per label; got {curvature.shape} and {y.shape}.")
+    if np.isnan(curvature).any():
+        raise ValueError(f"curvature is NaN at position {np.isnan(curvature).argmax()}: it has no rank.")
+    if per_class < 1 or not 0 <= skip < 1:
+        raise ValueError(f"per_class is at least 1 and skip in [0, 1); got {per_class} and {skip}.")
+    order = np.argsort(curvature, stable=True)
+    chosen = [np.zeros(0, order.dtype)]
+    for label in np.unique(y):
+        own = order[y[order] == label]
+        left = own[int(skip * len(own)) :]
+        if len(left) < per_class:
+            raise ValueError(f"class {label} has {len(left)} samples to choose from; {per_class} are asked for.")
+        chosen.append(left[:per_class])
+    return np.concatenate(chosen)
+
+
+def select_members(key: Key[Array, ""], members: Int[Any, " m"], y: Int[Any, " n"], *, per_class: int) -> Positions:
+    """A random choice among given samples, the same number of each class that they have.
+
+    Args:
+      key: same key, same choice, in whatever order the members come.
+      members: positions to choose from: training samples whose label was verified, samples never trained on, ...
+      y: labels to balance by.
+      per_class: samples to take of each class.
+
+    Returns:
+      Positions, class by class.
+
+    Raises:
+      ValueError: per_class below 1, a class with fewer members.
+    """
+    members = np.unique(np.asarray(members))
+    draws = jax.vmap(jax.random.uniform)(keys.sample_keys(key, members))
+    return members[select_trusted(draws, np.asarray(y)[members], per_class=per_class)]
+
+
+def check_trusted(
+    trusted: Int[Any, " m"], y: Int[Any, " n"], *, classes: int, selection: Int[Any, " s"] | None = None
+) -> None:
+    """Refuse a trusted set that leaves out a class: the correction would suppress its features.
+
+    Args:
+      trusted: positions of the trusted samples.
+      y: their labels, verified or given.
+      classes: number of classes of the network.
+      selection: positions of the samples that choose alpha; a warning is given where they are trusted too.
+
+    Raises:
+      ValueError: fewer trusted samples than classes, a class without any (named), a label outside [0, classes).
+    """
+    trusted = np.unique(np.asarray(trusted))
+    labels = np.asarray(y)[trusted]
+    losses.check_labels(labels, classes)
+    if len(trusted) < classes:
+        raise ValueError(f"{len(trusted)} trusted samples for {classes} classes: each class needs one, better ten.")
+    counts = np.bincount(labels, minlength=classes)
+    if not counts.all():
+        raise ValueError(f"class {counts.argmin()} has no trusted sample: its features will be suppressed.")
+    both = np.intersect1d(trusted, [] if selection is None else np.asarray(selection))
+    if len(both):
+        warnings.warn(
+            f"{len(both)} samples are trusted and choose alpha too: choose it on others, the edit keeps these.",
+            stacklevel=2,
+        )

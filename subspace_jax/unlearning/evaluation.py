@@ -1,0 +1,216 @@
+"""What was forgotten and what was kept: accuracies, membership attacks, a probe of the features, weight changes.
+
+Unlearning is right when the network looks like one retrained without the classes: no accuracy on them, samples of them
+that an attack cannot tell from unseen ones (`svc_mia`, `ulira`), features that no longer separate them
+(`linear_probe`: many methods only detach the head).
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from subspace_jax.core import capture, metrics
+from subspace_jax.core.capture import Layers
+from subspace_jax.core.losses import check_labels
+from subspace_jax.typing import Array, Float, Int, Params
+
+STD_FLOOR = 1e-3  # of logits; saturated models that agree exactly would divide by zero
+
+Real = Float[Array | np.ndarray, "..."]
+
+
+class ClassAccuracy(NamedTuple):
+    """Accuracy on samples of the classes that stay, and of those to forget."""
+
+    retain: Float[Array, ""]
+    forget: Float[Array, ""]
+
+
+class ULira(NamedTuple):
+    """One value per held-out pair of models; 0.5 is perfect unlearning."""
+
+    auc: Float[Array, " models"]
+    balanced_accuracy: Float[Array, " models"]
+
+
+def class_accuracy(
+    logits: Float[Array | np.ndarray, "n classes"], y: Int[Array | np.ndarray, " n"], *, forget: Sequence[int]
+) -> ClassAccuracy:
+    """Accuracy of the two kinds of samples; not for use inside `jit`.
+
+    Args:
+      logits: class scores.
+      y: true classes.
+      forget: classes to forget.
+
+    Raises:
+      ValueError: no class scores, one row per label; labels that are no class; a class to forget that is not in the
+        labels, or no other class.
+    """
+    _check_scores(logits, y)
+    y = np.asarray(y)
+    if len(missing := np.setdiff1d(forget, y)) or np.isin(y, forget).all():
+        wrong = f"class {missing[0]} is not among them" if len(missing) else "no class stays"
+        raise ValueError(f"labels {np.unique(y)} with {list(forget)} forgotten: {wrong}.")
+    gone = np.isin(y, forget)
+    return ClassAccuracy(*(metrics.accuracy(logits[mask], y[mask]) for mask in (~gone, gone)))
+
+
+def forget_score(retain: Any, forget: Any) -> Any:
+    """acc_retain (1 - acc_forget), of fractions: 1 is best; what the search over strengths maximises."""
+    return retain * (1 - forget)
+
+
+def confusion_matrix(
+    logits: Float[Array | np.ndarray, "n classes"], y: Int[Array | np.ndarray, " n"]
+) -> Int[Array, "classes classes"]:
+    """Counts: row = true class, column = largest logit; a row of logits with a NaN is counted nowhere.
+
+    Raises:
+      ValueError: as `class_accuracy`, of the shapes and labels.
+    """
+    _check_scores(logits, y)
+    logits = jnp.asarray(logits)
+    counted = ~jnp.isnan(logits).any(axis=1)
+    empty = jnp.zeros((logits.shape[1],) * 2, jnp.int32)
+    return empty.at[jnp.asarray(y), logits.argmax(axis=1)].add(counted)
+
+
+def label_logit(logits: Float[Array | np.ndarray, "n classes"], y: Int[Array | np.ndarray, " n"]) -> Float[Array, " n"]:
+    """log(p_y / (1 - p_y)) = z_y - log sum_{k != y} exp z_k, without rounding where p_y is near 1; for `ulira`.
+
+    Its sigmoid is the probability of the label, for `svc_mia`. Logits and log-probabilities give the same.
+
+    Raises:
+      ValueError: as `confusion_matrix`.
+    """
+    _check_scores(logits, y)
+    logits = jnp.asarray(logits)
+    own = jax.nn.one_hot(y, logits.shape[1], dtype=bool)
+    return jnp.sum(logits, axis=1, where=own) - jax.nn.logsumexp(logits, axis=1, where=~own)
+
+
+def svc_mia(retain_train: Real, forget_train: Real, forget_test: Real) -> float:
+    """Share of unseen forget samples that an attack calls non-members; 1 is best, as for a retrained network.
+
+    SVC(rbf, C=3, gamma="auto") on the probability of the true label: retain-train is 1, forget-train 0. The score is
+    the share of forget-test that it calls 0. Quadratic in the number of training samples.
+
+    Args:
+      retain_train: probabilities of the true label (n,), of training samples that stay.
+      forget_train: the same, of training samples to forget.
+      forget_test: the same, of test samples of the classes to forget.
+
+    Raises:
+      ValueError: an empty set, or values that are no probabilities (logits, log-probabilities).
+    """
+    from sklearn.svm import SVC
+
+    sets = [np.asarray(values, np.float64) for values in (retain_train, forget_train, forget_test)]
+    for values in sets:
+        if values.ndim != 1 or not values.size or not ((values >= 0) & (values <= 1)).all():
+            raise ValueError(
+                "the attack takes probabilities of the true label (n,), in [0, 1], at least one in each set; got "
+                f"{values.shape} with {values.ravel()[:1]}: take the sigmoid of label_logit."
+            )
+    members = np.repeat([1, 0], [len(sets[0]), len(sets[1])])
+    attack: Any = SVC(kernel="rbf", C=3, gamma="auto")
+    attack.fit(np.concatenate(sets[:2])[:, None], members)
+    return float(np.mean(attack.predict(sets[2][:, None]) == 0))
+
+
+def ulira(unlearned: Float[Array | np.ndarray, "models n"], retrained: Float[Array | np.ndarray, "models n"]) -> ULira:
+    """Can the likelihood ratio tell unlearned networks from retrained ones, sample by sample?
+
+    Each pair of networks is held out in turn. For each sample, Gaussians (mean, std) are fitted to the others' logits,
+    unlearned and retrained; the log ratio of the two scores the held-out pair. The balanced accuracy is taken at the
+    threshold where FPR + TPR is closest to 1. The authors' code scores the last shadow network, which is in the fit,
+    in place of the unlearned one. To audit one network put it last and read [-1].
+
+    Args:
+      unlearned: `label_logit` of the samples to forget, a row per network trained on all and then unlearned.
+      retrained: the same, a row per network trained without them.
+
+    Raises:
+      ValueError: other shapes, fewer than 3 networks, no sample, values that are not finite or look like probabilities.
+    """
+    if np.ndim(unlearned) != 2 or np.shape(unlearned) != np.shape(retrained):
+        raise ValueError(f"one (models, n) array a side; got {np.shape(unlearned)} and {np.shape(retrained)}.")
+    models, n = np.shape(unlearned)
+    if models < 3 or not n:
+        raise ValueError(f"holding one out takes at least 3 networks a side, and samples; got {models} with {n}.")
+    for values in (np.asarray(unlearned), np.asarray(retrained)):
+        if not np.isfinite(values).all() or ((values >= 0) & (values <= 1)).all():
+            raise ValueError("values must be finite logits, not probabilities: take label_logit of the class scores.")
+    sides = jnp.stack([jnp.asarray(unlearned), jnp.asarray(retrained)])
+    member = jnp.arange(2 * n) < n
+
+    def held_out(model: Array) -> tuple[Array, Array]:
+        others = (jnp.arange(models) != model)[None, :, None]
+        mean = sides.mean(axis=1, where=others)
+        std = jnp.maximum(sides.std(axis=1, where=others), STD_FLOOR)
+        densities = [jax.scipy.stats.norm.logpdf(sides[:, model], mean[i][None], std[i][None]) for i in (0, 1)]
+        ratio = (densities[0] - densities[1]).ravel()
+        fpr, tpr = metrics.roc(ratio, member)
+        at = jnp.argmin(jnp.abs(fpr + tpr - 1))
+        return metrics.auroc(ratio, member), (tpr[at] + 1 - fpr[at]) / 2
+
+    return ULira(*jax.vmap(held_out)(jnp.arange(models)))
+
+
+def linear_probe(
+    train_features: Float[Array | np.ndarray, "n d"],
+    train_y: Int[Array | np.ndarray, " n"],
+    test_features: Float[Array | np.ndarray, "m d"],
+    test_y: Int[Array | np.ndarray, " m"],
+    *,
+    forget: Sequence[int],
+    ridge: float = 1e-3,
+) -> ClassAccuracy:
+    """Accuracies of a new head, fitted on hidden features with all labels: is the class still in the features?
+
+    Ridge regression of one-hot labels on centred features, (F'F + ridge tr(F'F)/d I) W = F'Y, in float64. Constant
+    features give the commonest class.
+
+    Args:
+      train_features: hidden features of training samples.
+      train_y: their classes, those to forget among them.
+      test_features: of test samples.
+      test_y: their classes.
+      forget: classes to forget.
+      ridge: relative to the mean energy of a feature, above 0.
+
+    Raises:
+      ValueError: a ridge that is not positive; features that are not (n, d); as `class_accuracy`, of the test labels.
+    """
+    train, test = np.asarray(train_features, np.float64), np.asarray(test_features, np.float64)
+    if train.ndim != 2 or test.ndim != 2 or not ridge > 0:
+        raise ValueError(f"features are (n, d) and ridge is above 0; got {train.shape}, {test.shape} and {ridge}.")
+    classes = 1 + max(int(np.max(train_y)), int(np.max(test_y)))
+    check_labels(train_y, classes)
+    onehot = np.eye(classes)[np.asarray(train_y)]
+    centre, prior = train.mean(axis=0), onehot.mean(axis=0)
+    rows = train - centre
+    gram = rows.T @ rows
+    energy = np.trace(gram) / len(gram) or 1.0
+    weights = np.linalg.solve(gram + ridge * energy * np.eye(len(gram)), rows.T @ (onehot - prior))
+    return class_accuracy((test - centre) @ weights + prior, test_y, forget=forget)
+
+
+def relative_weight_change(table: Layers, before: Params, after: Params) -> dict[str, float]:
+    """||K_after - K_before|| / ||K_before|| of each layer, Frobenius; for a kernel of zeros the change itself."""
+    old, new = (capture.kernels(table, params) for params in (before, after))
+    norms = {path: float(jnp.linalg.norm(kernel.ravel())) for path, kernel in old.items()}
+    return {path: float(jnp.linalg.norm((new[path] - old[path]).ravel())) / (norms[path] or 1.0) for path in old}
+
+
+def _check_scores(logits: Any, y: Any) -> None:
+    if np.ndim(logits) != 2 or np.shape(y) != np.shape(logits)[:1]:
+        raise ValueError(
+            f"class scores are (n, classes), one row per label; got {np.shape(logits)} and {np.shape(y)}: a network "
+            "that returns more than its logits must be wrapped."
+        )
+    check_labels(y, np.shape(logits)[1])

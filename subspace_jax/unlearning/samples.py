@@ -1,0 +1,85 @@
+"""Which training samples speak for the classes that stay and for those that go."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from subspace_jax.typing import Array, Int, Key
+
+
+class Samples(NamedTuple):
+    """Positions in the labels: of the retain set and of the forget set."""
+
+    retain: Int[np.ndarray, " n_r"]
+    forget: Int[np.ndarray, " n_f"]
+
+
+def select_samples(
+    key: Key[Array, ""],
+    labels: Int[Any, " n"],
+    *,
+    forget: Sequence[int],
+    retain_count: int = 900,
+    forget_count: int = 900,
+) -> Samples:
+    """Random samples, spread evenly over the classes that stay, and over those to forget.
+
+    Classes get the same number within one, unless one has fewer samples: it then gives all and the others more. Where
+    a set has fewer samples than asked for, it gives all.
+
+    Args:
+      key: same key, same samples.
+      labels: classes of the training set (not of the test set).
+      forget: classes to forget.
+      retain_count: samples that stay; 900 on CIFAR-10, 990 on CIFAR-100, 999 on ImageNet in the paper.
+      forget_count: samples to forget; the same numbers in the paper.
+
+    Raises:
+      ValueError: labels that are no integers (n,); a count below 2; as `check_samples`.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels are integers (n,), got {labels.dtype} {labels.shape}; convert one-hot by argmax.")
+    if min(retain_count, forget_count) < 2:
+        raise ValueError(f"each set takes at least 2 samples; asked for {retain_count} and {forget_count}.")
+    order = np.asarray(jax.random.permutation(key, len(labels)))
+    gone = np.isin(labels[order], forget)
+    samples = Samples(_evenly(order[~gone], labels, retain_count), _evenly(order[gone], labels, forget_count))
+    check_samples(labels[samples.retain], labels[samples.forget], forget=forget)
+    return samples
+
+
+def check_samples(retain_labels: Int[Any, " n_r"], forget_labels: Int[Any, " n_f"], *, forget: Sequence[int]) -> None:
+    """Refuse sets that would forget what should stay, or keep what should go; for sets chosen by hand.
+
+    Args:
+      retain_labels: of the retain set.
+      forget_labels: of the forget set.
+      forget: classes to forget.
+
+    Raises:
+      ValueError: a class to forget without samples; fewer than 2 samples to forget; no class that stays; a class to
+        forget in the retain set (whichever of several it is); a class that stays in the forget set.
+    """
+    if len(missing := np.setdiff1d(forget, forget_labels)):
+        there = ", ".join(map(str, np.union1d(retain_labels, forget_labels)))
+        raise ValueError(f"class {missing[0]} is to be forgotten but has no sample; there are {there}.")
+    if len(forget_labels) < 2:
+        raise ValueError(f"a forget set has at least 2 samples; got {len(forget_labels)}.")
+    if not len(retain_labels):
+        raise ValueError("no class stays: the retain set is empty; forget fewer classes.")
+    if len(kept := np.intersect1d(retain_labels, forget)):
+        raise ValueError(f"class {kept[0]} is to be forgotten but is in the retain set: leave its samples out.")
+    if len(stray := np.setdiff1d(forget_labels, forget)):
+        raise ValueError(f"class {stray[0]} stays but is in the forget set: leave its samples out.")
+
+
+def _evenly(order: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` of `order` when each class takes turns."""
+    y = labels[order]
+    by_class = np.argsort(y, kind="stable")
+    turn = np.empty(len(y), int)
+    turn[by_class] = np.arange(len(y)) - np.searchsorted(y[by_class], y[by_class])
+    return order[np.argsort(turn, kind="stable")[:count]]

@@ -14,6 +14,7 @@ convolutions. Errors are medians, relative to `exact` on the first samples, of w
 import argparse
 import itertools
 import json
+import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -219,7 +220,9 @@ def show(title: str, rows: dict[str, dict]) -> None:
 
 
 def main(args: argparse.Namespace) -> dict:
-    report = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "arguments": vars(args), "networks": {}}
+    report = {"command": f"python -m benchmarks.curvature --networks {' '.join(args.networks)}", "networks": {}}
+    report |= {"device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "jax": jax.__version__}
+    report["arguments"] = vars(args)
     for name in args.networks:
         on = case(name, args.device_batch, epochs=args.epochs)
         rows = estimators(on, args)

@@ -78,7 +78,24 @@ commit {{ run.environment.commit }}.
 {% endfor %}{% endif %}{% endfor %}
 {%- for missing in system.missing %}
 ### {{ missing }}: not run
-{% endfor %}{% endfor %}"""
+{% endfor %}{% endfor %}
+## Benchmarks
+{% for run in benchmarks %}
+### Curvature estimators, {{ run.device }}, {{ run.cores }} cores, jax {{ run.jax }}
+
+`{{ run.command }}`; medians over {{ run.arguments.repeats }} interleaved turns, one trained network each; MiB:
+temporary memory of the program; trace error: median, relative to the exact trace.
+{% for network, measured in run.networks.items() %}
+| {{ network }}, batch {{ run.arguments.device_batch }} | samples/s | forwards | of released | MiB | trace error |
+|---|---|---|---|---|---|
+{% for name, row in measured.estimators.items() -%}
+| {{ name }} | {{ "{:,.0f}".format(row.samples_per_second) }} | {{ "%.1f"|format(row.forwards) }} \
+| {{ "%.2f"|format(row.of_released) }} | {{ "%.1f"|format(row.temp_mib) }} \
+| {{ "" if row.error is none else "%.1e"|format(row.error) }} |
+{% endfor %}{% endfor %}{% endfor %}
+{%- if "gpu" not in measured_on %}
+### ResNet-18 against PyTorch and the frontier of precision, step and probes, GPU: not run
+{% endif %}"""
 
 
 def keep(workdir: pathlib.Path) -> None:
@@ -107,14 +124,21 @@ def main(workdirs: list[str]) -> None:
     """Keep the given runs, then write RESULTS.md."""
     for workdir in workdirs:
         keep(pathlib.Path(workdir))
+    (ROOT / "RESULTS.md").write_text(page())
+
+
+def page() -> str:
+    """RESULTS.md as results/*.json has it."""
     systems = []
     for system in SYSTEMS:
         paths = {name: FOLDER / f"{system.experiment}_{name}.json" for name in system.runs}
         found = [json.loads(path.read_text()) for path in paths.values() if path.exists()]
         missing = [f"preset {name.replace('_', ', ', 1)}" for name, path in paths.items() if not path.exists()]
         systems.append(system._asdict() | {"found": found, "missing": missing})
-    page = jinja2.Environment(trim_blocks=False).from_string(PAGE).render(systems=systems, verdict=VERDICT)
-    (ROOT / "RESULTS.md").write_text(page.rstrip() + "\n")
+    benchmarks = {path.stem[-3:]: json.loads(path.read_text()) for path in FOLDER.glob("benchmark_curvature_*.json")}
+    template = jinja2.Environment(trim_blocks=False).from_string(PAGE.replace("\\\n", ""))
+    text = template.render(systems=systems, verdict=VERDICT, benchmarks=benchmarks.values(), measured_on=benchmarks)
+    return text.rstrip() + "\n"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@ import re
 
 import pytest
 
+from experiments import results
+
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -21,3 +23,7 @@ def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_the_results_page_is_what_the_committed_figures_make():
+    assert (ROOT / "RESULTS.md").read_text() == results.page()

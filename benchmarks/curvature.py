@@ -18,7 +18,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -220,7 +220,10 @@ def show(title: str, rows: dict[str, dict]) -> None:
 
 
 def main(args: argparse.Namespace) -> dict:
-    report = {"command": f"python -m benchmarks.curvature --networks {' '.join(args.networks)}", "networks": {}}
+    report: dict[str, Any] = {
+        "command": f"python -m benchmarks.curvature --networks {' '.join(args.networks)}",
+        "networks": {},
+    }
     report |= {"device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "jax": jax.__version__}
     report["arguments"] = vars(args)
     for name in args.networks:

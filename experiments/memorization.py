@@ -1,7 +1,7 @@
 """What did the network memorize? Every training sample scored by input-loss curvature while one network trains.
 
     uv run python -m experiments.memorization                       (digits, 10 % wrong labels, 3 seeds)
-    uv run python -m experiments.memorization --data mnist --data-dir DIR --model lenet5 --epochs 20
+    uv run python -m experiments.memorization --data mnist --data-dir DIR
     uv run python -m experiments.memorization --data mine --data-dir DIR --noise 0 --duplicates 0     (suspects only)
     expected: mislabel AUROC of fd_norm >= .97, >= .03 above its last-epoch version; under 2 min on 2 cores
     paper:    CIFAR-10, ResNet-18, 10 % symmetric noise: fd_norm .982, epoch-mean loss .987 (arXiv 2307.05831 and

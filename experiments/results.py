@@ -101,6 +101,8 @@ temporary memory of the program; trace error: median, relative to the exact trac
 def keep(workdir: pathlib.Path) -> None:
     """Copy the summary of a run to results/<experiment>_<preset>_<data>.json, with the command that made it."""
     run = json.loads((workdir / "summary.json").read_text())
+    if run["config"]["data_dir"]:
+        run["config"]["data_dir"] = "DIR"  # where it lay says nothing of the result
     run["command"] = command(run)
     name = f"{run['experiment']}_{run['preset']}_{run['config']['data']}.json"
     FOLDER.mkdir(exist_ok=True)
@@ -113,7 +115,7 @@ def command(run: dict[str, Any]) -> str:
     preset = vars(module.PRESETS[run["preset"]])
     ignored = ("preset", "workdir", "resume")
     flags = [
-        f"--{name.replace('_', '-')} {'DIR' if name == 'data_dir' else value}"
+        f"--{name.replace('_', '-')} {value}"
         for name, value in run["config"].items()
         if name not in ignored and value is not None and value != preset[name]
     ]

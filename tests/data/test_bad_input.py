@@ -54,7 +54,7 @@ def test_npz_without_labels(tmp_path):
         ("train-images-idx3-ubyte", b"\0\0\x0d\1" + HEADER, "no idx file of unsigned bytes"),
         ("train-images-idx3-ubyte", b"\0", "is damaged"),
         ("train-images-idx3-ubyte.gz", b"no gzip", "is damaged .Not a gzipped file"),
-        ("train-images-idx3-ubyte.gz", gzip.compress(HEADER + bytes(99))[:-9], "is damaged"),
+        ("train-images-idx3-ubyte.gz", gzip.compress(HEADER + bytes(99), mtime=0)[:-9], "is damaged"),
         ("train-images-idx3-ubyte.xz", b"no xz", "is damaged"),
         ("data_batch_2", b"", "lacks data_batch_1, data_batch_3, data_batch_4, data_batch_5 of 5 batches"),
         ("train", b"no pickle", "train is no CIFAR python batch"),

@@ -14,7 +14,7 @@ from subspace_jax.core.keys import sample_keys
 from subspace_jax.training.progress import track
 from subspace_jax.typing import ApplyFn, Array, Float, Key, PyTree, Variables
 
-KERNEL = 64  # rows from which on one CPU kernel multiplies batches of every size: bit-equal results
+KERNEL = 64  # rows of a call on a CPU: its matrix kernels, and with them the last bits, change with their number
 INTERACTION = 1e-3  # relative change of one sample's score between two batches; rounding stays below 1e-5
 
 
@@ -32,8 +32,8 @@ def score_dataset(
     """Run fn(keys, variables, *arrays) over a whole data set and put the results together in order.
 
     The last batch is padded and cut again, and every key is folded by sample index, so that a score depends neither on
-    `batch` nor on order, padding or devices: on one device bit for bit (batches of 64 or more), across devices up to
-    rounding.
+    `batch` nor on order, padding or devices: up to rounding, and on one CPU device bit for bit from batches of 64 on,
+    because there every call scores 64 samples.
 
     Args:
       key: base of the sample keys.
@@ -42,7 +42,7 @@ def score_dataset(
       variables: what the network needs; copied to every device.
       arrays: host or device arrays of equal length n, usually (x, y).
       index: sample indices (n,) that keys are folded with; 0..n-1 when None.
-      batch: samples per call over all devices, rounded up to a multiple of their number.
+      batch: samples per call over all devices, rounded up to a multiple of their number; on CPUs at most 64 a device.
       devices: all local ones when None.
       label: name beside the progress bar.
 
@@ -58,7 +58,9 @@ def score_dataset(
     count = lengths.pop()
     index = np.arange(count) if index is None else np.asarray(index)
     mesh = Mesh(np.array(devices or jax.local_devices()), ("samples",))
-    batch = min(batch, max(count // 2 + 1, KERNEL * mesh.size))  # two batches where possible: see the warning below
+    most = KERNEL * mesh.size
+    # elsewhere than on a CPU two batches where possible: see the warning below
+    batch = min(batch, most if mesh.devices.flat[0].platform == "cpu" else max(count // 2 + 1, most))
     batch = -(-batch // mesh.size) * mesh.size
     over = NamedSharding(mesh, PartitionSpec("samples"))
     variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))

@@ -10,6 +10,7 @@ from subspace_jax import nn, training
 from subspace_jax.memorization import scores
 
 DEVICES = 1e-5  # of the largest score: programs for other shard sizes round differently
+FOUR_DIGITS = 1e-4  # of the largest: all that a difference of gradients at step 1e-3 keeps between matrix kernels
 X = np.asarray(jax.random.normal(jax.random.key(0), (257, 12)))
 Y = np.arange(257) % 3
 MODEL = nn.build("mlp", classes=3, widths=(16, 8))
@@ -25,14 +26,15 @@ def run(x=X, y=Y, index=None, **options):
 def test_scores_are_in_order_and_bit_equal_for_any_batch_size():
     reference = run(batch=64)
     assert reference.shape == (257,)
-    np.testing.assert_array_equal(reference, run(batch=100))
+    for batch in (100, 128, 512):
+        np.testing.assert_array_equal(reference, run(batch=batch))
     direct = FN(jax.vmap(lambda i: jax.random.fold_in(jax.random.key(2), i))(jnp.arange(257)), VARIABLES, X, Y)
-    np.testing.assert_allclose(reference, direct, rtol=1e-4)
+    np.testing.assert_allclose(reference, direct, atol=FOUR_DIGITS * reference.max())
 
 
 def test_permuted_samples_have_permuted_scores_bit_for_bit():
     order = np.random.default_rng(0).permutation(257)
-    np.testing.assert_array_equal(run(batch=64)[order], run(X[order], Y[order], order, batch=64))
+    np.testing.assert_array_equal(run(batch=100)[order], run(X[order], Y[order], order, batch=64))
 
 
 def test_four_devices_agree_with_one():

@@ -20,9 +20,8 @@ the traces to speak about theory. The released score is the norm, the paper prin
 Every function maps one batch to one batch and is pure; compile it with the variables as an argument:
 `jax.jit(lambda keys, variables, x, y: fd_norm(keys, loss, variables, x, y).value)`. The network is in inference mode:
 samples must not interact, since gradients are taken of the batch sum. Randomness comes from
-`keys = sample_keys(key, index)`: batch size, order, padding and device count change nothing but rounding. On one CPU
-device scores are bit-equal in any order for all batches of 64 or more, which one kernel multiplies; smaller batches
-differ by 1e-5 of the largest score.
+`keys = sample_keys(key, index)`: batch size, order, padding and device count change nothing but rounding, 1e-4 of the
+largest score. `training.score_dataset` is bit-equal on one CPU device in any order for all batches of 64 or more.
 
 Garg, Ravikumar, Roy: Memorization Through the Lens of Curvature of Loss Function Around Samples, arXiv 2307.05831.
 """

@@ -161,8 +161,7 @@ def score_run(config, shared, network, tx, epoch_fn, task: planted.Task, seed: i
         variables = training.variables(state)
     arrays = collect(carries)
     arrays["predicted"] = training.predict(network.apply, variables, task.x).argmax(-1)
-    test_logits = training.predict(network.apply, variables, task.test_x)
-    arrays["test_accuracy"] = np.mean(np.asarray(test_logits.argmax(-1)) == task.test_label)
+    arrays["test_accuracy"] = training.evaluate(network.apply, variables, task.test_x, task.test_label)
     if not config.checkpoint:
         for name, part in refits.scores(config, shared, network, task, seed).items():
             arrays |= runner.stage(config, f"seed{seed}_{name}", part)

@@ -36,7 +36,7 @@ SYSTEMS = (
             "auroc/confident_learning": ".855", "auroc/inconfidence": ".653", "auroc/learning_time": ".495",
             "duplicates_auroc/fd_norm": ".9536", "duplicates_auroc/loss": ".9821",
         },
-        ("cpu_digits", "cpu_mnist", "cpu_cifar10", "gpu_cifar10", "gpu_cifar100"),
+        ("cpu_digits", "cpu_mnist", "cpu_cifar10", "cpu_cifar100", "gpu_cifar10", "gpu_cifar100"),
     ),
     System(
         "Stability memorization and influence",

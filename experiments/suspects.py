@@ -9,6 +9,7 @@ import numpy as np
 from experiments import plots, report, runner
 from experiments.planted import Task
 from subspace_jax.core import metrics
+from subspace_jax.memorization import duplicates
 
 Found = list[tuple[Any, Task, dict[str, np.ndarray]]]  # seed, task, arrays
 auroc, roc = jax.jit(metrics.auroc), jax.jit(metrics.roc)
@@ -87,10 +88,7 @@ def sections(config, figures: dict[str, float], found: Found) -> list[report.Sec
         listed += [separated(config, task, arrays), *sensitivity(config, task, arrays)]
     else:
         arrays = mean_scores(found)
-    listed += [galleries(config, task, arrays)]
-    if len(task.pairs):
-        listed += [copies(config, task, arrays)]
-    return [*listed, most_suspicious(config, task, arrays)]
+    return [*listed, *(part(config, task, arrays) for part in (galleries, copies, most_suspicious))]
 
 
 def scoreboard(figures: dict[str, float]) -> report.Section:
@@ -197,20 +195,22 @@ def galleries(config, task: Task, arrays) -> report.Section:
 
 
 def copies(config, task: Task, arrays) -> report.Section:
-    """The planted pairs: one image, two labels."""
+    """Identical images under different labels, planted or not."""
+    title = "Identical images under different labels"
+    groups = duplicates.conflicting_copies(task.image, task.label)
+    if not groups:
+        return report.Section(title, "There are none.")
     values = arrays[f"score/{config.score}"]
     percentile = 100 * np.argsort(np.argsort(values)) / len(values)
-    cells = [
-        (task.image[i], f"{task.label[i]}: {percentile[i]:.0f} %", bool(task.label[i] != task.true[i]))
-        for pair in task.pairs[:SHOWN]
-        for i in pair
-    ]
-    rows = [("copies", cells[0::2]), ("originals", cells[1::2])]
+
+    def shown(i):
+        return task.image[i], f"{task.label[i]}: {percentile[i]:.0f} %", bool(task.label[i] != task.true[i])
+
+    rows = [(place, [shown(group[k]) for group in groups[:SHOWN]]) for k, place in enumerate(("one", "another"))]
     figure = plots.gallery(config.workdir, "duplicates", rows)
-    text = (
-        f"One image under two labels; label and percentile of its {config.score}. Neither can be learned but by heart."
-    )
-    return report.Section("Planted duplicates", text, (figure,))
+    text = f"{len(groups)} groups; label and percentile of its {config.score}. None can be learned but by heart."
+    table = [(" ".join(str(task.index[i]) for i in g), " ".join(str(task.label[i]) for i in g)) for g in groups]
+    return report.Section(title, text, (figure,), (("index", "labels"), *table[: 2 * SHOWN]))
 
 
 def most_suspicious(config, task: Task, arrays) -> report.Section:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from subspace_jax.core import metrics
 from subspace_jax.core.keys import sample_keys
 from subspace_jax.training.progress import track
 from subspace_jax.typing import ApplyFn, Array, Float, Key, PyTree, Variables
@@ -100,6 +101,11 @@ def _call(fn: Callable, mesh: Mesh, key: Key[Array, ""], variables: Variables, i
 def predict(apply: ApplyFn, variables: Variables, x: Any, *, batch: int = 1024) -> Float[Array, "n ..."]:
     """The network's outputs on a whole data set, in inference mode: (n, classes) logits."""
     return score_dataset(jax.random.key(0), _forward(apply), variables, (x,), batch=batch, label="predicting")
+
+
+def evaluate(apply: ApplyFn, variables: Variables, x: Any, y: Any, *, batch: int = 1024) -> Float[Array, ""]:
+    """Accuracy on a whole data set, in inference mode."""
+    return metrics.accuracy(predict(apply, variables, x, batch=batch), y)
 
 
 @lru_cache(maxsize=64)  # one function object, and so one compilation, per network

@@ -64,6 +64,11 @@ def test_lengths_that_differ_are_refused():
         run(y=Y[:3])
 
 
+def test_evaluate_is_the_accuracy_of_the_predictions():
+    expected = np.mean(np.asarray(MODEL.apply(VARIABLES, X)).argmax(1) == Y)
+    assert float(training.evaluate(MODEL.apply, VARIABLES, X, Y, batch=50)) == pytest.approx(expected)
+
+
 def test_predict_gives_logits():
     np.testing.assert_allclose(
         training.predict(MODEL.apply, VARIABLES, X, batch=50), MODEL.apply(VARIABLES, X), atol=1e-5

@@ -1,6 +1,6 @@
 """What does curvature cost: in forward passes, against the released way, against PyTorch and a general trace library?
 
-    uv run python -m benchmarks.curvature                                       # MLP and LeNet-5, 3 min on 2 cores
+    uv run python -m benchmarks.curvature                                       # MLP and LeNet-5, 2 min on 2 cores
     uv run python -m benchmarks.curvature --networks resnet18 --out gpu.json    # one GPU, with the precision frontier
     expected, 2 cores:   ggn_exact within 1.4 x of its 11 forwards; fd_norm at most .7 of the released way
     expected, one H200:  ResNet-18, against PyTorch as released: ggn_exact 4 x (TF32), 7 x (bf16), fd_norm 2 x (TF32)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import planted, refits, runner, suspects
+from experiments import planted, refits, runner, suspects, trained
 from subspace_jax import checkpoint, nn, training
 from subspace_jax.memorization import dynamics, epoch_average, scores
 
@@ -76,7 +76,6 @@ PRESETS = {
     ),
 }
 observe = jax.jit(dynamics.update)
-create = jax.jit(training.create, static_argnums=(1, 2))
 THRESHOLDS = {  # mislabel AUROC, duplicates AUROC at 10 % symmetric noise
     ("digits", "mlp"): (0.97, None),
     ("cifar10", "resnet18"): (0.97, 0.90),
@@ -86,20 +85,20 @@ THRESHOLDS = {  # mislabel AUROC, duplicates AUROC at 10 % symmetric noise
 def main(config: Config) -> runner.Summary:
     """Run all seeds and put the report together."""
     if config.checkpoint:
-        config = saved_corruption(config)
+        config = trained.adopt(config)
     if config.score_every == 0:
         config = dataclasses.replace(config, score_every=2 if config.data == "digits" else max(1, config.epochs // 10))
     if not 1 <= config.score_every <= config.epochs:
         raise ValueError(f"--score-every is in [1, {config.epochs}], the epochs; got {config.score_every}.")
     shared = planted.setup(config)
-    network = nn.build(config.model, classes=shared.classes, dtype=config.dtype)
+    network = shared.network
     tx = training.optimizer(shared.recipe, shared.recipe.epochs * (len(shared.columns["label"]) // shared.recipe.batch))
     epoch_fn = training.train_epoch(
         network, tx, batch=shared.recipe.batch, prepare=planted.prepare(shared.scaling, augment=config.augment)
     )
     runs, found = [], []
     for seed in range(config.seed, config.seed + config.seeds):
-        task = planted.task(config, shared, seed, duplicates=config.duplicates)
+        task = planted.task(config, shared, seed)
         one_seed = functools.partial(score_run, config, shared, network, tx, epoch_fn, task, seed)
         found.append((seed, task, runner.stage(config, f"seed{seed}", one_seed)))
         runs.append(suspects.judge(config, task, found[-1][2]))
@@ -131,18 +130,6 @@ def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     return listed
 
 
-def saved_corruption(config: Config) -> Config:
-    """The flags with which the network at --checkpoint was trained: its labels are planted again."""
-    seeds = checkpoint.seeds(config.checkpoint)
-    _, _, saved = checkpoint.load_model(config.checkpoint, seed=seeds[0])
-    recipe = {
-        name: saved["recipe"][name] for name in ("optimizer", "lr", "schedule", "weight_decay", "epochs", "batch")
-    }
-    same = {"data": saved["data"], "samples": saved["samples"], "model": saved["model"]["name"]} | saved["corruption"]
-    dtype = saved["model"]["kwargs"].get("dtype", "float32")
-    return dataclasses.replace(config, seed=seeds[0], seeds=len(seeds), dtype=dtype, **recipe, **same)
-
-
 def score_run(config, shared, network, tx, epoch_fn, task: planted.Task, seed: int) -> dict[str, Any]:
     """All scores of one seed: arrays (n,) by name, seconds, curves."""
     hooks = hooks_of(config, network, task, seed)
@@ -153,9 +140,9 @@ def score_run(config, shared, network, tx, epoch_fn, task: planted.Task, seed: i
         key = jax.random.fold_in(jax.random.key(seed), planted.TRAIN_KEY)
         state, carries = checkpoint.resumable_fit(
             f"{config.workdir}/checkpoints/seed{seed}", epoch_fn,
-            create(key, network, tx, task.x[:1]), (task.image, task.label),
+            trained.create(key, network, tx, task.x[:1]), (task.image, task.label),
             epochs=config.epochs, hooks=hooks, save_every=config.save_every, keep_every=config.keep_every,
-            config=planted.checkpoint_config(config, shared, seed, duplicates=config.duplicates),
+            config=planted.checkpoint_config(config, shared, seed),
             label=f"seed {seed}",
         )  # fmt: skip
         variables = training.variables(state)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from experiments import runner
-from subspace_jax import data, training
+from subspace_jax import data, nn, training
 
 NOISE_KEY, DUPLICATE_KEY, TRAIN_KEY, SCORE_KEY = range(4)  # folded into the seed's key
 
@@ -25,8 +25,12 @@ class Config(runner.Config):
     """Any other class; the next class; labels that people gave (see --noise-labels)."""
     noise_labels: str = "aggre_label"
     """Column of the npz files with the human labels."""
+    duplicates: int = 0
+    """Pairs planted: the same image under two labels."""
     model: str = "mlp"
     """Network: mlp, lenet5, vgg11, resnet18, ..., see nn.build."""
+    widths: tuple[int, ...] = ()
+    """Hidden layers of an mlp or lenet5; those of nn.build when not given."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type of the network; parameters stay float32."""
     augment: bool = False
@@ -64,16 +68,19 @@ class Setup(NamedTuple):
     """What all seeds share, so that each program is compiled once."""
 
     columns: dict[str, np.ndarray]
+    unseen: dict[str, np.ndarray]  # training samples that are left out
     test: dict[str, np.ndarray]
     scaling: data.Scaling
     classes: int
     recipe: training.Recipe
+    network: nn.Model
 
 
 def setup(config: Config) -> Setup:
     """Load the data and fix the recipe."""
     columns, test = (data.load(config.data, split, config.data_dir or None) for split in ("train", "test"))
     samples = config.samples or (5000 if config.preset != "gpu" and config.data != "digits" else None)
+    unseen = {name: column[len(column) if samples is None else samples :] for name, column in columns.items()}
     columns = {name: column[:samples] for name, column in columns.items()}
     classes = int(max(columns["label"].max(), test["label"].max())) + 1
     fields = {field.name for field in dataclasses.fields(training.Recipe)}
@@ -82,7 +89,14 @@ def setup(config: Config) -> Setup:
         raise ValueError(
             f"--batch {recipe.batch} is larger than the {len(columns['label'])} training samples; lower it."
         )
-    return Setup(columns, test, data.scaling(config.data, columns["image"]), classes, recipe)
+    network = nn.build(config.model, **network_arguments(config, classes))
+    return Setup(columns, unseen, test, data.scaling(config.data, columns["image"]), classes, recipe, network)
+
+
+def network_arguments(config: Config, classes: int) -> dict[str, Any]:
+    """What nn.build takes, beside the name."""
+    widths = {"widths": list(config.widths)} if config.widths else {}
+    return {"classes": classes, "dtype": config.dtype} | widths
 
 
 @functools.lru_cache  # one function object, and so one compilation
@@ -95,16 +109,16 @@ def prepare(scaling: data.Scaling, *, augment: bool) -> Any:
     return run
 
 
-def task(config: Config, shared: Setup, seed: int, *, duplicates: int = 0) -> Task:
+def task(config: Config, shared: Setup, seed: int) -> Task:
     """Plant the noise and the duplicates of one seed."""
     key = jax.random.key(seed)
     true, image, classes = shared.columns["label"], shared.columns["image"], shared.classes
     label = noisy_labels(config, shared, jax.random.fold_in(key, NOISE_KEY))
     noisy, pairs = label != true, np.zeros((0, 2), np.int64)
-    if duplicates:
+    if config.duplicates:
         duplicate_key = jax.random.fold_in(key, DUPLICATE_KEY)
         image, label, pairs = data.corrupt.duplicates(
-            duplicate_key, image, label, pairs=duplicates, classes=classes, avoid=noisy
+            duplicate_key, image, label, pairs=config.duplicates, classes=classes, avoid=noisy
         )
         true = true.copy()
         true[pairs[:, 0]] = true[pairs[:, 1]]  # the first of a pair now shows the second's image
@@ -129,19 +143,18 @@ def noisy_labels(config: Config, shared: Setup, key: Any) -> np.ndarray:
     return corrupt(key, label, fraction=config.noise, classes=shared.classes)
 
 
-def checkpoint_config(config: Config, shared: Setup, seed: int, **more: Any) -> dict[str, Any]:
+def checkpoint_config(config: Config, shared: Setup, seed: int) -> dict[str, Any]:
     """What a checkpoint says of its network: enough to rebuild model, inputs, labels and training."""
-    kwargs = {"classes": shared.classes, "dtype": config.dtype}
-    corruption = {name: getattr(config, name) for name in ("noise", "noise_kind", "noise_labels")}
+    corruption = {name: getattr(config, name) for name in ("noise", "noise_kind", "noise_labels", "duplicates")}
     return {
-        "model": {"name": config.model, "kwargs": kwargs},
+        "model": {"name": config.model, "kwargs": network_arguments(config, shared.classes)},
         "input_shape": list(shared.columns["image"].shape[1:]),
         "data": config.data,
         "samples": len(shared.columns["label"]),
         "scaling": shared.scaling._asdict(),
         "recipe": dataclasses.asdict(shared.recipe) | {"augment": config.augment},
         "seed": seed,
-        "corruption": corruption | more,
+        "corruption": corruption,
         "subset": None,
         "edits": [],
     }

@@ -56,7 +56,7 @@ def main(config: Config) -> runner.Summary:
     if config.models < 2 or config.group < 1:
         raise ValueError(f"--models must be at least 2 and --group at least 1; got {config.models} and {config.group}.")
     shared = planted.setup(config)
-    network = nn.build(config.model, classes=shared.classes, dtype=config.dtype)
+    network = shared.network
     found = []
     for seed in range(config.seed, config.seed + config.seeds):
         task = planted.task(config, shared, seed)

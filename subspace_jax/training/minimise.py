@@ -1,0 +1,119 @@
+"""Any objective over one or several sets of samples: the engine under everything that fine-tunes."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from subspace_jax.core import losses
+from subspace_jax.data import epoch_order
+from subspace_jax.training.fit import stays_on_device
+from subspace_jax.training.progress import track
+from subspace_jax.typing import Array, Key, PyTree, Variables
+
+Samples = tuple[Any, Any]  # x (n, ...), y (n,): NumPy or device arrays
+SPAN = 200  # steps between two looks at the progress bar, where a whole span is one program
+
+
+def minimise(
+    key: Key[Array, ""],
+    objective: Callable,
+    tx: optax.GradientTransformation,
+    variables: Variables,
+    sets: Sequence[Samples],
+    *,
+    steps: int,
+    batch: int,
+    constants: PyTree = None,
+    prepare: Callable | None = None,
+    label: str = "fine-tuning",
+) -> Variables:
+    """Variables after `steps` steps of `tx` down the gradient of an objective over batches of several sets.
+
+    Each step takes a batch of every set, each in its own order: permutation after permutation, as `epoch_order` gives
+    them. An objective that falls where a loss rises ascends it. One program for many steps where the backend likes it,
+    one per step for convolutions on a CPU.
+
+    Args:
+      key: of orders, augmentation and whatever is random in the network and the objective.
+      objective: (params, batch_stats, batches, constants, key) -> (loss, new batch_stats), with batches a tuple of
+        (x, y), one a set. It is compiled once a function object: define it outside of loops.
+      tx: any optax chain; its state starts here, and params are handed to its update.
+      variables: {"params": any pytree, "batch_stats": ...} to start from.
+      sets: (x, y) of each set.
+      steps: at least 1.
+      batch: samples of each set in a step; a smaller set gives all it has.
+      constants: pytree of arrays that the objective reads: a teacher's variables, a mask.
+      prepare: (key, x) -> x on the device before the objective: augmentation.
+      label: name beside the progress bar.
+
+    Raises:
+      ValueError: steps or batch below 1, no set or an empty one.
+    """
+    if steps < 1 or batch < 1 or not sets or not all(len(x) for x, _ in sets):
+        raise ValueError(
+            f"there are steps and samples to take; got {steps} steps of {batch} from {[len(x) for x, _ in sets]}."
+        )
+    rows = [_order(jax.random.fold_in(key, k), len(x), min(batch, len(x)), steps) for k, (x, _) in enumerate(sets)]
+    carry = variables["params"], variables["batch_stats"], tx.init(variables["params"])
+    one, several = _program(objective, tx, prepare)
+    if all(stays_on_device(carry[0], x) for x, _ in sets):
+        sets = jax.device_put(tuple(sets))
+        for start in track(range(0, steps, SPAN), label=label, total=-(-steps // SPAN), samples=SPAN * batch):
+            carry = several(carry, start, min(start + SPAN, steps), key, rows, sets, constants)
+    else:
+        order = [np.asarray(r) for r in rows]
+        for i in track(range(steps), label=label, total=steps, samples=batch):
+            batches = tuple((x[r[i]], y[r[i]]) for r, (x, y) in zip(order, sets, strict=True))
+            carry = one(carry, i, key, batches, constants)
+    return {"params": carry[0], "batch_stats": carry[1]}
+
+
+@lru_cache(maxsize=64)  # one function object a network
+def mean_loss(train_apply: Callable) -> Callable:
+    """The objective of plain training: mean cross-entropy over the batches of all sets together, in train mode.
+
+    Args:
+      train_apply: (variables, x, key) -> (logits, new batch_stats), as `nn.Model` has it.
+    """
+
+    def objective(params, batch_stats, batches, constants, key):
+        x, y = (jnp.concatenate(parts) for parts in zip(*batches, strict=True))
+        logits, batch_stats = train_apply({"params": params, "batch_stats": batch_stats}, x, key)
+        return losses.softmax_cross_entropy(logits, y).mean(), batch_stats
+
+    return objective
+
+
+@lru_cache(maxsize=256)
+def _program(objective: Callable, tx: optax.GradientTransformation, prepare: Callable | None) -> tuple:
+    """One step on given batches, and a span of steps on whole sets."""
+
+    def step(carry, i, key, batches, constants):
+        params, batch_stats, opt_state = carry
+        key = jax.random.fold_in(key, i)
+        if prepare:
+            batches = tuple((prepare(jax.random.fold_in(key, k), x), y) for k, (x, y) in enumerate(batches))
+        grads, batch_stats = jax.grad(objective, has_aux=True)(params, batch_stats, batches, constants, key)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), batch_stats, opt_state
+
+    def several(carry, start, stop, key, rows, sets, constants):
+        def body(i, carry):
+            batches = tuple((x[r[i]], y[r[i]]) for r, (x, y) in zip(rows, sets, strict=True))
+            return step(carry, i, key, batches, constants)
+
+        return jax.lax.fori_loop(start, stop, body, carry)
+
+    return jax.jit(step), jax.jit(several)
+
+
+def _order(key: Key[Array, ""], n: int, batch: int, steps: int) -> Array:
+    """The rows of each step, (steps, batch): permutation after permutation."""
+    passes = -(-steps // (n // batch))
+    orders = jax.vmap(lambda epoch: epoch_order(key, epoch, n, batch))(jnp.arange(passes))
+    return orders.reshape(-1, batch)[:steps]

@@ -7,6 +7,7 @@ import jax
 
 from experiments import planted
 from subspace_jax import checkpoint, nn, training
+from subspace_jax.core.inference import check_inference
 from subspace_jax.typing import Variables
 
 SAVED_RECIPE = "optimizer", "lr", "schedule", "weight_decay", "epochs", "batch", "augment"
@@ -39,7 +40,9 @@ def adopt(config: Any) -> Any:
 def network(config: Any, shared: planted.Setup, task: planted.Task, seed: int, *, hooks: Any = None) -> Trained:
     """The network of one seed at --checkpoint, or one trained by the run's recipe, resumable; the hooks go with it."""
     if config.checkpoint:
-        return Trained(*checkpoint.load_model(config.checkpoint, seed=seed))
+        loaded = Trained(*checkpoint.load_model(config.checkpoint, seed=seed))
+        check_inference(loaded.model.apply, loaded.variables, task.x[:8])
+        return loaded
     steps = config.epochs * (len(task.x) // config.batch)
     tx = training.optimizer(shared.recipe, steps)
     run = training.train_epoch(

@@ -146,7 +146,7 @@ def load_model(
     source = manager(_folder(path, seed), keep=None)
     epoch = source.latest_step() if epoch is None else epoch
     config = source.restore(epoch, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
-    model = model or nn.build(config["model"]["name"], **config["model"]["kwargs"])
+    model = model or _built(path, config["model"])
     blank = jax.ShapeDtypeStruct((1, *config["input_shape"]), "float32")
     shapes = jax.eval_shape(model.init, jax.random.key(0), blank)
     template = jax.tree.map(ocp.utils.to_shape_dtype_struct, shapes)
@@ -157,6 +157,13 @@ def load_model(
         raise ValueError(
             f"the checkpoint at {path} does not fit model {json.dumps(config['model'])}: {error}"
         ) from error
+
+
+def _built(path: str | pathlib.Path, saved: dict[str, Any]) -> Model:
+    try:
+        return nn.build(saved["name"], **saved["kwargs"])
+    except ValueError as error:
+        raise ValueError(f"{error} The checkpoint at {path} needs load_model(path, model=...) from Python.") from error
 
 
 def epochs(path: str | pathlib.Path, *, seed: int = 0) -> list[int]:

@@ -92,7 +92,7 @@ def test_what_cannot_be_loaded_is_named(whole, tmp_path):
         checkpoint.load_model(folder, model=nn.build("mlp", classes=3))
     with checkpoint.manager(tmp_path / "own") as to:
         checkpoint.save(to, 1, start(), config=CONFIG | {"model": {"name": "mine", "kwargs": {}}})
-    with pytest.raises(ValueError, match="no network 'mine'"):
+    with pytest.raises(ValueError, match=r"no network 'mine'.*needs load_model\(path, model=\.\.\.\)"):
         checkpoint.load_model(tmp_path / "own")
     _, variables, _ = checkpoint.load_model(tmp_path / "own", model=MODEL)
     chex.assert_trees_all_equal(variables["params"], start().params)

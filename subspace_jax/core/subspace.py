@@ -22,9 +22,11 @@ from subspace_jax.typing import Array, Float, Int
 Square = Float[Array, "*lead d d"] | Float[np.ndarray, "*lead d d"]
 Rows = Float[Array, "*lead n d"] | Float[np.ndarray, "*lead n d"]
 Scalar = float | int | Float[Array, ""]
+Share = Float[Array, "*lead"] | Float[np.ndarray, "*lead"]
 
 EIGH_FLOOR = {"float32": 1e-6, "float64": 1e-12}  # relative energy below which an eigenpair is noise
 SAME_DIRECTION = {"float32": 1e-3, "float64": 1e-6}  # residual norm of a unit vector that is in the span already
+REACHED = 1e-6  # share of energy by which a basis that was rounded to float32 may miss what it was made for
 
 
 class Subspace(NamedTuple):
@@ -111,6 +113,35 @@ def union(first: Subspace, second: Subspace, *, capacity: int | None = None) -> 
     columns = jnp.concatenate([first.basis, vectors], -1)
     keep = jnp.concatenate([_first(first.rank, first.basis.shape[-1]), lengths > SAME_DIRECTION[str(new.dtype)]], -1)
     return _leading(columns, keep, capacity)
+
+
+@_in_own_precision
+def grow(space: Subspace, gram: Square, *, energy: Scalar | Share) -> Subspace:
+    """The space and the fewest new directions with which its share of tr(gram) reaches `energy` (GPM, eq. 9).
+
+    The new columns are the leading eigenvectors of (I - P) G (I - P), in their order; the old ones stay bit for bit.
+    Nothing is added where the share is reached to within 1e-6, and energies below 1e-6 (float32 Gram) or 1e-12
+    (float64) of tr(gram) are noise, as in `from_gram`. Computed in the precision of the space: float64 outside of
+    training, where small new energies have directions too.
+
+    Args:
+      space: with the capacity for what may come; what does not fit is left out.
+      gram: X'X of the rows that the space has to hold too.
+      energy: share of tr(gram) to reach, in [0, 1]; one number, or one per leading entry.
+    """
+    floor, gram = EIGH_FLOOR[str(gram.dtype)], gram.astype(space.basis.dtype)
+    outside = jnp.broadcast_to(jnp.eye(gram.shape[-1], dtype=gram.dtype), gram.shape) - projector(space)
+    values, vectors = jnp.linalg.eigh(_multiply(outside, _multiply(gram, outside)))
+    values, vectors = values[..., ::-1], _multiply(outside, vectors[..., ::-1])  # rounding tilts those of small values
+    vectors = vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-2, keepdims=True), 0.5)  # old directions: 0
+    total = jnp.trace(gram, axis1=-2, axis2=-1)[..., None]
+    values = jnp.where(values > floor * total, values, 0.0)
+    before = energy_share(space, gram)[..., None] * total + jnp.cumsum(values, -1) - values
+    energy = jnp.broadcast_to(energy, gram.shape[:-2])[..., None]
+    new = (values > 0) & ((before < (energy - REACHED) * total) | (energy == 1))
+    old = _first(space.rank, space.basis.shape[-1])
+    columns = jnp.concatenate([space.basis, vectors], -1)
+    return _leading(columns, jnp.concatenate([old, new], -1), space.basis.shape[-1])
 
 
 @_in_own_precision

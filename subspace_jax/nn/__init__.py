@@ -1,6 +1,7 @@
 """Networks as pure functions: ours by name, or anyone's."""
 
 from subspace_jax.nn.build import build
+from subspace_jax.nn.heads import multi_head
 from subspace_jax.nn.model import Model, from_function, from_linen, from_nnx
 
-__all__ = ["Model", "build", "from_function", "from_linen", "from_nnx"]
+__all__ = ["Model", "build", "from_function", "from_linen", "from_nnx", "multi_head"]

@@ -27,9 +27,9 @@ def build(name: str, **arguments: Any) -> Model:
 
     Args:
       name: mlp, lenet5, vgg11, vgg16, resnet18, resnet20, vit_tiny or vit_b16.
-      **arguments: `classes` (10), the sizes of that network (`widths`, `filters`, `convs`, `blocks`, `width`, `patch`,
-        `depth`, `heads`) and the fields of Parts: `norm`, `use_bias`, `activation`, `init`, `dtype`. Lists serve as
-        tuples, so that what JSON gives back builds the same network.
+      **arguments: `classes` (10; 0: without a head, for `multi_head`), the sizes of that network (`widths`, `filters`,
+        `convs`, `blocks`, `width`, `patch`, `depth`, `heads`) and the fields of Parts: `norm`, `use_bias`,
+        `activation`, `init`, `dtype`. Lists serve as tuples, so that what JSON gives back builds the same network.
 
     Raises:
       ValueError: an unknown name or argument, or a value that the argument does not take.
@@ -61,7 +61,7 @@ def _choice(key: str, value):
 def _size(key: str, value, default: int | tuple[int, ...]) -> int | tuple[int, ...]:
     value = tuple(value) if isinstance(value, list) else value
     numbers = value if isinstance(value, tuple) else (value,)
-    whole = all(type(number) is int and number >= 1 for number in numbers)
+    whole = all(type(number) is int and number >= (key != "classes") for number in numbers)
     if type(value) is not type(default) or not whole:
         raise ValueError(f"{key} takes whole numbers of at least 1, such as {default}; got {value!r}.")
     return value

@@ -77,8 +77,10 @@ class Parts(NamedTuple):
         return x
 
     def head(self, x, classes: int) -> Stages:
-        """The last two stages: the input of the linear classifier and the logits, in float32."""
-        x = x.astype(jnp.float32)
+        """The last two stages, float32: the input of the linear classifier, and the logits (0 classes: it again)."""
+        x = jnp.asarray(x, jnp.float32)
+        if not classes:
+            return {"penultimate": x, "logits": x}
         return {"penultimate": x, "logits": nn.Dense(classes, use_bias=self.use_bias, name="head")(x)}
 
     def _layer(self) -> dict[str, Any]:

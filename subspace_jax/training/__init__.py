@@ -3,12 +3,13 @@
 from subspace_jax.training.augment import crop_flip
 from subspace_jax.training.fit import Hook, fit, initial_carries, train_epoch
 from subspace_jax.training.many import train_many
-from subspace_jax.training.minimise import mean_loss, minimise
+from subspace_jax.training.minimise import mean_loss, minimise, repeat
 from subspace_jax.training.recipe import Recipe, optimizer
 from subspace_jax.training.scoring import evaluate, predict, score_dataset
 from subspace_jax.training.state import TrainState, create, train_step, variables
 
 __all__ = [
     "Hook", "Recipe", "TrainState", "create", "crop_flip", "evaluate", "fit", "initial_carries", "mean_loss",
-    "minimise", "optimizer", "predict", "score_dataset", "train_epoch", "train_many", "train_step", "variables",
+    "minimise", "optimizer", "predict", "repeat", "score_dataset", "train_epoch", "train_many", "train_step",
+    "variables",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from subspace_jax.training.fit import stays_on_device
 from subspace_jax.training.progress import track
 from subspace_jax.typing import Array, Key, PyTree, Variables
 
-Samples = tuple[Any, Any]  # x (n, ...), y (n,): NumPy or device arrays
+Samples = tuple[Any, ...]  # x (n, ...), y (n,) and what else a step reads: NumPy or device arrays
 SPAN = 200  # steps between two looks at the progress bar, where a whole span is one program
 
 
@@ -44,7 +44,7 @@ def minimise(
         (x, y), one a set. It is compiled once a function object: define it outside of loops.
       tx: any optax chain; its state starts here, and params are handed to its update.
       variables: {"params": any pytree, "batch_stats": ...} to start from.
-      sets: (x, y) of each set.
+      sets: (x, y) of each set, equally long.
       steps: at least 1.
       batch: samples of each set in a step; a smaller set gives all it has.
       constants: pytree of arrays that the objective reads: a teacher's variables, a mask.
@@ -54,23 +54,57 @@ def minimise(
     Raises:
       ValueError: steps or batch below 1, no set or an empty one.
     """
-    if steps < 1 or batch < 1 or not sets or not all(len(x) for x, _ in sets):
-        raise ValueError(
-            f"there are steps and samples to take; got {steps} steps of {batch} from {[len(x) for x, _ in sets]}."
-        )
-    rows = [_order(jax.random.fold_in(key, k), len(x), min(batch, len(x)), steps) for k, (x, _) in enumerate(sets)]
     carry = variables["params"], variables["batch_stats"], tx.init(variables["params"])
-    one, several = _program(objective, tx, prepare)
-    if all(stays_on_device(carry[0], x) for x, _ in sets):
+    step = _descent(objective, tx, prepare)
+    params, batch_stats, _ = repeat(
+        key, step, carry, sets, steps=steps, batch=batch, constants=constants, params=carry[0], label=label
+    )
+    return {"params": params, "batch_stats": batch_stats}
+
+
+def repeat(
+    key: Key[Array, ""],
+    step: Callable,
+    carry: PyTree,
+    sets: Sequence[Samples],
+    *,
+    steps: int,
+    batch: int,
+    params: PyTree,
+    constants: PyTree = None,
+    label: str = "training",
+) -> PyTree:
+    """The carry after `steps` steps over batches of several sets: the loop under `minimise`, for any kind of step.
+
+    Args:
+      key: of the orders; step i gets fold_in(key, i).
+      step: (carry, batches, constants, key) -> carry, compiled once a function object; batches as in `minimise`.
+      carry: any pytree of arrays.
+      sets: as in `minimise`, like steps, batch, constants and label.
+      steps: see sets.
+      batch: see sets.
+      params: the parameters that are trained: whether there are convolutions among them chooses the loop.
+      constants: see sets.
+      label: see sets.
+
+    Raises:
+      ValueError: as `minimise`.
+    """
+    sizes = [len(arrays[0]) for arrays in sets]
+    if steps < 1 or batch < 1 or not sizes or not all(sizes):
+        raise ValueError(f"there are steps and samples to take; got {steps} steps of {batch} from sets of {sizes}.")
+    rows = [_order(jax.random.fold_in(key, k), n, min(batch, n), steps) for k, n in enumerate(sizes)]
+    one, several = _programs(step)
+    if all(stays_on_device(params, arrays[0]) for arrays in sets):
         sets = jax.device_put(tuple(sets))
         for start in track(range(0, steps, SPAN), label=label, total=-(-steps // SPAN), samples=SPAN * batch):
-            carry = several(carry, start, min(start + SPAN, steps), key, rows, sets, constants)
-    else:
-        order = [np.asarray(r) for r in rows]
-        for i in track(range(steps), label=label, total=steps, samples=batch):
-            batches = tuple((x[r[i]], y[r[i]]) for r, (x, y) in zip(order, sets, strict=True))
-            carry = one(carry, i, key, batches, constants)
-    return {"params": carry[0], "batch_stats": carry[1]}
+            carry = several(carry, start, min(start + SPAN, steps), rows, sets, constants, key)
+        return carry
+    order = [np.asarray(r) for r in rows]
+    for i in track(range(steps), label=label, total=steps, samples=batch):
+        batches = tuple(tuple(part[r[i]] for part in arrays) for r, arrays in zip(order, sets, strict=True))
+        carry = one(carry, i, batches, constants, key)
+    return carry
 
 
 @lru_cache(maxsize=64)  # one function object a network
@@ -90,26 +124,35 @@ def mean_loss(train_apply: Callable) -> Callable:
 
 
 @lru_cache(maxsize=256)
-def _program(objective: Callable, tx: optax.GradientTransformation, prepare: Callable | None) -> tuple:
-    """One step on given batches, and a span of steps on whole sets."""
+def _descent(objective: Callable, tx: optax.GradientTransformation, prepare: Callable | None) -> Callable:
+    """One step down the gradient of the objective."""
 
-    def step(carry, i, key, batches, constants):
+    def step(carry, batches, constants, key):
         params, batch_stats, opt_state = carry
-        key = jax.random.fold_in(key, i)
         if prepare:
             batches = tuple((prepare(jax.random.fold_in(key, k), x), y) for k, (x, y) in enumerate(batches))
         grads, batch_stats = jax.grad(objective, has_aux=True)(params, batch_stats, batches, constants, key)
         updates, opt_state = tx.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), batch_stats, opt_state
 
-    def several(carry, start, stop, key, rows, sets, constants):
+    return step
+
+
+@lru_cache(maxsize=256)
+def _programs(step: Callable) -> tuple[Callable, Callable]:
+    """One step on given batches, and a span of steps on whole sets."""
+
+    def one(carry, i, batches, constants, key):
+        return step(carry, batches, constants, jax.random.fold_in(key, i))
+
+    def several(carry, start, stop, rows, sets, constants, key):
         def body(i, carry):
-            batches = tuple((x[r[i]], y[r[i]]) for r, (x, y) in zip(rows, sets, strict=True))
-            return step(carry, i, key, batches, constants)
+            batches = tuple(tuple(part[r[i]] for part in arrays) for r, arrays in zip(rows, sets, strict=True))
+            return one(carry, i, batches, constants, key)
 
         return jax.lax.fori_loop(start, stop, body, carry)
 
-    return jax.jit(step), jax.jit(several)
+    return jax.jit(one), jax.jit(several)
 
 
 def _order(key: Key[Array, ""], n: int, batch: int, steps: int) -> Array:

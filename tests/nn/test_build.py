@@ -208,7 +208,7 @@ def test_arguments_survive_json():
         ("mlp", {"activation": "swoosh"}, "activation is one of relu, .*; got 'swoosh'"),
         ("vgg11", {"norm": ["batch"]}, "norm is one of batch, group, layer, none; got"),
         ("vgg11", {"dtype": "float16"}, "dtype is one of float32, bfloat16; got 'float16'"),
-        ("mlp", {"classes": 0}, "classes takes whole numbers of at least 1, such as 10; got 0"),
+        ("mlp", {"classes": -1}, "classes takes whole numbers of at least 1, such as 10; got -1"),
         ("mlp", {"widths": 64}, r"widths takes whole numbers .* such as \(256, 128\); got 64"),
         ("resnet18", {"width": True}, "width takes whole numbers"),
     ],

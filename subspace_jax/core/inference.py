@@ -1,0 +1,40 @@
+"""Is a function in inference mode? What a layer reads is a sample's own only where samples do not interact."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from subspace_jax.typing import Params
+
+INTERACTION = 1e-3  # relative change of one sample's output between two batches; rounding stays below 1e-5
+
+
+def check_inference(fn: Callable, params: Params, x: Any) -> None:
+    """Refuse a function in which the output of a sample changes with the rest of its batch.
+
+    Batch statistics in a training mode show there, dropout by a fixed key too where its mask differs over the batch. It
+    runs fn twice, on x and on x with its samples turned round by one.
+
+    Args:
+      fn: fn(params, x) -> any pytree of arrays (n, ...).
+      params: its parameters.
+      x: at least 2 samples, (n, ...), not all equal.
+
+    Raises:
+      ValueError: an output that changes; fewer than 2 samples.
+    """
+    if len(x) < 2:
+        raise ValueError(f"two samples at least show whether they interact; got {len(x)}.")
+    x = np.asarray(x)
+    moved = np.concatenate([x[1:], x[:1] + x[1:2]])  # another last sample: every batch statistic changes
+    out, again = (jax.jit(fn)(params, batch) for batch in (x, moved))
+    for a, b in zip(jax.tree.leaves(out), jax.tree.leaves(again), strict=True):
+        a, b = np.asarray(a, np.float64)[1:], np.asarray(b, np.float64)[:-1]
+        change = np.abs(a - b).max() / max(np.abs(a).max(), 1e-30)
+        if not change <= INTERACTION:
+            raise ValueError(
+                f"the output of a sample changes by {change:.0%} with the rest of its batch: put the network in "
+                "inference mode (running statistics of BatchNorm, no dropout)."
+            )

@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from subspace_jax.nn.alexnet import AlexNet, LeNet
 from subspace_jax.nn.model import Model, from_linen
 from subspace_jax.nn.parts import CHOICES, Parts
 from subspace_jax.nn.vision import MLP, VGG, LeNet5, ResNet
@@ -13,6 +14,8 @@ from subspace_jax.nn.vit import ViT
 NETWORKS: dict[str, nn.Module] = {
     "mlp": MLP(widths=(256, 128)),
     "lenet5": LeNet5(filters=(6, 16), widths=(120, 84)),
+    "lenet": LeNet(),
+    "alexnet": AlexNet(),
     "vgg11": VGG(convs=(1, 1, 2, 2, 2), width=64),
     "vgg16": VGG(convs=(2, 2, 3, 3, 3), width=64),
     "resnet18": ResNet(blocks=(2, 2, 2, 2), width=64),
@@ -26,7 +29,7 @@ def build(name: str, **arguments: Any) -> Model:
     """A network of NETWORKS, whose fields are the defaults of its arguments.
 
     Args:
-      name: mlp, lenet5, vgg11, vgg16, resnet18, resnet20, vit_tiny or vit_b16.
+      name: mlp, lenet5, lenet, alexnet, vgg11, vgg16, resnet18, resnet20, vit_tiny or vit_b16.
       **arguments: `classes` (10; 0: without a head, for `multi_head`), the sizes of that network (`widths`, `filters`,
         `convs`, `blocks`, `width`, `patch`, `depth`, `heads`) and the fields of Parts: `norm`, `use_bias`,
         `activation`, `init`, `dtype`. Lists serve as tuples, so that what JSON gives back builds the same network.

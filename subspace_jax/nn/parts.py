@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from subspace_jax.nn.norm import MinibatchNorm
 from subspace_jax.typing import Array, Float
 
 Images = Float[Array | np.ndarray, "b h w c"]
@@ -26,7 +27,7 @@ INITS = {"lecun": nn.initializers.lecun_normal(), "he": nn.initializers.he_norma
 GROUPS = 32  # of GroupNorm; fewer where the channels are not divisible
 MOMENTUM = 0.9  # of BatchNorm's running statistics: PyTorch's 0.1; Flax's own 0.99 lags behind short trainings
 CHOICES = {
-    "norm": ("batch", "group", "layer", "none"),
+    "norm": ("batch", "minibatch", "group", "layer", "none"),
     "use_bias": (True, False),
     "activation": tuple(ACTIVATIONS),
     "init": tuple(INITS),
@@ -37,7 +38,8 @@ CHOICES = {
 class Parts(NamedTuple):
     """The arguments every network of `build` takes.
 
-    norm: "batch", "group" (gcd(32, channels) groups), "layer" or "none".
+    norm: "batch", "minibatch" (the batch's own statistics, at test too), "group" (gcd(32, channels) groups), "layer"
+      or "none".
     use_bias: whether convolutions and dense layers have a bias (those of ResNets have none before a norm); the
       shift of a norm stays.
     activation: a name in ACTIVATIONS; GELU is the exact one.
@@ -69,6 +71,8 @@ class Parts(NamedTuple):
         """The norm of the last axis; x itself for "none"."""
         if self.norm == "batch":
             return nn.BatchNorm(not train, momentum=MOMENTUM, epsilon=1e-5, dtype=self.dtype, name=name)(x)
+        if self.norm == "minibatch":
+            return MinibatchNorm(dtype=self.dtype, name=name)(x)
         if self.norm == "group":
             groups = math.gcd(GROUPS, x.shape[-1])
             return nn.GroupNorm(groups, epsilon=1e-5, dtype=self.dtype, name=name)(x)

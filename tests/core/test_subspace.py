@@ -83,6 +83,44 @@ def test_union_spans_both_and_keeps_the_first_columns(seed):
     assert int(subspace.union(both, first).rank) == 5
 
 
+@given(SHAPES, SEEDS, st.sampled_from([0.5, 0.9, 1.0]))
+def test_growth_keeps_its_columns_and_adds_as_few_as_reach_the_energy(shape, seed, energy):
+    first, second = host(shape, seed), host(shape, seed + 1)
+    space = subspace.from_gram(first.T @ first, energy=0.5)
+    old = int(space.rank)
+    gram = second.T @ second
+    grown = subspace.grow(space, gram, energy=energy)
+    np.testing.assert_array_equal(grown.basis[:, :old], space.basis[:, :old])
+    rank = int(grown.rank)
+    np.testing.assert_allclose(grown.basis.T @ grown.basis, np.diag(np.arange(shape[1]) < rank), atol=1e-9)
+    outside = np.eye(shape[1]) - subspace.projector(space)
+    new = np.linalg.svd(second @ outside, compute_uv=False) ** 2 / np.trace(gram)
+    shares = float(subspace.energy_share(space, gram)) + np.concatenate([[0], np.cumsum(new)])
+    assert rank - old == int(np.argmax(shares >= energy - 1e-6))
+    np.testing.assert_allclose(subspace.energy_share(grown, gram), shares[rank - old], atol=FLOAT64_EIGH)
+
+
+def test_growth_is_one_program_with_one_energy_per_leading_entry():
+    rows = draw((3, 20, 6), 0)
+    space = subspace.from_gram(rows[:, :2].mT @ rows[:, :2], energy=1.0)
+    energies = jnp.array([0.0, 0.9, 1.0])
+    grown = jax.jit(lambda energy: subspace.grow(space, rows.mT @ rows, energy=energy))(energies)
+    assert [int(rank) for rank in grown.rank[jnp.array([0, 2])]] == [2, 6]
+    for i in range(3):
+        one = subspace.Subspace(space.basis[i], space.rank[i])
+        alone = subspace.grow(one, rows[i].T @ rows[i], energy=float(energies[i]))
+        chex.assert_trees_all_close(
+            subspace.projector(subspace.Subspace(grown.basis[i], grown.rank[i])), subspace.projector(alone),
+            atol=FLOAT32_EIGH,
+        )  # fmt: skip
+
+
+def test_a_small_capacity_grows_by_the_largest_energies_that_fit():
+    space = subspace.from_gram(np.diag([1.0, 0, 0, 0]), energy=1.0, capacity=2)
+    grown = subspace.grow(space, np.diag([0.0, 1, 3, 2]), energy=1.0)
+    np.testing.assert_allclose(np.diag(subspace.projector(grown)), [1, 0, 1, 0], atol=1e-12)
+
+
 @given(SEEDS)
 def test_complement_is_everything_else(seed):
     rows = draw((3, 8), seed)

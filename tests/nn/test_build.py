@@ -206,7 +206,7 @@ def test_arguments_survive_json():
         ("resnet19", {}, "no network 'resnet19'; there are mlp, lenet5"),
         ("mlp", {"depth": 3}, "mlp takes no argument 'depth'; it takes classes, widths, norm"),
         ("mlp", {"activation": "swoosh"}, "activation is one of relu, .*; got 'swoosh'"),
-        ("vgg11", {"norm": ["batch"]}, "norm is one of batch, group, layer, none; got"),
+        ("vgg11", {"norm": ["batch"]}, "norm is one of batch, minibatch, group, layer, none; got"),
         ("vgg11", {"dtype": "float16"}, "dtype is one of float32, bfloat16; got 'float16'"),
         ("mlp", {"classes": -1}, "classes takes whole numbers of at least 1, such as 10; got -1"),
         ("mlp", {"widths": 64}, r"widths takes whole numbers .* such as \(256, 128\); got 64"),

@@ -133,19 +133,19 @@ def collect(
     Raises:
       ValueError: as `observe`; no batch; a batch that does not divide over the devices.
     """
-    layers = None if layers is None else list(layers)
+    layers = None if layers is None else tuple(layers)
     params = jax.tree.map(jnp.asarray, params)  # before the wide context: host float64 must not widen the network
     wide = np.dtype(dtype) == np.float64
     precision = functools.partial(jax.enable_x64, True) if wide else contextlib.nullcontext
-    steps: dict[Any, tuple[Callable, Layers]] = {}
-    total: Any = None
+    total, table = None, Layers({}, ())
     for i, (batch, cap) in enumerate(zip(batches, _caps(max_rows, batches), strict=False)):
         args = jax.tree.map(jnp.asarray, batch if isinstance(batch, tuple) else (batch,))
-        kind = str(jax.tree.map(jax.typeof, args)), cap
-        if kind not in steps:
-            steps[kind] = _step(fn, params, args, layers, mesh, of=of, dtype=dtype, max_rows=cap)
+        leaves, structure = jax.tree.flatten((params, args))
+        step, table = _step(
+            fn, structure, tuple(map(jax.typeof, leaves)), layers, mesh, of=of, dtype=np.dtype(dtype), max_rows=cap
+        )
         with precision():
-            new = steps[kind][0](params, args, None if key is None else jax.random.fold_in(key, i))
+            new = step(params, args, None if key is None else jax.random.fold_in(key, i))
             # waiting keeps the queue from running ahead of the device with batches in it
             total = jax.block_until_ready(new if total is None else _add(total, new))
     if total is None:
@@ -153,7 +153,7 @@ def collect(
     with precision():
         total = total if mesh is None else jax.tree.map(lambda x: x.sum(0), total)
         total = jax.tree.map(np.asarray, total) if wide else total
-    return _by_layer(next(iter(steps.values()))[1], total)
+    return _by_layer(table, total)
 
 
 _add = jax.jit(_moments.merge, donate_argnums=0)
@@ -169,17 +169,25 @@ def _caps(max_rows: int | None, batches: Iterable[Any]) -> Iterable[int | None]:
     return [b - a for a, b in itertools.pairwise(shared)]
 
 
+@functools.lru_cache(maxsize=16)  # compiled once for all parameters of one shape
 def _step(
-    fn: Callable, params: Params, args: tuple, layers: list[str] | None, mesh: Mesh | None, **options: Any
+    fn: Callable,
+    structure: Any,
+    leaves: tuple,
+    layers: tuple[str, ...] | None,
+    mesh: Mesh | None,
+    **options: Any,
 ) -> tuple[Callable, Layers]:
     """The compiled moments of one batch, and the table; in a mesh each device has its own sums, along a first axis."""
+    shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=leaf.weak_type) for leaf in leaves]
+    params, args = jax.tree.unflatten(structure, shapes)
     if mesh is None:
         traced = trace(fn, params, args, layers)
         return jax.jit(lambda params, args, key: _measure(traced, params, args, key, **options)[1]), traced.table
     axis, devices = mesh.axis_names[0], mesh.devices.shape[0]
-    if sizes := [len(x) for x in jax.tree.leaves(args) if len(x) % devices]:
+    if sizes := [x.shape[0] for x in jax.tree.leaves(args) if x.shape[0] % devices]:
         raise ValueError(f"a batch of {sizes[0]} does not divide over {devices} devices: choose a multiple.")
-    local = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(x) // devices, *x.shape[1:]), x.dtype), args)
+    local = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0] // devices, *x.shape[1:]), x.dtype), args)
     traced = trace(fn, params, local, layers)
     if options["max_rows"] is not None:
         options["max_rows"] //= devices

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -145,8 +146,9 @@ def _editable(table: Layers, path: str, leaves: Mapping[str, Array]) -> Layer:
 
 def _touched(layer: Layer, leaf: Array) -> np.ndarray:
     """The elements of the leaf that the kernel reads."""
-    nothing = jnp.zeros(jnp.shape(leaf))
-    return np.asarray(views.write(layer.steps, nothing, jnp.ones((*layer.lead, layer.d_in, layer.d_out)))) > 0
+    with jax.ensure_compile_time_eval():  # what a slice touches is known under `jit` too
+        nothing, ones = jnp.zeros(jnp.shape(leaf)), jnp.ones((*layer.lead, layer.d_in, layer.d_out))
+        return np.asarray(views.write(layer.steps, nothing, ones)) > 0
 
 
 def _factors(matrix: Array, rank: int) -> dict[str, Array]:

@@ -1,0 +1,274 @@
+"""Task after task with one network: what a method is, how it is run, and the matrix that says what was forgotten.
+
+R[t, i] is the test accuracy on task i after t tasks were learned; row 0 is the untrained network.
+"""
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from subspace_jax import checkpoint, training
+from subspace_jax.continual.tasks import Task, check_tasks
+from subspace_jax.core import losses
+from subspace_jax.nn import Model
+from subspace_jax.typing import Array, Float, Key, PyTree, Variables
+
+Matrix = Float[np.ndarray, "rows tasks"]
+
+
+class State(NamedTuple):
+    """A network in the middle of a sequence; arrays only, saved whole.
+
+    Attributes:
+      variables: what `Model.apply` takes.
+      opt_state: of the optimiser, with the bases of a projection in it.
+      kept: what else the method keeps of earlier tasks.
+    """
+
+    variables: Variables
+    opt_state: PyTree
+    kept: PyTree
+
+
+class Learner(NamedTuple):
+    """A continual method.
+
+    Attributes:
+      init: (key, x) -> State before the first task.
+      begin: (key, state, task, t) -> State, before task t; on the host.
+      step: (state, batches, t, key) -> State, one compiled training step; batches is ((x, y),).
+      end: (key, state, task, t) -> State, after task t: what the method measures and keeps; on the host.
+      predict: (state, x, t) -> logits (n, classes).
+      memory: (state) -> floats kept beside the network itself.
+      told: whether `predict` uses t: the method is told the task at test.
+    """
+
+    init: Callable
+    begin: Callable
+    step: Callable
+    end: Callable
+    predict: Callable
+    memory: Callable
+    told: bool
+
+
+class Measures(NamedTuple):
+    """Summary of R, in fractions; nothing is forgotten or transferred in a sequence of one task.
+
+    Attributes:
+      accuracy: ACC, mean over the tasks at the end.
+      backward_transfer: BWT, mean over all tasks but the last of accuracy at the end minus right after learning it.
+      forward_transfer: mean over all tasks but the first of accuracy just before learning it minus untrained.
+      forgetting: mean over all tasks but the last of the highest accuracy before the end minus that at the end.
+      anytime: mean over the moments of the mean accuracy on the tasks learned so far.
+    """
+
+    accuracy: float
+    backward_transfer: float
+    forward_transfer: float
+    forgetting: float
+    anytime: float
+
+
+def measures(matrix: Matrix) -> Measures:
+    """ACC, BWT and the others.
+
+    Raises:
+      ValueError: a matrix that is not (tasks + 1, tasks), or with entries that are no accuracies.
+    """
+    matrix = np.asarray(matrix, np.float64)
+    tasks = matrix.shape[-1]
+    if matrix.ndim != 2 or matrix.shape != (tasks + 1, tasks) or not ((matrix >= 0) & (matrix <= 1)).all():
+        raise ValueError(f"R is (tasks + 1, tasks) of accuracies, row 0 untrained; got {matrix.shape}.")
+    after, before, last = np.diagonal(matrix[1:]), np.diagonal(matrix), matrix[-1]
+    anytime = [row[: t + 1].mean() for t, row in enumerate(matrix[1:])]
+    if tasks == 1:
+        return Measures(float(last[0]), 0.0, 0.0, 0.0, anytime[0])
+    highest = matrix[1:-1].max(axis=0)  # before the end
+    means = (last, (last - after)[:-1], (before - matrix[0])[1:], (highest - last)[:-1], anytime)
+    return Measures(*(float(np.mean(values)) for values in means))
+
+
+def learner(model: Model, tx: optax.GradientTransformation, *, told: bool = False) -> Learner:
+    """Plain training on each task in turn (finetune), which other methods change where they differ.
+
+    The optimiser starts anew with every task. Logits (n, tasks, classes) of a network with a head a task are read at
+    the task's head: such a network is `told` the task.
+    """
+    fresh, init_model = jax.jit(tx.init), jax.jit(model.init)
+
+    def init(key, x):
+        variables = init_model(key, x[:1])
+        return State(variables, fresh(variables["params"]), {})
+
+    def begin(key, state, task, t):
+        return state._replace(opt_state=fresh(state.variables["params"]))
+
+    def predict(state, x, t):
+        return own_head(training.predict(model.apply, state.variables, x), t)
+
+    return Learner(
+        init, begin, descent(task_loss(model), tx), lambda key, state, task, t: state, predict, lambda state: 0, told
+    )
+
+
+def own_head(logits: Any, t: Any) -> Any:
+    """Logits (n, classes) of task t, one for all or one a sample, from (n, tasks, classes); others as they are."""
+    return logits if logits.ndim == 2 else logits[jnp.arange(len(logits)), t]
+
+
+def task_loss(model: Model) -> Callable:
+    """(params, state, x, y, t, key) -> (mean cross-entropy on task t, new batch_stats)."""
+
+    def loss(params, state, x, y, t, key):
+        logits, batch_stats = model.train_apply(state.variables | {"params": params}, x, key)
+        return losses.softmax_cross_entropy(own_head(logits, t), y).mean(), batch_stats
+
+    return loss
+
+
+def descend(tx: optax.GradientTransformation, state: State, grads: PyTree, batch_stats: PyTree) -> State:
+    """The state after one update of the optimiser."""
+    params = state.variables["params"]
+    updates, opt_state = tx.update(grads, state.opt_state, params)
+    variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
+    return state._replace(variables=variables, opt_state=opt_state)
+
+
+def descent(loss: Callable, tx: optax.GradientTransformation) -> Callable:
+    """The step of a `Learner` down the gradient of loss(params, state, x, y, t, key) -> (loss, new batch_stats)."""
+
+    def step(state, batches, t, key):
+        (x, y), params = batches[0], state.variables["params"]
+        return descend(tx, state, *jax.grad(loss, has_aux=True)(params, state, x, y, t, key))
+
+    return step
+
+
+class Plateau(NamedTuple):
+    """Train by epochs until the loss on held-out samples falls no more, and keep the weights where it was lowest.
+
+    The optimiser must carry its `learning_rate` in its state: `optax.inject_hyperparams(optax.sgd)(learning_rate=.01)`.
+
+    Attributes:
+      epochs: at most so many a task.
+      held_out: share of a task's training samples that judge.
+      factor: the learning rate is divided by it ...
+      patience: ... after so many epochs without a lower loss, each time.
+      stop: a learning rate below it ends the task.
+    """
+
+    epochs: int
+    held_out: float = 0.05
+    factor: float = 2.0
+    patience: int = 6
+    stop: float = 1e-5
+
+
+def run(
+    key: Key[Array, ""],
+    method: Learner,
+    tasks: Sequence[Task],
+    *,
+    classes: int,
+    batch: int,
+    length: int | Plateau,
+    directory: str | pathlib.Path | None = None,
+    config: dict[str, Any] | None = None,
+    label: str = "task",
+) -> tuple[State, Matrix]:
+    """Learn the tasks in their order; after each, test on all of them.
+
+    Args:
+      key: of the network, the orders and whatever is random in the method.
+      method: what learns.
+      tasks: see `tasks.check_tasks`.
+      classes: outputs of the network, or of each of its heads.
+      batch: samples a step.
+      length: training steps a task, or a schedule that decides.
+      directory: a checkpoint after every task; an interrupted run goes on behind the last one.
+      config: of these checkpoints.
+      label: name beside the progress bar.
+
+    Returns:
+      The last state and R.
+
+    Raises:
+      ValueError: as `check_tasks`; steps or batch below 1.
+    """
+    check_tasks(tasks, classes=classes)
+    state, matrix = method.init(key, tasks[0].x), np.full((len(tasks) + 1, len(tasks)), np.nan)
+    matrix[0] = _row(method, state, tasks)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(checkpoint.manager(directory)) if directory else None
+        done, state, matrix = _resumed(folder, key, state, matrix)
+        for t in range(done, len(tasks)):
+            begin, train, end = jax.random.split(jax.random.fold_in(key, t), 3)
+            state = method.begin(begin, state, tasks[t], t)
+            state = _learn(train, method, state, tasks[t], t, batch, length, f"{label} {t + 1} of {len(tasks)}")
+            state = method.end(end, state, tasks[t], t)
+            matrix[t + 1] = _row(method, state, tasks)
+            if folder:
+                carries = {"kept": state.kept, "matrix": matrix}
+                checkpoint.save(folder, t + 1, _whole(key, t + 1, state), config=config or {}, carries=carries)
+    return state, matrix
+
+
+def _resumed(folder: Any, key: Key[Array, ""], state: State, matrix: Matrix) -> tuple[int, State, Matrix]:
+    """Tasks done, state and R as the latest checkpoint has them."""
+    found = folder and checkpoint.restore(folder, _whole(key, 0, state), {"kept": state.kept, "matrix": matrix})
+    if not found:
+        return 0, state, matrix
+    done, whole, carries = found
+    return done, State(training.variables(whole), whole.opt_state, carries["kept"]), np.array(carries["matrix"])
+
+
+def _whole(key: Key[Array, ""], t: int, state: State) -> training.TrainState:
+    return training.TrainState(jnp.int32(t), **state.variables, opt_state=state.opt_state, key=key)
+
+
+def _learn(
+    key: Key[Array, ""],
+    method: Learner,
+    state: State,
+    task: Task,
+    t: int,
+    batch: int,
+    length: int | Plateau,
+    label: str,
+) -> State:
+    """One task, by steps or until the plateau."""
+
+    def steps(key, state, x, y, count):
+        return training.repeat(
+            key, method.step, state, [(x, y)], steps=count, batch=batch, constants=jnp.int32(t),
+            params=state.variables["params"], label=label,
+        )  # fmt: skip
+
+    if isinstance(length, int):
+        return steps(key, state, task.x, task.y, length)
+    order = np.asarray(jax.random.permutation(key, len(task.x)))
+    judges, rest = np.split(order, [max(1, int(length.held_out * len(order)))])
+    lowest, best, bad = np.inf, state, 0
+    rate = float(optax.tree.get(state.opt_state, "learning_rate"))
+    for epoch in range(length.epochs):
+        state = steps(jax.random.fold_in(key, epoch), state, task.x[rest], task.y[rest], max(1, len(rest) // batch))
+        logits = method.predict(state, task.x[judges], t)
+        loss = float(losses.softmax_cross_entropy(logits, task.y[judges]).mean())
+        lowest, best, bad = (loss, state, 0) if loss < lowest else (lowest, best, bad + 1)
+        if bad == length.patience:
+            rate, bad = rate / length.factor, 0
+            if rate < length.stop:
+                break
+            state = state._replace(opt_state=optax.tree.set(state.opt_state, learning_rate=jnp.float32(rate)))
+    return best
+
+
+def _row(method: Learner, state: State, tasks: Sequence[Task]) -> Float[np.ndarray, " tasks"]:
+    return np.array([np.mean(method.predict(state, k.test_x, t).argmax(-1) == k.test_y) for t, k in enumerate(tasks)])

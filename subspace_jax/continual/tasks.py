@@ -1,0 +1,116 @@
+"""Sequences of tasks from one data set: permuted or rotated pixels, classes a few at a time, or what a user brings."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from subspace_jax.core.losses import check_labels
+from subspace_jax.typing import Array, Float, Int, Key
+
+
+class Task(NamedTuple):
+    """Training and test samples as the network sees them; labels count from 0 in every task that has its own head."""
+
+    x: Float[np.ndarray, "n ..."]
+    y: Int[np.ndarray, " n"]
+    test_x: Float[np.ndarray, "m ..."]
+    test_y: Int[np.ndarray, " m"]
+
+
+def permuted(key: Key[Array, ""], data: Task, *, tasks: int) -> list[Task]:
+    """The same images under another fixed permutation of the pixels a task; the first task has them as they are.
+
+    Args:
+      key: of the permutations.
+      data: images (n, h, w, c), channels stay together.
+      tasks: at least 1.
+
+    Raises:
+      ValueError: fewer than 1 task.
+    """
+    _at_least_one(tasks)
+    pixels = int(np.prod(data.x.shape[1:3]))
+    orders = [np.arange(pixels), *(np.asarray(jax.random.permutation(k, pixels)) for k in jax.random.split(key, tasks))]
+
+    def mixed(x: np.ndarray, order: np.ndarray) -> np.ndarray:
+        return np.asarray(x).reshape(len(x), pixels, -1)[:, order].reshape(x.shape)
+
+    return [data._replace(x=mixed(data.x, order), test_x=mixed(data.test_x, order)) for order in orders[:tasks]]
+
+
+def rotated(data: Task, *, tasks: int, degrees: float = 180.0) -> list[Task]:
+    """The same images, task k turned by k degrees / tasks: bilinear, black outside.
+
+    Raises:
+      ValueError: fewer than 1 task.
+    """
+    from scipy.ndimage import rotate
+
+    _at_least_one(tasks)
+
+    def turned(x: np.ndarray, angle: float) -> np.ndarray:
+        return rotate(np.asarray(x), angle, axes=(1, 2), reshape=False, order=1).astype(np.float32)
+
+    angles = [k * degrees / tasks for k in range(tasks)]
+    return [data._replace(x=turned(data.x, angle), test_x=turned(data.test_x, angle)) for angle in angles]
+
+
+def split(data: Task, *, groups: Sequence[Sequence[int]]) -> list[Task]:
+    """One task a group of classes, such as the classes in order or the superclasses; labels count from 0 in each.
+
+    Args:
+      data: all classes.
+      groups: classes of each task, as many in each; the first of a group becomes label 0.
+
+    Raises:
+      ValueError: no group, groups of different sizes, a class that is in two groups or without samples.
+    """
+    flat = [label for group in groups for label in group]
+    sizes = {len(group) for group in groups}
+    if len(sizes) != 1 or 0 in sizes or len(set(flat)) != len(flat):
+        raise ValueError(f"groups are disjoint and of one size of at least 1; got {[list(g) for g in groups]}.")
+    for labels in (data.y, data.test_y):
+        if len(missing := np.setdiff1d(flat, labels)):
+            raise ValueError(f"class {missing[0]} has no sample; there are {np.unique(labels).tolist()}.")
+    return [_only(data, np.asarray(group)) for group in groups]
+
+
+def check_tasks(tasks: Sequence[Task], *, classes: int) -> None:
+    """Refuse a sequence that one network cannot learn.
+
+    Args:
+      tasks: any list of tasks.
+      classes: outputs of the network, or of each of its heads.
+
+    Raises:
+      ValueError: no task; a task without samples; inputs of another shape than the first task's; labels outside
+        [0, classes): those of a task with its own head count from 0.
+    """
+    _at_least_one(len(tasks))
+    for number, task in enumerate(tasks):
+        if not len(task.x) or not len(task.test_x):
+            raise ValueError(f"task {number} has {len(task.x)} training and {len(task.test_x)} test samples.")
+        if task.x.shape[1:] != tasks[0].x.shape[1:]:
+            raise ValueError(f"task {number} has inputs {task.x.shape[1:]}, task 0 {tasks[0].x.shape[1:]}: use one.")
+        for labels in (task.y, task.test_y):
+            try:
+                check_labels(labels, classes)
+            except ValueError as error:
+                raise ValueError(f"task {number}: {error} Labels of a task with its own head count from 0.") from error
+
+
+def _at_least_one(tasks: int) -> None:
+    if tasks < 1:
+        raise ValueError(f"a sequence has at least 1 task; got {tasks}.")
+
+
+def _only(data: Task, group: np.ndarray) -> Task:
+    """The samples of some classes, labelled by their place in the group."""
+
+    def chosen(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        where = np.isin(y, group)
+        return x[where], (y[where][:, None] == group).argmax(1)
+
+    return Task(*chosen(data.x, data.y), *chosen(data.test_x, data.test_y))

@@ -1,0 +1,104 @@
+import chex
+import jax
+import numpy as np
+import optax
+import pytest
+
+from subspace_jax import nn, training
+from subspace_jax.continual import protocol, tasks
+from subspace_jax.core import losses
+
+RNG = np.random.default_rng(0)
+CENTRES = RNG.normal(size=(3, 6)) * 3
+MODEL = nn.build("mlp", classes=3, widths=(16,), use_bias=False)
+KEY = jax.random.key(0)
+
+
+def blobs(n, seed):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 3
+    return (CENTRES[y] + rng.normal(size=(n, 6))).astype(np.float32).reshape(n, 1, 6, 1), y
+
+
+DATA = tasks.Task(*blobs(90, 1), *blobs(60, 2))
+SEQUENCE = tasks.permuted(jax.random.key(3), DATA, tasks=3)
+FINETUNE = protocol.learner(MODEL, optax.sgd(0.05))
+SHORT = {"classes": 3, "length": 40, "batch": 10}
+
+
+def test_measures_of_a_matrix_by_hand():
+    matrix = np.array([[0.1, 0.2, 0.3], [0.9, 0.3, 0.3], [0.7, 0.8, 0.5], [0.8, 0.6, 1.0]])
+    found = protocol.measures(matrix)
+    np.testing.assert_allclose(
+        found,
+        [2.4 / 3, ((0.8 - 0.9) + (0.6 - 0.8)) / 2, ((0.3 - 0.2) + (0.5 - 0.3)) / 2, (0.1 + 0.2) / 2,
+         (0.9 + 0.75 + 0.8) / 3],
+    )  # fmt: skip
+
+
+def test_one_task_forgets_and_transfers_nothing():
+    assert protocol.measures(np.array([[0.1], [0.9]])) == (0.9, 0.0, 0.0, 0.0, 0.9)
+
+
+@pytest.mark.parametrize("matrix", [np.zeros((3, 3)), np.full((3, 2), np.nan), np.full((3, 2), 1.5)])
+def test_what_is_no_matrix_of_accuracies_is_refused(matrix):
+    with pytest.raises(ValueError, match=r"R is \(tasks \+ 1, tasks\) of accuracies"):
+        protocol.measures(matrix)
+
+
+def test_finetuning_learns_each_task_and_its_matrix_is_what_its_states_give():
+    state, matrix = protocol.run(KEY, FINETUNE, SEQUENCE, **SHORT)
+    assert matrix.shape == (4, 3)
+    assert np.diagonal(matrix[1:]).min() > 0.9
+    for t, task in enumerate(SEQUENCE):
+        accuracy = training.evaluate(MODEL.apply, state.variables, task.test_x, task.test_y)
+        assert matrix[3, t] == pytest.approx(float(accuracy), abs=1e-6)
+
+
+def test_an_interrupted_sequence_goes_on_behind_the_last_task_bit_for_bit(tmp_path):
+    whole = protocol.run(KEY, FINETUNE, SEQUENCE, **SHORT)
+    seen = []
+
+    def interrupted(key, state, task, t):
+        seen.append(t)
+        if t == 2 and len(seen) == 3:
+            raise KeyboardInterrupt
+        return FINETUNE.begin(key, state, task, t)
+
+    method = FINETUNE._replace(begin=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        protocol.run(KEY, method, SEQUENCE, **SHORT, directory=tmp_path / "c")
+    resumed = protocol.run(KEY, method, SEQUENCE, **SHORT, directory=tmp_path / "c")
+    assert seen == [0, 1, 2, 2]
+    chex.assert_trees_all_equal(resumed, whole)
+
+
+def test_heads_are_read_at_the_task():
+    logits = np.arange(24.0).reshape(4, 2, 3)
+    np.testing.assert_array_equal(protocol.own_head(logits, 1), logits[:, 1])
+    np.testing.assert_array_equal(protocol.own_head(logits[:, 0], 1), logits[:, 0])
+
+
+def test_a_plateau_keeps_the_best_weights_and_lowers_the_rate():
+    linear = nn.build("mlp", classes=3, widths=(), use_bias=False)
+    method = protocol.learner(linear, optax.inject_hyperparams(optax.sgd)(learning_rate=20.0))
+    seen = []
+
+    def watched(state, x, t):
+        logits = method.predict(state, x, t)
+        seen.append((float(optax.tree.get(state.opt_state, "learning_rate")), state.variables))
+        return logits
+
+    length = protocol.Plateau(epochs=30, held_out=0.3, factor=4.0, patience=2, stop=1e-1)
+    state, matrix = protocol.run(
+        KEY, method._replace(predict=watched), SEQUENCE[:1], classes=3, length=length, batch=10
+    )  # fmt: skip
+    rates = [rate for rate, _ in seen[1:-1]]  # the first and the last call fill the matrix
+    assert rates == sorted(rates, reverse=True)
+    assert 0.1 <= min(rates) < 20.0
+    order = jax.random.permutation(jax.random.split(jax.random.fold_in(KEY, 0), 3)[1], 90)
+    judges = np.asarray(order)[:27]
+    loss = [float(losses.softmax_cross_entropy(training.predict(linear.apply, v, DATA.x[judges]), DATA.y[judges]).mean())
+            for _, v in seen[1:-1]]  # fmt: skip
+    chex.assert_trees_all_equal(state.variables, seen[1 + int(np.argmin(loss))][1])
+    assert matrix[1, 0] > 0.8

@@ -15,11 +15,12 @@ create = jax.jit(training.create, static_argnums=(1, 2))
 
 
 class Trained(NamedTuple):
-    """A network on scaled inputs, and the config of its checkpoint."""
+    """A network on scaled inputs, the config of its checkpoint, and what the hooks of its training carried."""
 
     model: nn.Model
     variables: Variables
     config: dict[str, Any]
+    carries: dict[str, Any] = {}
 
 
 def adopt(config: Any) -> Any:
@@ -40,7 +41,7 @@ def adopt(config: Any) -> Any:
 def network(config: Any, shared: planted.Setup, task: planted.Task, seed: int, *, hooks: Any = None) -> Trained:
     """The network of one seed at --checkpoint, or one trained by the run's recipe, resumable; the hooks go with it."""
     if config.checkpoint:
-        loaded = Trained(*checkpoint.load_model(config.checkpoint, seed=seed))
+        loaded = Trained(*checkpoint.load_model(config.checkpoint, seed=seed), {})
         check_inference(loaded.model.apply, loaded.variables, task.x[:8])
         return loaded
     steps = config.epochs * (len(task.x) // config.batch)
@@ -50,11 +51,11 @@ def network(config: Any, shared: planted.Setup, task: planted.Task, seed: int, *
     )
     key = jax.random.fold_in(jax.random.key(seed), planted.TRAIN_KEY)
     saved = planted.checkpoint_config(config, shared, seed)
-    state, _ = checkpoint.resumable_fit(
+    state, carries = checkpoint.resumable_fit(
         f"{config.workdir}/checkpoints/seed{seed}", run, create(key, shared.network, tx, task.x[:1]),
         (task.image, task.label), epochs=config.epochs, config=saved, hooks=hooks, label=f"seed {seed}",
     )  # fmt: skip
-    return Trained(shared.network, training.variables(state), saved)
+    return Trained(shared.network, training.variables(state), saved, carries)
 
 
 def save_edited(config: Any, seed: int, original: Trained, variables: Variables, **edit: Any) -> None:

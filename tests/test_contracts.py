@@ -1,4 +1,4 @@
-"""What everything of one kind promises: scores of samples, and accumulators over epochs."""
+"""What everything of one kind promises: scores of samples, accumulators over epochs, transforms of updates."""
 
 import functools
 
@@ -6,8 +6,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from subspace_jax.continual import gpm, sgp
+from subspace_jax.core import capture
 from subspace_jax.core.keys import sample_keys
 from subspace_jax.memorization import dynamics, epoch_average, scores, second_split
 
@@ -167,3 +170,63 @@ def test_many_runs_are_followed_by_vmap(accumulator):
     for values in zip(*stacked, strict=True):
         state = together(state, *values)
     chex.assert_trees_all_close(state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone), rtol=1e-6)
+
+
+# --- transforms: optax.GradientTransformation over the updates of a network
+
+
+def two_layers(params, x):
+    return jax.nn.relu(x @ params["first"]) @ params["second"] + params["bias"][None]
+
+
+WEIGHTS = {"first": jnp.ones((5, 6)), "second": jnp.ones((6, 3)), "bias": jnp.ones(3)}
+INPUTS = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5)), jnp.float32)
+TABLE = capture.layers(two_layers, WEIGHTS, INPUTS)
+SEEN = capture.collect(two_layers, WEIGHTS, [INPUTS], dtype="float64")
+TRANSFORMS = {  # the transform, and its state after a task
+    "gpm": (gpm.gpm(TABLE), lambda state: gpm.GPMState(gpm.update(state.bases, SEEN, energy=0.9))),
+    "sgp": (sgp.sgp(TABLE), lambda state: sgp.update(state, SEEN, energy=0.9)),
+}
+
+
+@pytest.fixture(params=TRANSFORMS)
+def transform(request):
+    return TRANSFORMS[request.param]
+
+
+def test_a_transform_keeps_structure_dtype_and_compiles_once_for_all_tasks(transform):
+    tx, learn = transform
+    state = tx.init(WEIGHTS)
+    assert all(isinstance(leaf, jax.Array) and leaf.size for leaf in jax.tree.leaves(state))
+    chex.clear_trace_counter()
+    update = jax.jit(chex.assert_max_traces(lambda *args: tx.update(*args), 1))
+    for _ in range(2):
+        updates, after = update(WEIGHTS, state, WEIGHTS)
+        chex.assert_trees_all_equal_shapes_and_dtypes(updates, WEIGHTS)
+        chex.assert_trees_all_equal(after, state)
+        chex.assert_trees_all_close(tx.update(WEIGHTS, state, WEIGHTS)[0], updates, atol=1e-6)
+        state = jax.tree.map(jnp.asarray, jax.tree.map(np.asarray, learn(state)))
+
+
+def test_a_transform_gives_zero_for_zero_and_runs_over_seeds(transform):
+    tx, learn = transform
+    state = learn(tx.init(WEIGHTS))
+    blank = jax.tree.map(jnp.zeros_like, WEIGHTS)
+    chex.assert_trees_all_equal(tx.update(blank, state, WEIGHTS)[0], blank)
+    stack = lambda tree: jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), tree)  # noqa: E731
+    together, _ = jax.vmap(tx.update)(stack(WEIGHTS), stack(state), stack(WEIGHTS))
+    chex.assert_trees_all_close(together, stack(tx.update(WEIGHTS, state, WEIGHTS)[0]), atol=1e-6)
+
+
+def test_a_chain_with_a_transform_still_learns_a_quadratic(transform):
+    tx, learn = transform
+    chain = optax.chain(optax.sgd(0.1), tx)
+    name = type(tx.init(WEIGHTS)).__name__
+    state = chain.init(WEIGHTS)
+    state = optax.tree.set(state, **{name: learn(optax.tree.get(state, name))})
+    loss = lambda params: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))  # noqa: E731
+    params = WEIGHTS
+    for _ in range(20):
+        updates, state = chain.update(jax.grad(loss)(params), state, params)
+        params = optax.apply_updates(params, updates)
+    assert loss(params) < loss(WEIGHTS)

@@ -45,7 +45,7 @@ class Learner(NamedTuple):
       step: (state, batches, t, key) -> State, one compiled training step; batches is ((x, y),).
       end: (key, state, task, t) -> State, after task t: what the method measures and keeps; on the host.
       predict: (state, x, t) -> logits (n, classes).
-      memory: (state) -> floats kept beside the network itself.
+      held: (state) -> {"floats": numbers kept beside the network itself, and what else is to be seen task by task}.
       told: whether `predict` uses t: the method is told the task at test.
     """
 
@@ -54,8 +54,22 @@ class Learner(NamedTuple):
     step: Callable
     end: Callable
     predict: Callable
-    memory: Callable
+    held: Callable
     told: bool
+
+
+class Learned(NamedTuple):
+    """A finished sequence.
+
+    Attributes:
+      state: after the last task.
+      matrix: R.
+      held: {name: (tasks,)}, `Learner.held` after each task.
+    """
+
+    state: State
+    matrix: Matrix
+    held: dict[str, Float[np.ndarray, " tasks"]]
 
 
 class Measures(NamedTuple):
@@ -114,7 +128,13 @@ def learner(model: Model, tx: optax.GradientTransformation, *, told: bool = Fals
         return own_head(training.predict(model.apply, state.variables, x), t)
 
     return Learner(
-        init, begin, descent(task_loss(model), tx), lambda key, state, task, t: state, predict, lambda state: 0, told
+        init,
+        begin,
+        descent(task_loss(model), tx),
+        lambda key, state, task, t: state,
+        predict,
+        lambda state: {"floats": 0},
+        told,
     )
 
 
@@ -182,7 +202,7 @@ def run(
     directory: str | pathlib.Path | None = None,
     config: dict[str, Any] | None = None,
     label: str = "task",
-) -> tuple[State, Matrix]:
+) -> Learned:
     """Learn the tasks in their order; after each, test on all of them.
 
     Args:
@@ -196,37 +216,43 @@ def run(
       config: of these checkpoints.
       label: name beside the progress bar.
 
-    Returns:
-      The last state and R.
-
     Raises:
       ValueError: as `check_tasks`; steps or batch below 1.
     """
     check_tasks(tasks, classes=classes)
-    state, matrix = method.init(key, tasks[0].x), np.full((len(tasks) + 1, len(tasks)), np.nan)
-    matrix[0] = _row(method, state, tasks)
+    count, start = len(tasks), method.init(key, tasks[0].x)
+    blank = {name: np.full(count, np.nan) for name in method.held(start)}
+    now = Learned(start, np.full((count + 1, count), np.nan), blank)
+    now.matrix[0] = _row(method, start, tasks)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(checkpoint.manager(directory)) if directory else None
-        done, state, matrix = _resumed(folder, key, state, matrix)
-        for t in range(done, len(tasks)):
+        done, now = _resumed(folder, key, now)
+        for t in range(done, count):
             begin, train, end = jax.random.split(jax.random.fold_in(key, t), 3)
-            state = method.begin(begin, state, tasks[t], t)
-            state = _learn(train, method, state, tasks[t], t, batch, length, f"{label} {t + 1} of {len(tasks)}")
-            state = method.end(end, state, tasks[t], t)
-            matrix[t + 1] = _row(method, state, tasks)
+            state = method.begin(begin, now.state, tasks[t], t)
+            state = _learn(train, method, state, tasks[t], t, batch, length, f"{label} {t + 1} of {count}")
+            now = now._replace(state=method.end(end, state, tasks[t], t))
+            now.matrix[t + 1] = _row(method, now.state, tasks)
+            for name, value in method.held(now.state).items():
+                now.held[name][t] = value
             if folder:
-                carries = {"kept": state.kept, "matrix": matrix}
-                checkpoint.save(folder, t + 1, _whole(key, t + 1, state), config=config or {}, carries=carries)
-    return state, matrix
+                checkpoint.save(folder, t + 1, _whole(key, t + 1, now.state), config=config or {}, carries=_rest(now))
+    return now
 
 
-def _resumed(folder: Any, key: Key[Array, ""], state: State, matrix: Matrix) -> tuple[int, State, Matrix]:
-    """Tasks done, state and R as the latest checkpoint has them."""
-    found = folder and checkpoint.restore(folder, _whole(key, 0, state), {"kept": state.kept, "matrix": matrix})
+def _resumed(folder: Any, key: Key[Array, ""], now: Learned) -> tuple[int, Learned]:
+    """Tasks done, and everything as the latest checkpoint has it."""
+    found = folder and checkpoint.restore(folder, _whole(key, 0, now.state), _rest(now))
     if not found:
-        return 0, state, matrix
+        return 0, now
     done, whole, carries = found
-    return done, State(training.variables(whole), whole.opt_state, carries["kept"]), np.array(carries["matrix"])
+    state = State(training.variables(whole), whole.opt_state, carries["kept"])
+    held = {name: np.array(values) for name, values in carries["held"].items()}
+    return done, Learned(state, np.array(carries["matrix"]), held)
+
+
+def _rest(now: Learned) -> dict[str, Any]:
+    return {"kept": now.state.kept, "matrix": now.matrix, "held": now.held}
 
 
 def _whole(key: Key[Array, ""], t: int, state: State) -> training.TrainState:

@@ -28,7 +28,7 @@ SEQUENCE = tasks.permuted(jax.random.key(3), DATA, tasks=3)
 
 
 def accuracy(method, sequence=SEQUENCE):
-    return protocol.measures(protocol.run(KEY, method, sequence, **SHORT)[1])
+    return protocol.measures(protocol.run(KEY, method, sequence, **SHORT).matrix)
 
 
 def test_the_fisher_diagonal_is_that_of_softmax_regression():
@@ -44,13 +44,13 @@ def test_the_fisher_diagonal_is_that_of_softmax_regression():
 
 
 def test_ewc_without_strength_is_finetuning_and_with_much_of_it_keeps_the_first_task():
-    finetune = protocol.run(KEY, protocol.learner(MODEL, SGD), CONFLICT, **SHORT)[1]
-    free = protocol.run(KEY, ewc.ewc(MODEL, SGD, strength=0.0, samples=20), CONFLICT, **SHORT)[1]
+    finetune = protocol.run(KEY, protocol.learner(MODEL, SGD), CONFLICT, **SHORT).matrix
+    free = protocol.run(KEY, ewc.ewc(MODEL, SGD, strength=0.0, samples=20), CONFLICT, **SHORT).matrix
     np.testing.assert_array_equal(free, finetune)
-    state, held = protocol.run(KEY, ewc.ewc(MODEL, SGD, strength=300.0, samples=20), CONFLICT, **SHORT)
+    _, kept, held = protocol.run(KEY, ewc.ewc(MODEL, SGD, strength=300.0, samples=20), CONFLICT, **SHORT)
     assert finetune[2, 0] < 0.1
-    assert held[2, 0] > finetune[2, 0] + 0.3
-    assert ewc.ewc(MODEL, SGD, strength=1.0).memory(state) == 2 * (6 * 12 + 12 * 3)
+    assert kept[2, 0] > finetune[2, 0] + 0.3
+    np.testing.assert_array_equal(held["floats"], 2 * (6 * 12 + 12 * 3))
 
 
 def test_the_reservoir_is_a_uniform_sample_of_all_that_was_seen():
@@ -69,7 +69,7 @@ def test_the_reservoir_is_a_uniform_sample_of_all_that_was_seen():
 
 
 def test_replay_before_anything_was_seen_is_finetuning():
-    first = [protocol.run(KEY, method, SEQUENCE[:1], **SHORT)[1] for method in (
+    first = [protocol.run(KEY, method, SEQUENCE[:1], **SHORT).matrix for method in (
         protocol.learner(MODEL, SGD), er.er(MODEL, SGD, capacity=5), a_gem.a_gem(MODEL, SGD, capacity=5))]  # fmt: skip
     np.testing.assert_array_equal(first[0], first[1])
     np.testing.assert_array_equal(first[0], first[2])
@@ -80,7 +80,8 @@ def test_replay_forgets_less_than_finetuning():
     replay, gem = accuracy(er.er(MODEL, SGD, capacity=30)), accuracy(a_gem.a_gem(MODEL, SGD, capacity=30))
     assert replay.backward_transfer > plain.backward_transfer + 0.1
     assert gem.backward_transfer > plain.backward_transfer
-    assert er.er(MODEL, SGD, capacity=30).memory(er.er(MODEL, SGD, capacity=30).init(KEY, DATA.x)) == 30 * (6 + 1 + 1)
+    buffered = er.er(MODEL, SGD, capacity=30)
+    assert buffered.held(buffered.init(KEY, DATA.x)) == {"floats": 30 * (6 + 1 + 1)}
 
 
 def test_a_gem_removes_what_goes_against_memory_and_nothing_else():

@@ -36,6 +36,6 @@ def a_gem(model: Model, tx: optax.GradientTransformation, *, capacity: int, told
 
 def project(grads: Params, memory: Params, *, active) -> Params:
     """The gradient without its part against that of the memory."""
-    inner, energy = optax.tree.vdot(grads, memory), optax.tree.vdot(memory, memory)
+    inner, energy = (sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, memory))) for a in (grads, memory))
     share = jnp.where(active & (inner < 0), inner / jnp.maximum(energy, 1e-30), 0.0)
     return jax.tree.map(lambda g, m: g - share * m, grads, memory)

@@ -60,10 +60,10 @@ def with_buffer(plain: Learner, capacity: int) -> Learner:
         seed = np.asarray(jax.random.key_data(key))
         return state._replace(kept=jax.device_put(fill(np.random.default_rng(seed), state.kept, task, t)))
 
-    def memory(state: State) -> int:
-        return sum(state.kept[name].size for name in "xyt")
+    def held(state: State) -> dict[str, int]:
+        return {"floats": sum(state.kept[name].size for name in "xyt")}
 
-    return plain._replace(init=init, end=end, memory=memory)
+    return plain._replace(init=init, end=end, held=held)
 
 
 def fill(rng: np.random.Generator, buffer: Buffer, task, t: int) -> Buffer:

@@ -54,10 +54,10 @@ def ewc(
         total = jax.tree.map(jnp.add, state.kept["fisher"], found)
         return state._replace(kept={"fisher": total, "params": state.variables["params"]})
 
-    def memory(state):
-        return sum(leaf.size for leaf in jax.tree.leaves(state.kept))
+    def held(state):
+        return {"floats": sum(leaf.size for leaf in jax.tree.leaves(state.kept))}
 
-    return plain._replace(init=init, step=descent(loss, tx), end=end, memory=memory)
+    return plain._replace(init=init, step=descent(loss, tx), end=end, held=held)
 
 
 def _fisher(key, model: Model, variables, x, t) -> Params:

@@ -1,0 +1,119 @@
+"""Does an optimiser reach what earlier tasks use? A transform cannot see its chain, so the chain is run.
+
+Measured on small networks: Adam, weight decay or clipping by element behind a projection give back a tenth to a quarter
+of it; in front of it they do no harm.
+"""
+
+import functools
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from subspace_jax.continual import projection
+from subspace_jax.core import capture
+from subspace_jax.core.capture import Layers
+from subspace_jax.core.moments import Moments
+from subspace_jax.typing import Array, Key, Params, PyTree
+
+LIMIT = 1e-4  # float32 leaves 1e-7, a chain in the wrong order 1e-2 and more
+DUST = 0.1  # of the free update; a layer that leaves less is 99 % full, and of a full one only rounding is left
+
+
+def leak(
+    table: Layers,
+    tx: optax.GradientTransformation,
+    params: Params,
+    opt_state: Any,
+    *,
+    key: Key[Array, ""],
+    steps: int = 5,
+) -> dict[str, float]:
+    """||P dK|| / ||dK|| per layer, dK the sum of the updates that the chain makes of random gradients.
+
+    The chain starts from its current state, momentum included, and is run a second time without bases: dK counts as at
+    least a tenth of what it is then. For `sgp` all importances are taken as 1, where it is `gpm`.
+
+    Args:
+      table: of the network.
+      tx: the whole chain.
+      params: current parameters.
+      opt_state: current state of the chain, with the `bases` of a projection in it; it does not change.
+      key: of the gradients, standard normal.
+      steps: gradients; more where `optax.MultiSteps` waits for more.
+
+    Returns:
+      {path: leak in [0, 1]}; 0 for a layer with nothing stored or without an update.
+
+    Raises:
+      ValueError: no bases in opt_state; steps below 1.
+    """
+    bases = optax.tree.get(opt_state, "bases")
+    if bases is None or steps < 1:
+        raise ValueError(f"leak needs a projection in opt_state and at least 1 step; got steps={steps}, bases={bases}.")
+    if importance := optax.tree.get(opt_state, "importance"):
+        opt_state = optax.tree.set(opt_state, importance=jax.tree.map(jnp.ones_like, importance))
+    without = optax.tree.set(opt_state, bases=jax.tree.map(jnp.zeros_like, bases))
+    layers = Layers({path: projection.uncast(table[path]) for path in bases}, ())
+    moved, free = (
+        capture.kernels(layers, _drift(params, state, key, tx=tx, steps=steps)) for state in (opt_state, without)
+    )
+    return {path: _share(space.basis, moved[path], free[path]) for path, space in bases.items()}
+
+
+def warn(leaks: Mapping[str, float]) -> None:
+    """Warn of every layer whose leak is above 1e-4, with the remedy."""
+    if bad := {path: value for path, value in leaks.items() if not value <= LIMIT}:
+        named = ", ".join(f"{path} {value:.1%}" for path, value in bad.items())
+        warnings.warn(
+            f"updates reach what earlier tasks use: {named}. Put the projection last in the chain, behind Adam, weight "
+            "decay and clipping by element, and start each task with a fresh momentum.",
+            stacklevel=2,
+        )
+
+
+def interference(table: Layers, before: Params, after: Params, moments: Mapping[str, Moments]) -> dict[str, float]:
+    """tr(D'GD) per layer, D = K_after - K_before: the energy ||X D||_F^2 by which its outputs on the rows X changed.
+
+    Args:
+      table: of the network.
+      before: parameters at the end of the task that X is of.
+      after: later parameters.
+      moments: of the layer inputs X; layers without are left out.
+
+    Raises:
+      ValueError: no moments of any layer.
+    """
+    layers = Layers({path: layer for path, layer in table.items() if path in moments}, ())
+    if not layers:
+        raise ValueError(f"no moments of any layer; there are {', '.join(table)}.")
+    old, new = (capture.kernels(layers, params) for params in (before, after))
+    found = {}
+    for path in layers:
+        change = np.asarray(new[path], np.float64) - np.asarray(old[path], np.float64)
+        found[path] = float((change * (np.asarray(moments[path].gram, np.float64) @ change)).sum())
+    return found
+
+
+@functools.partial(jax.jit, static_argnames=("tx", "steps"))
+def _drift(params: Params, opt_state: Any, key: Key[Array, ""], *, tx: Any, steps: int) -> PyTree:
+    """Sum of the updates; the change of the parameters would be rounded to their size."""
+
+    def step(carry: tuple, i: Array) -> tuple[tuple, None]:
+        params, opt_state, total = carry
+        gradients = optax.tree.random_like(jax.random.fold_in(key, i), params)
+        updates, opt_state = tx.update(gradients, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state, optax.tree.add(total, updates)), None
+
+    start = params, opt_state, optax.tree.zeros_like(params)
+    return jax.lax.scan(step, start, jnp.arange(steps))[0][2]
+
+
+def _share(basis: Array, moved: Array, free: Array) -> float:
+    back = np.asarray(basis, np.float64).mT @ np.asarray(moved, np.float64)
+    size = max(np.linalg.norm(moved), DUST * np.linalg.norm(free))
+    return float(np.linalg.norm(back) / size) if size else 0.0

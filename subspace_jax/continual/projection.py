@@ -1,0 +1,120 @@
+"""What every gradient projection shares: the leaves it protects, and the product that keeps an update off a space."""
+
+import warnings
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from subspace_jax.core import capture
+from subspace_jax.core.capture import Layer, Layers, views
+from subspace_jax.core.capture.table import leaf_paths, replace_leaves
+from subspace_jax.core.subspace import Subspace
+from subspace_jax.typing import Array, Float, Params, PyTree
+
+Bases = Mapping[str, Subspace]
+
+
+class Plan(NamedTuple):
+    """What a projection does to each leaf.
+
+    Attributes:
+      layers: whose kernels are projected.
+      frozen: leaves that stand still once anything is stored.
+    """
+
+    layers: Layers
+    frozen: tuple[str, ...]
+
+
+def plan(table: Layers, *, heads: Collection[str], freeze: bool) -> Plan:
+    """All layers but the heads are protected, and with `freeze` every other leaf outside the heads is frozen.
+
+    Raises:
+      ValueError: a head that names nothing, or heads that leave no layer to protect.
+    """
+    paths = [*table, *(layer.leaf for layer in table.values()), *table.other]
+    if isinstance(heads, str) or (unknown := [head for head in heads if not any(_under(p, [head]) for p in paths)]):
+        named = repr(heads) if isinstance(heads, str) else repr(unknown[0])
+        raise ValueError(f"heads is a list of paths or their beginnings; {named} is none of {', '.join(paths)}.")
+    layers = {
+        path: uncast(layer)
+        for path, layer in table.items()
+        if not _under(path, heads) and not _under(layer.leaf, heads)
+    }
+    if not layers:
+        raise ValueError(f"heads={list(heads)} leave no layer to protect of {', '.join(table)}.")
+    if statistics := [path for path in table.other if path.startswith("batch_stats/")]:
+        warnings.warn(
+            f"running statistics ({statistics[0]}, ...) drift with every task and change what earlier ones see: use a "
+            "norm that has none.",
+            stacklevel=3,
+        )
+    other = tuple(path for path in table.other if not _under(path, heads))
+    return Plan(Layers(layers, ()), other if freeze else ())
+
+
+def held(plan: Plan, params: Params) -> Layers:
+    """The protected layers of these parameters; `optax.masked` may hide some.
+
+    Raises:
+      ValueError: leaves of another network, or a kernel that something else reads too (`capture.write_kernels`).
+    """
+    leaves, hidden = leaf_paths(params), lambda node: isinstance(node, optax.MaskedNode)
+    layers = {path: layer for path, layer in plan.layers.items() if layer.leaf in leaves}
+    masked = any(map(hidden, jax.tree.leaves(params, is_leaf=hidden)))
+    if not layers or (len(layers) < len(plan.layers) and not masked):
+        missing = next(layer.leaf for path, layer in plan.layers.items() if path not in layers)
+        raise ValueError(f"the parameters have no kernel {missing!r}, only {', '.join(leaves)}: trace them anew.")
+    table = Layers(layers, ())
+    with jax.ensure_compile_time_eval():  # init may be traced; what a slice touches must be known all the same
+        blank = jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf)), params)
+        try:
+            capture.write_kernels(table, blank, capture.kernels(table, blank))
+        except TypeError as error:
+            raise ValueError(f"the parameters are not those of the table: {error}") from error
+    return table
+
+
+def uncast(layer: Layer) -> Layer:
+    """A network may round its kernel before it multiplies; its update is projected in full."""
+    return layer._replace(steps=tuple(step for step in layer.steps if step[0] != "cast"))
+
+
+def project(
+    plan: Plan, updates: PyTree, bases: Bases, importance: Mapping[str, Float[Array, "..."]] | None = None
+) -> PyTree:
+    """Updates dK - P dK of the kernels with P = M M' or M diag(importance) M'; zero for frozen leaves."""
+    leaves = leaf_paths(updates)
+    stored = jnp.array([jnp.any(space.rank > 0) for space in bases.values()]).any()
+    for path in plan.frozen:
+        if path in leaves:
+            leaves[path] = jnp.where(stored, jnp.zeros_like(leaves[path]), leaves[path])
+    for path, space in bases.items():
+        layer = plan.layers[path]
+        leaf = leaves[layer.leaf]
+        matrix = views.read(layer.steps, leaf)
+        outside = matrix - inside(space, matrix, None if importance is None else importance[path])
+        leaves[layer.leaf] = views.write(layer.steps, leaf, outside.astype(leaf.dtype))
+    return replace_leaves(updates, leaves)
+
+
+def inside(
+    space: Subspace, matrix: Float[Array, "*lead d n"], importance: Float[Array, "*lead k"] | None = None
+) -> Float[Array, "*lead d n"]:
+    """P dK by the cheaper order of its products.
+
+    M (M' dK) takes 4 d^2 n operations, since unused columns are multiplied too. M M' first takes 2 d^3 + 2 d^2 n, fewer
+    for n > d; in a compiled loop over steps P does not change, and the 2 d^2 n are all that is left.
+    """
+    left = space.basis if importance is None else space.basis * importance[..., None, :]
+    right = space.basis.mT
+    if matrix.shape[-1] >= matrix.shape[-2]:
+        return jnp.matmul(jnp.matmul(left, right, precision="highest"), matrix, precision="highest")
+    return jnp.matmul(left, jnp.matmul(right, matrix, precision="highest"), precision="highest")
+
+
+def _under(path: str, beginnings: Collection[str]) -> bool:
+    return any(path == beginning or path.startswith(beginning + "/") for beginning in beginnings)

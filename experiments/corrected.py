@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import corrections, plots, plots_matrix, report
+from experiments import corrections, plots, plots, report
 
 Parts = dict[str, dict[str, np.ndarray]]  # arrays by stage
 Found = tuple[int, corrections.Case, Parts]  # one seed
@@ -41,7 +41,7 @@ def sections(config, figures: dict[str, float], found: list[Found]) -> list[repo
 def methods(config, figures: dict[str, float]) -> report.Section:
     """Test accuracy of everything."""
     heights = {k.removeprefix("test_accuracy/"): v for k, v in figures.items() if k.startswith("test_accuracy/")}
-    picture = plots_matrix.bars(
+    picture = plots.bars(
         config.workdir, "methods", {"test accuracy": list(heights.values())}, labels=list(heights), x="",
         y="test accuracy",
     )  # fmt: skip
@@ -96,7 +96,7 @@ def classes(config, found: list[Found]) -> report.Section:
         right = np.mean([parts[stage]["predicted"] == test_label for *_, parts in found], axis=0)
         return [float(right[test_label == c].mean()) for c in names]
 
-    picture = plots_matrix.bars(
+    picture = plots.bars(
         config.workdir, "classes", {"before": accuracies("before"), "after": accuracies(config.trusted)},
         labels=names.tolist(), x="class", y="test accuracy",
     )  # fmt: skip

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import plots, plots_matrix, report, runner
+from experiments import plots, report, runner
 from subspace_jax.continual import protocol
 
 Arrays = dict[str, np.ndarray]
@@ -14,7 +14,7 @@ NAMES = {
 }  # fmt: skip
 
 
-def figures(found: dict[str, Arrays], *, told: bool) -> dict[str, float]:
+def figures(found: dict[str, Arrays], told: dict[str, float]) -> dict[str, float]:
     """The measures of every method of one seed; joint training has no moments, only an end."""
     listed = {}
     for name, arrays in found.items():
@@ -24,7 +24,7 @@ def figures(found: dict[str, Arrays], *, told: bool) -> dict[str, float]:
             measured = protocol.measures(arrays["matrix"])._asdict()
             listed |= {f"{NAMES[key]}/{name}": value for key, value in measured.items()}
         listed[f"memory/{name}"] = float(arrays["held/floats"][-1])
-        listed[f"task_id_at_test/{name}"] = float(told)
+        listed[f"task_id_at_test/{name}"] = told[name]
         listed[f"seconds/{name}"] = float(arrays["seconds"])
     return listed
 
@@ -66,9 +66,9 @@ def scoreboard(means: dict[str, float], std: dict[str, float]) -> report.Section
     ]  # fmt: skip
     head = ("method", *kinds, "floats kept", "told the task", "seconds")
     text = (
-        "Accuracy on all tasks at the end, backward transfer, forgetting, forward transfer, mean accuracy over the run: "
-        "means over the seeds. Floats kept are those beside the network: bases, Fisher diagonal, samples. Multitask "
-        "sees all tasks at once and is no sequence."
+        "Accuracy on all tasks at the end, backward transfer, forgetting, forward transfer, mean accuracy over the "
+        "run: means over the seeds. Floats kept are those beside the network: bases, Fisher diagonal, samples. "
+        "Multitask sees all tasks at once and is no sequence."
     )
     return report.Section("Methods", text, table=(head, *rows))
 
@@ -76,7 +76,7 @@ def scoreboard(means: dict[str, float], std: dict[str, float]) -> report.Section
 def against_memory(config: Any, means: dict[str, float]) -> report.Section:
     """Accuracy against what is kept."""
     places = {key[4:]: (means[f"memory/{key[4:]}"], value) for key, value in means.items() if key.startswith("acc/")}
-    figure = plots_matrix.points(config.workdir, "memory", places, x="floats kept", y="accuracy at the end")
+    figure = plots.points(config.workdir, "memory", places, x="floats kept", y="accuracy at the end")
     return report.Section("Accuracy against memory", "", (figure,))
 
 
@@ -102,7 +102,7 @@ def matrices(config: Any, whole: dict[str, Arrays]) -> report.Section:
     """R of every method."""
     moments, tasks = ["untrained", *range(1, config.tasks + 1)], range(1, config.tasks + 1)
     pictures = tuple(
-        plots_matrix.heatmap(
+        plots.heatmap(
             config.workdir, f"matrix_{name}", arrays["matrix"], rows=moments, columns=tasks, x=f"task ({name})",
             y="tasks learned", format=".2f",
         )

@@ -20,7 +20,7 @@ class Trained(NamedTuple):
     model: nn.Model
     variables: Variables
     config: dict[str, Any]
-    carries: dict[str, Any] = {}
+    carries: dict[str, Any]
 
 
 def adopt(config: Any) -> Any:

@@ -183,6 +183,11 @@ def resolvent(gram: Square, alpha: Scalar) -> Square:
     """
     if isinstance(alpha, float | int) and not alpha >= 0:
         raise ValueError(f"alpha is the strength of the projector, at least 0; got {alpha}.")
+    return _soften(gram, alpha)
+
+
+@jax.jit
+def _soften(gram: Array, alpha: Any) -> Array:
     total = jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None]
     share = gram / jnp.where(total > 0, total, 1.0)
     strength = jnp.where(alpha > 0, alpha, 1.0).astype(gram.dtype)

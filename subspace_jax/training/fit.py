@@ -1,6 +1,7 @@
 """One model on one device: epochs of the jitted step, with hooks after an epoch as pure functions of the state."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -47,6 +48,7 @@ def scan_epoch(step: Callable, batch: int) -> Callable:
     return run
 
 
+@lru_cache(maxsize=16)  # the same network, optimiser and batch are compiled once
 def train_epoch(
     model: Model, tx: optax.GradientTransformation, *, batch: int, prepare: Callable | None = None
 ) -> Callable:

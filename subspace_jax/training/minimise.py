@@ -1,7 +1,7 @@
 """Any objective over one or several sets of samples: the engine under everything that fine-tunes."""
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -155,6 +155,7 @@ def _programs(step: Callable) -> tuple[Callable, Callable]:
     return jax.jit(one), jax.jit(several)
 
 
+@partial(jax.jit, static_argnums=(1, 2, 3))
 def _order(key: Key[Array, ""], n: int, batch: int, steps: int) -> Array:
     """The rows of each step, (steps, batch): permutation after permutation."""
     passes = -(-steps // (n // batch))

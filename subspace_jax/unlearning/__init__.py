@@ -1,5 +1,5 @@
-"""Make a trained classifier forget classes: the closed-form edit, and the measures of what was forgotten and kept."""
+"""Make a trained classifier forget classes: the closed-form edit, its baselines, and the measures of both."""
 
-from subspace_jax.unlearning import class_projection, evaluation, samples
+from subspace_jax.unlearning import baselines, class_projection, evaluation, samples
 
-__all__ = ["class_projection", "evaluation", "samples"]
+__all__ = ["baselines", "class_projection", "evaluation", "samples"]

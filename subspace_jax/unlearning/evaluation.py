@@ -55,8 +55,11 @@ def class_accuracy(
     if len(missing := np.setdiff1d(forget, y)) or np.isin(y, forget).all():
         wrong = f"class {missing[0]} is not among them" if len(missing) else "no class stays"
         raise ValueError(f"labels {np.unique(y)} with {list(forget)} forgotten: {wrong}.")
-    gone = np.isin(y, forget)
-    return ClassAccuracy(*(metrics.accuracy(logits[mask], y[mask]) for mask in (~gone, gone)))
+    gone, logits = np.isin(y, forget), np.asarray(logits)
+    return ClassAccuracy(*(_accuracy(logits[mask], y[mask]) for mask in (~gone, gone)))
+
+
+_accuracy = jax.jit(metrics.accuracy)
 
 
 def forget_score(retain: Any, forget: Any) -> Any:
@@ -145,10 +148,16 @@ def ulira(unlearned: Float[Array | np.ndarray, "models n"], retrained: Float[Arr
     for values in (np.asarray(unlearned), np.asarray(retrained)):
         if not np.isfinite(values).all() or ((values >= 0) & (values <= 1)).all():
             raise ValueError("values must be finite logits, not probabilities: take label_logit of the class scores.")
-    sides = jnp.stack([jnp.asarray(unlearned), jnp.asarray(retrained)])
+    return ULira(*_held_out(jnp.stack([jnp.asarray(unlearned), jnp.asarray(retrained)])))
+
+
+@jax.jit
+def _held_out(sides: Float[Array, "2 models n"]) -> tuple[Array, Array]:
+    """AUC and balanced accuracy of each pair, by the Gaussians of the others."""
+    _, models, n = sides.shape
     member = jnp.arange(2 * n) < n
 
-    def held_out(model: Array) -> tuple[Array, Array]:
+    def one(model: Array) -> tuple[Array, Array]:
         others = (jnp.arange(models) != model)[None, :, None]
         mean = sides.mean(axis=1, where=others)
         std = jnp.maximum(sides.std(axis=1, where=others), STD_FLOOR)
@@ -158,7 +167,7 @@ def ulira(unlearned: Float[Array | np.ndarray, "models n"], retrained: Float[Arr
         at = jnp.argmin(jnp.abs(fpr + tpr - 1))
         return metrics.auroc(ratio, member), (tpr[at] + 1 - fpr[at]) / 2
 
-    return ULira(*jax.vmap(held_out)(jnp.arange(models)))
+    return jax.vmap(one)(jnp.arange(models))
 
 
 def linear_probe(

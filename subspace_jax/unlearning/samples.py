@@ -44,6 +44,8 @@ def select_samples(
         raise ValueError(f"labels are integers (n,), got {labels.dtype} {labels.shape}; convert one-hot by argmax.")
     if min(retain_count, forget_count) < 2:
         raise ValueError(f"each set takes at least 2 samples; asked for {retain_count} and {forget_count}.")
+    if forget_count < len(set(forget)):
+        raise ValueError(f"{len(set(forget))} classes to forget take as many samples at least; got {forget_count}.")
     order = np.asarray(jax.random.permutation(key, len(labels)))
     gone = np.isin(labels[order], forget)
     samples = Samples(_evenly(order[~gone], labels, retain_count), _evenly(order[gone], labels, forget_count))

@@ -1,18 +1,21 @@
-"""What utilized rank is compared with, at the same ranks: other kernels K' of rank r for K (m, n), one layer at a time.
+"""What utilized rank is compared with, at the same ranks: other kernels K' for K (m, n), one layer at a time.
 
 With inputs X and G = X'X, the loss ||X K - X K'|| of any rank-r kernel is at least the tail of the spectrum of X K
-(Eckart-Young). `output_only` and `whitened_svd` reach it; `plain_svd` and `input_only` do not. Solved in float64 on the
-host and written in the dtype of the parameters. `ranks` is {path: r}, as `utilized_rank.ranks` gives; a rank beyond
-min(m, n), or beyond that of the data, keeps all there is.
+(Eckart-Young). `output_only` and `whitened_svd` reach it; `plain_svd` and `input_only` do not. `random_subspaces` tells
+what the data are worth, `magnitude_pruning` spends the same parameters on whole columns. Solved in float64 and written
+in the dtype of the parameters. `ranks` is {path: r}, as `utilized_rank.ranks` gives; a rank beyond min(m, n), or beyond
+that of the data, keeps all there is. `moments` are of the layer inputs, or their `spectra`.
 """
 
+import zlib
 from collections.abc import Callable, Mapping
 
+import jax
 import numpy as np
 
+from subspace_jax.compression.eigenpairs import Measured, leading, spectra
 from subspace_jax.core import capture, subspace
-from subspace_jax.core.moments import Moments
-from subspace_jax.typing import Params
+from subspace_jax.typing import Array, Key, Params
 
 
 def plain_svd(table: capture.Layers, params: Params, *, ranks: Mapping[str, int]) -> Params:
@@ -20,52 +23,92 @@ def plain_svd(table: capture.Layers, params: Params, *, ranks: Mapping[str, int]
     return _edit(table, params, ranks, lambda path, kernel, rank: _truncated(kernel, rank))
 
 
-def input_only(
-    table: capture.Layers, params: Params, moments: Mapping[str, Moments], *, ranks: Mapping[str, int]
-) -> Params:
-    """K' = P_S K with the r leading directions of the inputs. ValueError for a rank below 1 or no such layer."""
+def input_only(table: capture.Layers, params: Params, moments: Measured, *, ranks: Mapping[str, int]) -> Params:
+    """K' = P_S K with the r leading directions of the inputs; ValueError for a rank below 1, and as `spectra`."""
+    solved = spectra(table, params, moments, layers=_known(table, ranks, moments))
 
     def cut(path: str, kernel: np.ndarray, rank: int) -> np.ndarray:
-        return _projector(np.asarray(moments[path].gram, np.float64), rank) @ kernel
+        basis = leading(solved[path].inputs, rank)
+        return basis @ (basis.mT @ kernel)
 
-    return _edit(table, params, ranks, cut, moments)
+    return _edit(table, params, ranks, cut)
 
 
-def output_only(
-    table: capture.Layers, params: Params, moments: Mapping[str, Moments], *, ranks: Mapping[str, int]
-) -> Params:
+def output_only(table: capture.Layers, params: Params, moments: Measured, *, ranks: Mapping[str, int]) -> Params:
     """K' = K P_T with the r leading directions of the outputs X K (response PCA): the optimal kernel of rank r.
 
     Raises:
-      ValueError: a rank below 1, or a layer that is not in the table and the moments.
+      ValueError: a rank below 1, and as `spectra`.
     """
+    solved = spectra(table, params, moments, layers=_known(table, ranks, moments))
 
     def cut(path: str, kernel: np.ndarray, rank: int) -> np.ndarray:
-        return kernel @ _projector(kernel.mT @ np.asarray(moments[path].gram, np.float64) @ kernel, rank)
+        basis = leading(solved[path].outputs, rank)
+        return kernel @ basis @ basis.mT
 
-    return _edit(table, params, ranks, cut, moments)
+    return _edit(table, params, ranks, cut)
 
 
-def whitened_svd(
-    table: capture.Layers, params: Params, moments: Mapping[str, Moments], *, ranks: Mapping[str, int]
-) -> Params:
+def whitened_svd(table: capture.Layers, params: Params, moments: Measured, *, ranks: Mapping[str, int]) -> Params:
     """K' = L^+ (L K)_r with L'L = G, the truncated SVD of whitened inputs: optimal too, and zero outside their span.
 
     L is the root of G by its eigenpairs, so that inputs that do not fill their space are no special case.
 
     Raises:
-      ValueError: a rank below 1, or a layer that is not in the table and the moments.
+      ValueError: a rank below 1, and as `spectra`.
     """
+    solved = spectra(table, params, moments, layers=_known(table, ranks, moments))
 
     def cut(path: str, kernel: np.ndarray, rank: int) -> np.ndarray:
-        gram = moments[path].gram
-        values, vectors = np.linalg.eigh(np.asarray(gram, np.float64))
-        seen = values > subspace.EIGH_FLOOR[str(gram.dtype)] * values[..., -1:]
+        vectors, values = solved[path].inputs
+        seen = values > subspace.EIGH_FLOOR[solved[path].dtype] * values[..., :1]
         roots = np.sqrt(np.where(seen, values, 0.0))[..., None]
         inverse = np.where(seen[..., None], 1 / np.where(roots > 0, roots, 1.0), 0.0)
         return vectors @ (inverse * _truncated(roots * (vectors.mT @ kernel), rank))
 
-    return _edit(table, params, ranks, cut, moments)
+    return _edit(table, params, ranks, cut)
+
+
+def random_subspaces(key: Key[Array, ""], table: capture.Layers, params: Params, *, ranks: Mapping[str, int]) -> Params:
+    """K' = P K Q with uniformly random projectors of rank r where utilized rank has P_S and P_T: must collapse.
+
+    Args:
+      key: folded by the path of each layer.
+      table: of the function that reads the parameters.
+      params: its parameters.
+      ranks: {path: r}.
+
+    Raises:
+      ValueError: a rank below 1 or no such layer.
+    """
+
+    def cut(path: str, kernel: np.ndarray, rank: int) -> np.ndarray:
+        keys = jax.random.split(jax.random.fold_in(key, zlib.crc32(path.encode())))
+        *lead, m, n = kernel.shape
+        draws = (np.asarray(jax.random.normal(k, (*lead, d, d)))[..., :rank] for k, d in zip(keys, (m, n), strict=True))
+        p, q = (np.linalg.qr(draw.astype(np.float64)).Q for draw in draws)
+        return p @ (p.mT @ kernel @ q) @ q.mT
+
+    return _edit(table, params, ranks, cut)
+
+
+def magnitude_pruning(table: capture.Layers, params: Params, *, ranks: Mapping[str, int]) -> Params:
+    """The columns of K (neurons, filters) of largest norm stay, the others are zero: no data.
+
+    As many stay as two factors of rank r have parameters, c = r (m + n) / m, all n of them where factors would not pay.
+    What the next layer saves is not counted. Of the head the columns are classes: leave it out of `ranks`.
+
+    Raises:
+      ValueError: a rank below 1 or no such layer.
+    """
+
+    def cut(path: str, kernel: np.ndarray, rank: int) -> np.ndarray:
+        *_, m, n = kernel.shape
+        norms = np.linalg.norm(kernel, axis=-2, keepdims=True)
+        place = np.argsort(np.argsort(-norms, axis=-1, kind="stable"), axis=-1)
+        return np.where(place < min(n, rank * (m + n) // m), kernel, 0.0)
+
+    return _edit(table, params, ranks, cut)
 
 
 def _edit(
@@ -73,21 +116,20 @@ def _edit(
     params: Params,
     ranks: Mapping[str, int],
     cut: Callable[[str, np.ndarray, int], np.ndarray],
-    moments: Mapping[str, Moments] | None = None,
 ) -> Params:
     """Every kernel in `ranks` cut by (path, float64 matrix, rank)."""
-    measured = table if moments is None else moments
-    for path, rank in ranks.items():
-        if rank < 1 or path not in table or path not in measured:
-            raise ValueError(f"ranks are at least 1, of layers that were measured; got {rank} for {path!r}.")
-    kernels = capture.kernels(capture.Layers({path: table[path] for path in ranks}, ()), params)
+    layers = capture.Layers({path: table[path] for path in _known(table, ranks, table)}, ())
+    kernels = capture.kernels(layers, params)
     cuts = {path: cut(path, np.asarray(kernel, np.float64), ranks[path]) for path, kernel in kernels.items()}
     return capture.write_kernels(table, params, cuts)
 
 
-def _projector(gram: np.ndarray, rank: int) -> np.ndarray:
-    """Onto the leading eigenvectors."""
-    return np.asarray(subspace.projector(subspace.from_gram(gram, energy=1, capacity=rank)))
+def _known(table: capture.Layers, ranks: Mapping[str, int], measured: Mapping[str, object]) -> list[str]:
+    """The paths, each with a rank and a measured layer."""
+    for path, rank in ranks.items():
+        if rank < 1 or path not in table or path not in measured:
+            raise ValueError(f"ranks are at least 1, of layers that were measured; got {rank} for {path!r}.")
+    return list(ranks)
 
 
 def _truncated(matrix: np.ndarray, rank: int) -> np.ndarray:

@@ -3,7 +3,8 @@
 P_S projects onto the space of the layer's inputs X, P_T onto that of its outputs X K (before the bias); both keep the
 share `energy` (the paper's tau) of the squared singular values, uncentred. Inputs are measured once, by
 `capture.collect(fn, params, batches, dtype="float64")`; outputs need no second pass, their Gram is K' G K. Everything
-here is an edit outside training: solved in float64 on the host, written in the dtype of the parameters, not for `jit`.
+here is an edit outside training: solved in float64, written in the dtype of the parameters, not for `jit`. In place of
+moments every function takes what `spectra(table, params, moments)` gives: several energies then share one solve.
 
 >>> import jax.numpy as jnp
 >>> from subspace_jax.core import capture
@@ -26,9 +27,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from subspace_jax.core import capture, subspace
-from subspace_jax.core.moments import Moments
-from subspace_jax.core.subspace import Subspace
+from subspace_jax.compression.eigenpairs import Measured, Spectra, effective_rank, leading, rank_at, spectra
+from subspace_jax.core import capture
 from subspace_jax.typing import Array, Float, Params
 
 ENERGIES = (0.99999, 0.9999, 0.999, 0.99, 0.97, 0.95, 0.9, 0.8)
@@ -58,7 +58,7 @@ class LayerUse(NamedTuple):
 def utilization(
     table: capture.Layers,
     params: Params,
-    moments: Mapping[str, Moments],
+    moments: Measured,
     *,
     energy: float | Mapping[str, float] = 0.999,
 ) -> dict[str, LayerUse]:
@@ -70,17 +70,14 @@ def utilization(
     Args:
       table: of the function that reads the parameters.
       params: its parameters.
-      moments: of the inputs of the layers to measure; 20 rows a feature are a good number.
+      moments: of the inputs of the layers to measure, or their `spectra`.
       energy: kept share tau in (0, 1]; or {path: share}, which measures these layers only. A number leaves out layers
         with groups, with a warning that names them: give those by path, each group is then on its own.
 
     Raises:
-      ValueError: energy outside (0, 1], or above 1 - 1e-6 with a float32 Gram; fewer rows than features; a layer that
-        is not in the table or the moments, without output energy, or of queries, keys and values in one kernel.
+      ValueError: energy outside (0, 1], or above 1 - 1e-6 with a float32 Gram; and as `spectra`.
     """
-    energies = _energies(table, moments, energy)
-    kernels = _kernels(table, params, energies)
-    return {path: _use(_grams(path, kernels[path], moments[path]), share) for path, share in energies.items()}
+    return {path: _use(own, share) for path, (own, share) in _asked(table, params, moments, energy).items()}
 
 
 def mean_utilization(use: Mapping[str, LayerUse]) -> float:
@@ -94,22 +91,10 @@ def mean_utilization(use: Mapping[str, LayerUse]) -> float:
     return float(np.concatenate([np.ravel(layer.share) for layer in use.values()]).mean())
 
 
-def effective_rank(gram: Float[np.ndarray, "*lead d d"] | Float[Array, "*lead d d"]) -> Float[np.ndarray, "*lead"]:
-    """exp(-sum p ln p) of the shares p of the eigenvalues: d for equal energies, 1 for one direction, 0 for no energy.
-
-    A few channels with massive activations bring it and the count at a given energy near 1: then search the energy.
-    """
-    values = np.maximum(np.linalg.eigvalsh(np.asarray(gram, np.float64)), 0)
-    total = values.sum(-1, keepdims=True)
-    shares = values / np.where(total > 0, total, 1.0)
-    entropy = -(shares * np.log(np.where(shares > 0, shares, 1.0))).sum(-1)
-    return np.where(total[..., 0] > 0, np.exp(entropy), 0.0)
-
-
 def project(
     table: capture.Layers,
     params: Params,
-    moments: Mapping[str, Moments],
+    moments: Measured,
     *,
     energy: float | Mapping[str, float] = 0.999,
 ) -> Params:
@@ -127,25 +112,24 @@ def project(
     Raises:
       ValueError: as `utilization`; a kernel that something else reads (tied weights).
     """
-    energies = _energies(table, moments, energy)
-    projected = {}
-    for path, kernel in _kernels(table, params, energies).items():
-        inputs, outputs = _spaces(_grams(path, kernel, moments[path]), energies[path])
-        projected[path] = subspace.projector(inputs) @ kernel @ subspace.projector(outputs)
+    asked = _asked(table, params, moments, energy)
+    kernels = capture.kernels(capture.Layers({path: table[path] for path in asked}, ()), params)
+    projected = {path: _project(kernels[path], own, share) for path, (own, share) in asked.items()}
     return capture.write_kernels(table, params, projected)
 
 
 def factorise(
     table: capture.Layers,
     params: Params,
-    moments: Mapping[str, Moments],
+    moments: Measured,
     *,
     energy: float | Mapping[str, float] = 0.999,
     multiple: int = 1,
 ) -> dict[str, dict]:
     """The projected network with thin kernels A (m, r), B (r, n) where r (m + n) < m n: never more parameters.
 
-    `capture.run_factorised(fn, params)` runs it, equal to the projected one; it is a pytree to fine-tune and save.
+    `capture.run_factorised(fn, params)` runs it, equal to the projected one; it is a pytree to fine-tune
+    (`factorised_model`) and save.
 
     Args:
       table: as in `project`.
@@ -157,8 +141,9 @@ def factorise(
     Raises:
       ValueError: as `project`; a multiple below 1.
     """
-    kept = ranks(utilization(table, params, moments, energy=energy), multiple=multiple)
-    return capture.factorise(table, project(table, params, moments, energy=energy), kept)
+    solved = {path: own for path, (own, _) in _asked(table, params, moments, energy).items()}
+    kept = ranks(utilization(table, params, solved, energy=energy), multiple=multiple)
+    return capture.factorise(table, project(table, params, solved, energy=energy), kept)
 
 
 def ranks(use: Mapping[str, LayerUse], *, multiple: int = 1) -> dict[str, int]:
@@ -181,7 +166,7 @@ def parameters_ratio(table: capture.Layers, ranks: Mapping[str, int]) -> float:
 def search_energy(
     table: capture.Layers,
     params: Params,
-    moments: Mapping[str, Moments],
+    moments: Measured,
     score: Callable[[Params], float],
     *,
     energies: Sequence[float] = ENERGIES,
@@ -208,13 +193,15 @@ def search_energy(
     """
     if not energies or not max_drop >= 0:
         raise ValueError(f"give energies and a max_drop of at least 0; got {list(energies)} and {max_drop}.")
+    for energy in energies:
+        _check(energy)
     found: dict[str, float] = {}
     edited, reached = params, score(params)
-    asked = _energies(table, moments, max(energies))
+    asked = _asked(table, params, moments, max(energies))
     for path in sorted(asked, key=list(table).index):
-        start, lowest = edited, reached - max_drop
+        start, lowest, own = edited, reached - max_drop, {path: asked[path][0]}
         for energy in sorted(energies, reverse=True):
-            trial = project(table, start, moments, energy={path: energy})
+            trial = project(table, start, own, energy={path: energy})
             after = score(trial)
             if not after >= lowest:
                 break
@@ -222,72 +209,45 @@ def search_energy(
     return found
 
 
-def _energies(
-    table: capture.Layers, moments: Mapping[str, Moments], energy: float | Mapping[str, float]
-) -> dict[str, float]:
-    """The layers that are meant, each with its energy, after every check that needs no eigenvalues."""
+def _asked(
+    table: capture.Layers, params: Params, moments: Measured, energy: float | Mapping[str, float]
+) -> dict[str, tuple[Spectra, float]]:
+    """The layers that are meant, each solved and with its energy."""
     if isinstance(energy, Mapping):
         chosen = dict(energy)
     else:
-        chosen = dict.fromkeys(moments, energy)
-        if grouped := [path for path in moments if path in table and table[path].groups > 1]:
+        grouped = [path for path in moments if path in table and table[path].groups > 1]
+        if grouped:
             names = ", ".join(grouped)
             warnings.warn(
                 f"left out layers with groups: {names}; name them in energy to treat each group.", stacklevel=3
             )
-            chosen = {path: energy for path in moments if path not in grouped}
+        chosen = {path: energy for path in moments if path not in grouped}
     for path, share in chosen.items():
-        if path not in table or path not in moments:
-            there = ", ".join(name for name in table if name in moments)
-            raise ValueError(f"no layer {path!r} in the table and the moments; there are {there or 'none'}.")
-        _check(table[path], moments[path], share)
-    return chosen
+        _check(share, f" for {path!r}")
+    solved = spectra(table, params, moments, layers=chosen)
+    for path, share in chosen.items():
+        if share > FLOAT32_ENERGY and solved[path].dtype != "float64":
+            raise ValueError(
+                f"energy {share} of {path!r} is beyond a {solved[path].dtype} Gram: measure it by "
+                'capture.collect(..., dtype="float64"), or keep at most 1 - 1e-6.'
+            )
+    return {path: (solved[path], share) for path, share in chosen.items()}
 
 
-def _check(layer: capture.Layer, moments: Moments, energy: float) -> None:
-    """Refuse what would give a number that means nothing."""
-    path, count = layer.path, float(moments.count)
+def _check(energy: float, of: str = "") -> None:
     if not 0 < energy <= 1:
-        raise ValueError(f"energy is the kept share of squared singular values, in (0, 1]; got {energy} for {path!r}.")
-    if energy > FLOAT32_ENERGY and moments.gram.dtype != np.float64:
-        raise ValueError(
-            f"energy {energy} of {path!r} is beyond a {moments.gram.dtype} Gram: measure it by "
-            'capture.collect(..., dtype="float64"), or keep at most 1 - 1e-6.'
-        )
-    if count < layer.d_in:
-        raise ValueError(
-            f"{path!r} saw {count:g} rows of {layer.d_in} features, which caps its rank at {count:g}: give at least "
-            f"{layer.d_in} rows, better {20 * layer.d_in}."
-        )
-    if "qkv" in path.lower() and path == layer.leaf and layer.d_out > layer.d_in:
-        raise ValueError(
-            f"{path!r} packs queries, keys and values in one kernel: slice the kernel before the product, so that they "
-            "are three layers."
-        )
+        raise ValueError(f"energy is the kept share of squared singular values, in (0, 1]; got {energy}{of}.")
 
 
-def _kernels(table: capture.Layers, params: Params, paths: Mapping[str, object]) -> dict[str, np.ndarray]:
-    """Kernels of some layers, in float64."""
-    matrices = capture.kernels(capture.Layers({path: table[path] for path in paths}, ()), params)
-    return {path: np.asarray(matrix, np.float64) for path, matrix in matrices.items()}
+def _use(own: Spectra, energy: float) -> LayerUse:
+    sides = own.inputs, own.outputs
+    k_s, k_t = (rank_at(side, energy) for side in sides)
+    rank, smaller = np.minimum(k_s, k_t), min(side.energies.shape[-1] for side in sides)
+    return LayerUse(k_s, k_t, rank, rank / smaller, *(effective_rank(side.energies) for side in sides))
 
 
-def _grams(path: str, kernel: np.ndarray, moments: Moments) -> tuple[np.ndarray, np.ndarray]:
-    """G and K'GK in float64; a layer whose outputs are zero up to rounding is refused."""
-    gram = np.asarray(moments.gram, np.float64)
-    outputs = kernel.mT @ gram @ kernel
-    largest = np.trace(gram, axis1=-2, axis2=-1) * (kernel**2).sum((-2, -1))
-    if (np.trace(outputs, axis1=-2, axis2=-1) <= subspace.EIGH_FLOOR[str(moments.gram.dtype)] * largest).any():
-        raise ValueError(f"{path!r} gives only zeros on these rows: nothing of it is used; leave its moments out.")
-    return gram, outputs
-
-
-def _spaces(grams: tuple[np.ndarray, np.ndarray], energy: float) -> tuple[Subspace, Subspace]:
-    """S and T."""
-    return subspace.from_gram(grams[0], energy=energy), subspace.from_gram(grams[1], energy=energy)
-
-
-def _use(grams: tuple[np.ndarray, np.ndarray], energy: float) -> LayerUse:
-    k_s, k_t = (np.asarray(space.rank) for space in _spaces(grams, energy))
-    rank, smaller = np.minimum(k_s, k_t), min(gram.shape[-1] for gram in grams)
-    return LayerUse(k_s, k_t, rank, rank / smaller, *map(effective_rank, grams))
+def _project(kernel: Array, own: Spectra, energy: float) -> Float[np.ndarray, "*lead m n"]:
+    """P_S K P_T in float64."""
+    s, t = (leading(side, rank_at(side, energy)) for side in (own.inputs, own.outputs))
+    return s @ (s.mT @ np.asarray(kernel, np.float64) @ t) @ t.mT

@@ -1,11 +1,12 @@
 """Kernels of one rank, compared by their loss on the rows."""
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subspace_jax.compression import baselines, utilized_rank
+from subspace_jax.compression import baselines, spectra, utilized_rank
 from tests.compression.layers import layer
 
 SEEDS = st.integers(0, 2**31 - 4)
@@ -66,6 +67,47 @@ def test_whitened_svd_is_zero_outside_the_inputs():
     assert loss(x, kernel, edited) < ROUNDING
 
 
+def test_spectra_serve_as_moments():
+    _, _, table, params, moments = layer(0)
+    solved = spectra(table, params, moments)
+    for name in ("input_only", "output_only", "whitened_svd"):
+        one, other = (getattr(baselines, name)(table, params, m, ranks={"w": 3})["w"] for m in (moments, solved))
+        np.testing.assert_array_equal(one, other)
+
+
+@settings(max_examples=10)
+@given(SEEDS, RANKS)
+def test_random_subspaces_keep_the_rank_and_their_share_of_the_kernel(seed, rank):
+    x, kernel, table, params, moments = layer(seed, rows=400, d_in=40, d_out=40)
+    cut = lambda key: np.asarray(baselines.random_subspaces(jax.random.key(key), table, params, ranks={"w": rank})["w"])  # noqa: E731
+    edited = cut(seed)
+    assert np.linalg.matrix_rank(edited, tol=1e-5 * np.linalg.norm(kernel)) == rank
+    assert loss(x, kernel, {"w": edited}) > 0.5
+    assert loss(x, kernel, baselines.output_only(table, params, moments, ranks={"w": rank})) < 0.5
+    np.testing.assert_array_equal(cut(seed), edited)
+    assert not np.array_equal(cut(seed + 1), edited)
+    s, t = np.linalg.svd(edited)[0][:, :rank], np.linalg.svd(edited)[2][:rank]
+    np.testing.assert_allclose(s @ (s.T @ kernel @ t.T) @ t, edited, atol=1e-5)
+
+
+def test_random_subspaces_of_full_rank_keep_the_kernel():
+    _, kernel, table, params, _ = layer(0)
+    edited = baselines.random_subspaces(jax.random.key(0), table, params, ranks={"w": 9})["w"]
+    np.testing.assert_allclose(edited, kernel, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rank", "kept"), [(1, 1), (2, 3), (3, 5), (4, 6)])
+def test_pruning_keeps_the_largest_columns_that_the_factors_would_pay_for(rank, kept):
+    _, kernel, table, params, _ = layer(0)
+    edited = np.asarray(baselines.magnitude_pruning(table, params, ranks={"w": rank})["w"])
+    norms = np.linalg.norm(kernel, axis=0)
+    largest = np.argsort(-norms)[:kept]
+    expected = np.zeros_like(edited)
+    expected[:, largest] = np.asarray(params["w"])[:, largest]
+    np.testing.assert_array_equal(edited, expected)
+    assert kept * 8 <= max(rank * (8 + 6), 8)
+
+
 @pytest.mark.parametrize("ranks", [{"w": 0}, {"v": 1}])
 def test_bad_ranks_are_refused(ranks):
     _, _, table, params, moments = layer(0)
@@ -73,3 +115,5 @@ def test_bad_ranks_are_refused(ranks):
         baselines.output_only(table, params, moments, ranks=ranks)
     with pytest.raises(ValueError, match="ranks are at least 1"):
         baselines.plain_svd(table, params, ranks=ranks)
+    with pytest.raises(ValueError, match="ranks are at least 1"):
+        baselines.random_subspaces(jax.random.key(0), table, params, ranks=ranks)

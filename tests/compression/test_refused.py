@@ -87,6 +87,8 @@ def test_bad_options_are_refused():
         utilized_rank.factorise(TABLE, PARAMS, MOMENTS, multiple=0)
     with pytest.raises(ValueError, match="max_drop of at least 0; got"):
         utilized_rank.search_energy(TABLE, PARAMS, MOMENTS, lambda _: 1.0, max_drop=-0.1)
+    with pytest.raises(ValueError, match=r"in \(0, 1\]; got 0\.0"):
+        utilized_rank.search_energy(TABLE, PARAMS, MOMENTS, lambda _: 1.0, energies=(0.9, 0.0))
     with pytest.raises(ValueError, match="give energies"):
         utilized_rank.search_energy(TABLE, PARAMS, MOMENTS, lambda _: 1.0, energies=())
     assert fn(PARAMS, jnp.asarray(X, jnp.float32)).shape == (64, 6)

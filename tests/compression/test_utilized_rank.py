@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subspace_jax.compression import utilized_rank
+from subspace_jax.compression import spectra, utilized_rank
 from subspace_jax.core import capture
 from tests.compression.layers import count, draw, fn, layer, moments_of
 
@@ -109,7 +109,7 @@ def test_entries_of_a_scan_are_layers_of_their_own():
 
 @pytest.mark.parametrize(("values", "expected"), [([1, 1, 1, 1], 4), ([3, 0, 0, 0], 1), ([0, 0, 0, 0], 0)])
 def test_effective_rank_at_its_limits(values, expected):
-    assert float(utilized_rank.effective_rank(np.diag(np.asarray(values, np.float64)))) == pytest.approx(expected)
+    assert float(utilized_rank.effective_rank(np.asarray(values, np.float64))) == pytest.approx(expected)
 
 
 def test_effective_rank_does_not_hide_behind_one_massive_channel():
@@ -131,6 +131,27 @@ def test_parameters_of_a_vision_transformer_at_the_published_utilization():
     ratio = utilized_rank.parameters_ratio(table, dict.fromkeys(table, round(0.35 * 768)))
     assert ratio == pytest.approx(0.525, abs=0.002)
     assert utilized_rank.parameters_ratio(table, dict.fromkeys(table, 768)) == 1
+
+
+def test_spectra_are_the_squared_singular_values_and_serve_as_moments():
+    x, kernel, table, params, moments = layer(0, rank=5)
+    solved = spectra(table, params, moments)
+    np.testing.assert_allclose(solved["w"].inputs.energies[:5], np.linalg.svd(x)[1][:5] ** 2, rtol=1e-9)
+    np.testing.assert_allclose(solved["w"].outputs.energies[:5], np.linalg.svd(x @ kernel)[1][:5] ** 2, rtol=1e-9)
+    assert not solved["w"].inputs.energies[5:].any()
+    assert spectra(table, params, solved)["w"] is solved["w"]
+    for energy in (0.8, 1.0):
+        one, other = (utilized_rank.project(table, params, m, energy=energy)["w"] for m in (moments, solved))
+        np.testing.assert_array_equal(one, other)
+
+
+def test_layers_that_read_the_same_rows_share_one_solve():
+    fork = lambda p, x: (x @ p["a"], x @ p["b"])  # noqa: E731
+    params = {name: jnp.asarray(draw(seed, 4, 3), jnp.float32) for seed, name in enumerate("ab")}
+    x = jnp.asarray(draw(2, 20, 4), jnp.float32)
+    moments = capture.collect(fork, params, [x], dtype="float64")
+    solved = spectra(capture.layers(fork, params, x), params, moments)
+    assert solved["a"].inputs is solved["b"].inputs
 
 
 def test_ranks_are_rounded_up():

@@ -1,0 +1,142 @@
+"""Eigenpairs of what a layer reads and gives: solved once, then cut at any energy or any rank.
+
+Everything that this package does to a kernel K (m, n) starts from the Grams of its inputs, G = X'X, and of its outputs
+before the bias, K'GK. They are solved in float64 on the device, whatever `jax_enable_x64` says, and kept as NumPy.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from subspace_jax.core import capture, subspace
+from subspace_jax.core.moments import Moments
+from subspace_jax.typing import Float, Int, Params
+
+
+class Spectrum(NamedTuple):
+    """Eigenpairs of one Gram by falling energy; those that are noise in float64 are zero.
+
+    Attributes:
+      basis: orthonormal columns, (..., d, d).
+      energies: eigenvalues, the squared singular values of the rows, (..., d).
+    """
+
+    basis: Float[np.ndarray, "*lead d d"]
+    energies: Float[np.ndarray, "*lead d"]
+
+
+class Spectra(NamedTuple):
+    """Of one layer; leading axes are those of its kernel: the length of a scan, then groups.
+
+    Attributes:
+      inputs: of X'X, d = m.
+      outputs: of (X K)'(X K), d = n.
+      dtype: in which the Gram was summed: what it can see.
+    """
+
+    inputs: Spectrum
+    outputs: Spectrum
+    dtype: str
+
+
+Measured = Mapping[str, Moments] | Mapping[str, Spectra]
+
+
+def spectra(
+    table: capture.Layers, params: Params, moments: Measured, *, layers: Iterable[str] | None = None
+) -> dict[str, Spectra]:
+    """Eigenpairs of the inputs and outputs of each layer: one solve for all layers that read the same rows.
+
+    Every function of this package takes `moments` or what this gives: give this where several of them follow. It holds
+    for these parameters: after an edit, measure again.
+
+    Args:
+      table: of the function that reads the parameters.
+      params: its parameters.
+      moments: of the inputs of the layers; 20 rows a feature are a good number. Spectra stay as they are.
+      layers: paths of the layers to solve; all of the moments when None.
+
+    Raises:
+      ValueError: fewer rows than features; a layer that is not in the table or the moments, without output energy, or
+        of queries, keys and values in one kernel.
+    """
+    paths = list(moments if layers is None else layers)
+    for path in paths:
+        _check(table, moments, path)
+    kernels = capture.kernels(capture.Layers({path: table[path] for path in paths}, ()), params)
+    inputs: dict[str, Spectrum] = {}
+    found: dict[str, Spectra] = {}
+    for path, kernel in kernels.items():
+        sums = moments[path]
+        if isinstance(sums, Moments):
+            gram, shares = np.asarray(sums.gram, np.float64), table[path].shares
+            inputs[shares] = inputs[shares] if shares in inputs else _solve(gram)
+            sums = Spectra(inputs[shares], _solve(_outputs(path, gram, kernel, sums)), str(sums.gram.dtype))
+        found[path] = sums
+    return found
+
+
+def rank_at(spectrum: Spectrum, energy: float) -> Int[np.ndarray, "*lead"]:
+    """Dimensions of the smallest leading space with the share `energy`, by the rule of `subspace.from_gram`."""
+    values = spectrum.energies
+    before = np.cumsum(values, -1) - values
+    # at energy 1 rounding of the sums must not decide
+    keep = (values > 0) & ((before < energy * values.sum(-1, keepdims=True)) | (energy == 1))
+    return np.asarray(keep.sum(-1), np.int32)
+
+
+def leading(spectrum: Spectrum, rank: int | Int[np.ndarray, "*lead"]) -> Float[np.ndarray, "*lead d k"]:
+    """The first columns of the basis, as many as the largest rank; an entry with a lower one has zeros there."""
+    rank = np.asarray(rank)
+    columns = np.arange(spectrum.energies.shape[-1]) < rank[..., None]
+    return np.where(columns[..., None, :], spectrum.basis, 0.0)[..., : rank.max()]
+
+
+def effective_rank(energies: Float[np.ndarray, "*lead d"]) -> Float[np.ndarray, "*lead"]:
+    """exp(-sum p ln p) of the shares p of the energies: d for equal ones, 1 for one direction, 0 for no energy.
+
+    A few channels with massive activations bring it and the count at a given energy near 1: then search the energy.
+    """
+    total = energies.sum(-1, keepdims=True)
+    shares = energies / np.where(total > 0, total, 1.0)
+    entropy = -(shares * np.log(np.where(shares > 0, shares, 1.0))).sum(-1)
+    return np.where(total[..., 0] > 0, np.exp(entropy), 0.0)
+
+
+def _check(table: capture.Layers, moments: Measured, path: str) -> None:
+    """Refuse what would give a number that means nothing."""
+    if path not in table or path not in moments:
+        there = ", ".join(name for name in table if name in moments)
+        raise ValueError(f"no layer {path!r} in the table and the moments; there are {there or 'none'}.")
+    layer, sums = table[path], moments[path]
+    if isinstance(sums, Moments) and float(sums.count) < layer.d_in:
+        count = float(sums.count)
+        raise ValueError(
+            f"{path!r} saw {count:g} rows of {layer.d_in} features, which caps its rank at {count:g}: give at least "
+            f"{layer.d_in} rows, better {20 * layer.d_in}."
+        )
+    if "qkv" in path.lower() and path == layer.leaf and layer.d_out > layer.d_in:
+        raise ValueError(
+            f"{path!r} packs queries, keys and values in one kernel: slice the kernel before the product, so that they "
+            "are three layers."
+        )
+
+
+def _solve(gram: Float[np.ndarray, "*lead d d"]) -> Spectrum:
+    with jax.enable_x64(True):
+        values, vectors = (np.asarray(part)[..., ::-1] for part in jnp.linalg.eigh(gram))
+    seen = values > subspace.EIGH_FLOOR["float64"] * values[..., :1]
+    return Spectrum(np.where(seen[..., None, :], vectors, 0.0), np.where(seen, values, 0.0))
+
+
+def _outputs(path: str, gram: np.ndarray, kernel: object, sums: Moments) -> np.ndarray:
+    """K'GK; a layer whose outputs are zero up to rounding is refused."""
+    kernel = np.asarray(kernel, np.float64)
+    outputs = kernel.mT @ gram @ kernel
+    largest = np.trace(gram, axis1=-2, axis2=-1) * (kernel**2).sum((-2, -1))
+    if (np.trace(outputs, axis1=-2, axis2=-1) <= subspace.EIGH_FLOOR[str(sums.gram.dtype)] * largest).any():
+        raise ValueError(f"{path!r} gives only zeros on these rows: nothing of it is used; leave its moments out.")
+    return outputs

@@ -1,0 +1,49 @@
+"""Factorised networks as models: trained, fine-tuned, evaluated and loaded like any other."""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import jax
+
+from subspace_jax.core import capture
+from subspace_jax.nn import Model
+from subspace_jax.typing import Variables
+
+
+def factorised_model(model: Model, ranks: Mapping[str, int]) -> Model:
+    """The network whose layers of these ranks are two thin ones wherever that saves parameters.
+
+    Its variables are {"params": factorised, "batch_stats": ...}, with what `utilized_rank.factorise(table,
+    variables["params"], ...)` gives and the statistics of the dense network: whatever `training` and `checkpoint` do to
+    a model works on it. Its functions are the same objects for all ranks, so that equal shapes compile once.
+
+    Args:
+      model: the dense network; its `init` tells the shapes of what is replaced.
+      ranks: {path of a layer: rank}. Only `init` reads them: it factorises a fresh dense network, to train one from
+        scratch, and for the shapes with which a checkpoint is restored.
+    """
+
+    def init(key: Any, x: Any) -> Variables:
+        dense = model.init(key, x)
+        table = capture.layers(model.apply, dense, x)
+        return dense | {"params": capture.factorise(table, dense["params"], ranks)}
+
+    return Model(init, *_functions(model))
+
+
+@lru_cache(maxsize=64)  # one function object a network
+def _functions(model: Model) -> tuple[Callable, ...]:
+    """apply, train_apply, features."""
+
+    def factorised(fn: Callable) -> Callable:
+        def dense(params: Any, statistics: Any, *args: Any) -> Any:
+            return fn({"params": params, "batch_stats": statistics}, *args)
+
+        def run(variables: Variables, x: Any, *key: Any) -> Any:
+            like = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
+            return capture.run_factorised(dense, like)(variables["params"], variables["batch_stats"], x, *key)
+
+        return run
+
+    return tuple(factorised(fn) for fn in (model.apply, model.train_apply, model.features))

@@ -20,18 +20,23 @@ import optax
 
 from experiments import runner, sequences
 from subspace_jax import data, nn
-from subspace_jax.continual import projected, protocol, tasks
-from subspace_jax.continual.baselines import a_gem, er, ewc, multitask
+from subspace_jax.continual import projected, protocol, tasks, trgp
+from subspace_jax.continual.baselines import a_gem, er, ewc, hat, multitask, ogd, owm
 from subspace_jax.core import capture
 
-METHODS = "finetune", "multitask", "gpm", "gpm_reference", "sgp", "ewc", "a_gem", "er"
+METHODS = (
+    "finetune", "multitask", "gpm", "gpm_reference", "sgp", "trgp", "ewc", "a_gem", "er", "hat", "owm", "ogd",
+)  # fmt: skip
+TOLD = "trgp", "hat"  # a head a task whatever the benchmark
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(runner.Config):
     """Train one network on a sequence of tasks by each method; after each task test on all of them."""
 
-    method: Literal["finetune", "multitask", "gpm", "gpm_reference", "sgp", "ewc", "a_gem", "er", "all"] = "all"
+    method: Literal[
+        "finetune", "multitask", "gpm", "gpm_reference", "sgp", "trgp", "ewc", "a_gem", "er", "hat", "owm", "ogd", "all"
+    ] = "all"
     """One method, or all beside each other."""
     benchmark: Literal["permuted", "rotated", "split"] = "permuted"
     """Pixels in another order, images turned further, or other classes with a head of their own in every task."""
@@ -49,6 +54,8 @@ class Config(runner.Config):
     """Samples per step."""
     steps: int = 800
     """Training steps a task."""
+    epochs: int = 0
+    """Train each task for at most so many epochs instead, with 5 % held out: rate / 2 after 6 without a lower loss."""
     energy: float = 0.97
     """Share of a task's layer inputs that is protected (epsilon)."""
     energy_growth: float = 0.0
@@ -59,6 +66,12 @@ class Config(runner.Config):
     """SGP's a: the larger, the nearer to GPM."""
     ewc_strength: float = 30.0
     """EWC's lambda; on digits the best of .3 ... 30 on a fifth of the training samples, 100 diverges at this lr."""
+    owm_lr: float = 2.0
+    """OWM's learning rate: its authors'; on digits the best of .02 ... 2 on a fifth of the training samples."""
+    ogd_samples: int = 20
+    """Gradients that OGD stores of each task; each is as large as the network."""
+    hat_sparsity: float = 0.75
+    """HAT's c."""
     buffer: int = 0
     """Samples that replay keeps; 0: as many floats as full bases of all layers."""
     joint_passes: int = 20
@@ -68,7 +81,22 @@ class Config(runner.Config):
 PRESETS = {
     "smoke": Config(seeds=1, tasks=2, steps=60, samples=300, joint_passes=1, widths=(32,)),
     "cpu": Config(),
-    "gpu": Config(data="mnist", tasks=10, lr=0.01, steps=30_000, energy=0.95),
+    "gpu": Config(
+        data="cifar100",
+        benchmark="split",
+        tasks=10,
+        model="alexnet",
+        widths=(),
+        lr=0.01,
+        batch=64,
+        epochs=50,
+        energy_growth=0.003,
+        basis_samples=125,
+        joint_passes=50,
+        ewc_strength=5000.0,
+        owm_lr=0.01,
+        ogd_samples=1,
+    ),
 }
 
 
@@ -76,7 +104,7 @@ class Setup(NamedTuple):
     """What all seeds and methods share."""
 
     whole: tasks.Task
-    classes: int
+    classes: int  # of the network, or of each of its heads
     model: nn.Model
     learners: dict[str, protocol.Learner]
     told: bool
@@ -90,7 +118,8 @@ def main(config: Config) -> runner.Summary:
         seed: {name: one_run(config, shared, name, seed) for name in names}
         for seed in range(config.seed, config.seed + config.seeds)
     }
-    figures, std = runner.over_seeds([sequences.figures(found, told=shared.told) for found in runs.values()])
+    told = {name: float(shared.told or name in TOLD) for name in names}
+    figures, std = runner.over_seeds([sequences.figures(found, told) for found in runs.values()])
     sequences.write_matrices(config, runs)
     rows = [
         {"seed": seed, "method": name, "after": t, "task": i, "accuracy": float(accuracy)}
@@ -113,14 +142,14 @@ def setup(config: Config) -> Setup:
     if config.tasks < 1 or (config.benchmark == "split" and classes % config.tasks):
         raise ValueError(f"--tasks is at least 1, and with split a divisor of {classes} classes; got {config.tasks}.")
     told = config.benchmark == "split"
+    classes = classes // config.tasks if told else classes
     arguments = {"use_bias": False, "init": "he"} | ({"widths": list(config.widths)} if config.widths else {})
-    model = nn.build(config.model, classes=0 if told else classes, **arguments)
-    if told:
-        classes //= config.tasks
-        model = nn.multi_head(model, tasks=config.tasks, classes=classes)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), x[:1])
-    table = capture.layers(model.apply, shapes, x[:1])
-    return Setup(whole, classes, model, methods(config, model, table, x_size=x[0].size, told=told), told)
+    single = nn.build(config.model, classes=classes, **arguments)
+    trunk = nn.build(config.model, classes=0, **arguments)
+    heads = nn.multi_head(trunk, tasks=config.tasks, classes=classes)
+    made = methods(config, heads if told else single, x, told=told)
+    made |= {name: method for name, method in methods(config, heads, x, told=True).items() if name in TOLD}
+    return Setup(whole, classes, heads if told else single, made, told)
 
 
 def sequence(config: Config, shared: Setup, seed: int) -> list[tasks.Task]:
@@ -134,29 +163,38 @@ def sequence(config: Config, shared: Setup, seed: int) -> list[tasks.Task]:
     return tasks.split(shared.whole, groups=order.reshape(config.tasks, -1).tolist())
 
 
-def methods(config: Config, model: nn.Model, table: capture.Layers, *, x_size: int, told: bool) -> dict[str, Any]:
+def methods(config: Config, model: nn.Model, x: np.ndarray, *, told: bool) -> dict[str, protocol.Learner]:
     """Every method by its name; one object for all seeds, and so one compilation."""
-    tx, heads = optax.sgd(config.lr), ("heads",) if told else ()
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x[:1])
+    table = capture.layers(model.apply, shapes, x[:1])
+    tx = optax.inject_hyperparams(optax.sgd)(learning_rate=config.lr)
+    heads = ("heads",) if told else ()
     full = sum(layer.d_in**2 for path, layer in table.items() if not path.startswith("heads"))
-    capacity = config.buffer or max(1, full // (x_size + 2))
+    capacity = config.buffer or max(1, full // (x[0].size + 2))
 
     def energy(t: int) -> float:
         return min(1.0, config.energy + config.energy_growth * t)
 
-    protected = functools.partial(
-        projected.gpm_learner, model, tx, table, energy=energy, samples=config.basis_samples, heads=heads, told=told
-    )
-    return {
+    bases = {"energy": energy, "samples": config.basis_samples, "heads": heads}
+    made = {
         "finetune": protocol.learner(model, tx, told=told),
-        "gpm": protected(),
-        "gpm_reference": protected(rule="reference"),
-        "sgp": projected.sgp_learner(
-            model, tx, table, energy=energy, a=config.scale, samples=config.basis_samples, heads=heads, told=told
-        ),
+        "gpm": projected.gpm_learner(model, tx, table, told=told, **bases),
+        "gpm_reference": projected.gpm_learner(model, tx, table, rule="reference", told=told, **bases),
+        "sgp": projected.sgp_learner(model, tx, table, a=config.scale, told=told, **bases),
         "ewc": ewc.ewc(model, tx, strength=config.ewc_strength, samples=config.basis_samples, told=told),
         "a_gem": a_gem.a_gem(model, tx, capacity=capacity, told=told),
         "er": er.er(model, tx, capacity=capacity, told=told),
+        "owm": owm.owm(
+            model, optax.inject_hyperparams(optax.sgd)(learning_rate=config.owm_lr), table, heads=heads, told=told
+        ),
+        "ogd": ogd.ogd(model, tx, tasks=config.tasks, samples=config.ogd_samples, told=told),
     }
+    if told:
+        own = len(x) // (config.tasks if config.benchmark == "split" else 1)
+        period = max(1, own // config.batch)
+        made["trgp"] = trgp.trgp_learner(model, tx, table, tasks=config.tasks, **bases)
+        made["hat"] = hat.hat(model, tx, table, tasks=config.tasks, period=period, sparsity=config.hat_sparsity)
+    return made
 
 
 def one_run(config: Config, shared: Setup, name: str, seed: int) -> dict[str, np.ndarray]:
@@ -176,7 +214,8 @@ def learn(config: Config, shared: Setup, name: str, seed: int) -> dict[str, Any]
         )
         return {"matrix": accuracy[None], "held/floats": np.zeros(1), "seconds": time.perf_counter() - started}
     found = protocol.run(
-        key, shared.learners[name], own, classes=shared.classes, length=config.steps, batch=config.batch,
+        key, shared.learners[name], own, classes=shared.classes, batch=config.batch,
+        length=protocol.Plateau(config.epochs) if config.epochs else config.steps,
         directory=f"{config.workdir}/checkpoints/{name}/seed{seed}", config={"method": name, "seed": seed},
         label=f"{name}, seed {seed}, task",
     )  # fmt: skip
@@ -190,7 +229,7 @@ def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     if config != fixed:
         return []
     acc = {name: figures[f"acc/{name}"] for name in METHODS}
-    blind = [value for name, value in acc.items() if name != "multitask"]
+    blind = [value for name, value in acc.items() if name not in ("multitask", *TOLD)]
     return [
         runner.Claim("finetune acc at most .6", -acc["finetune"], -0.6),
         runner.Claim("acc/gpm", acc["gpm"], 0.8),

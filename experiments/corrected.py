@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import corrections, plots, plots, report
+from experiments import corrections, plots, report
 
 Parts = dict[str, dict[str, np.ndarray]]  # arrays by stage
 Found = tuple[int, corrections.Case, Parts]  # one seed

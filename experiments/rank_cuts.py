@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import planted, plots, plots, report, trained
+from experiments import planted, plots, report, trained
 from subspace_jax import nn, training
 from subspace_jax.compression import baselines, factorised_model, spectra, utilized_rank
 from subspace_jax.core import capture

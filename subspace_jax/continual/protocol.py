@@ -19,6 +19,8 @@ from subspace_jax.core import losses
 from subspace_jax.nn import Model
 from subspace_jax.typing import Array, Float, Key, PyTree, Variables
 
+TEST_BATCH = 100  # in order and never padded: with `norm="minibatch"` the accuracy depends on it
+
 Matrix = Float[np.ndarray, "rows tasks"]
 
 
@@ -115,7 +117,7 @@ def learner(model: Model, tx: optax.GradientTransformation, *, told: bool = Fals
     The optimiser starts anew with every task. Logits (n, tasks, classes) of a network with a head a task are read at
     the task's head: such a network is `told` the task.
     """
-    fresh, init_model = jax.jit(tx.init), jax.jit(model.init)
+    fresh, init_model, forward = jax.jit(tx.init), jax.jit(model.init), jax.jit(model.apply)
 
     def init(key, x):
         variables = init_model(key, x[:1])
@@ -125,7 +127,8 @@ def learner(model: Model, tx: optax.GradientTransformation, *, told: bool = Fals
         return state._replace(opt_state=fresh(state.variables["params"]))
 
     def predict(state, x, t):
-        return own_head(training.predict(model.apply, state.variables, x), t)
+        batches = (x[i : i + TEST_BATCH] for i in range(0, len(x), TEST_BATCH))
+        return own_head(jnp.concatenate([forward(state.variables, batch) for batch in batches]), t)
 
     return Learner(
         init,
@@ -282,7 +285,10 @@ def _learn(
     order = np.asarray(jax.random.permutation(key, len(task.x)))
     judges, rest = np.split(order, [max(1, int(length.held_out * len(order)))])
     lowest, best, bad = np.inf, state, 0
-    rate = float(optax.tree.get(state.opt_state, "learning_rate"))
+    rates = optax.tree.get_all_with_path(state.opt_state, "learning_rate")
+    if not rates:
+        raise ValueError("a plateau lowers the rate: make the optimiser by optax.inject_hyperparams(...).")
+    rate = float(rates[0][1])
     for epoch in range(length.epochs):
         state = steps(jax.random.fold_in(key, epoch), state, task.x[rest], task.y[rest], max(1, len(rest) // batch))
         logits = method.predict(state, task.x[judges], t)

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from subspace_jax import training
 from subspace_jax.continual import gpm, leak
 from subspace_jax.continual.protocol import Learner, State, learner, own_head
 from subspace_jax.core import capture, losses, subspace
@@ -171,7 +170,7 @@ def trgp_learner(
         return state._replace(opt_state=optax.tree.set(state.opt_state, bases=bases), kept=kept)
 
     def predict(state, x, t):
-        return own_head(training.predict(model.apply, apply(state, t), x), t)
+        return plain.predict(state._replace(variables=apply(state, t)), x, t)
 
     return plain._replace(init=start, begin=begin, step=step, end=end, predict=predict, held=held)
 

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from subspace_jax import training
 from subspace_jax.continual.protocol import Learner, State, learner, own_head
 from subspace_jax.core import capture, losses
 from subspace_jax.core.capture import Layers
@@ -109,8 +108,7 @@ def hat(
     apply = jax.jit(lambda state, t: masked(own, state.variables["params"], final(state.kept, t)))
 
     def predict(state, x, t):
-        variables = state.variables | {"params": apply(state, t)}
-        return own_head(training.predict(model.apply, variables, x), t)
+        return plain.predict(state._replace(variables=state.variables | {"params": apply(state, t)}), x, t)
 
     def held(state):
         used = {f"used/{path}": float(jnp.mean(used > 0.5)) for path, used in state.kept["used"].items()}

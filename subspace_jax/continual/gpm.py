@@ -158,7 +158,7 @@ def _grown(space: Subspace, moments: Moments, energy: float | int, rule: str, fi
     if rule == "reference" and not first:
         share = subspace.energy_share(wide, gram)
         energy = share + np.maximum(energy - share, 0) * (1 - share)  # new shares weigh 1 / (1 - share) as much
-    basis, rank = subspace.grow(wide, gram, energy=energy)
+    basis, rank = subspace.grow(wide, gram, energy=energy, rows=int(np.max(moments.count)))
     if rule == "reference" and first:
         rank = np.maximum(rank - 1, 0)
         basis = basis * (np.arange(basis.shape[-1]) < rank[..., None])[..., None, :]

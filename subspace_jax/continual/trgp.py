@@ -96,7 +96,11 @@ def end_task(
 ) -> dict[str, Spaces]:
     """Store the space that holds the share `energy` of the task's own inputs, layer by layer; in float64."""
     shares = energy if isinstance(energy, Mapping) else dict.fromkeys(state, energy)
-    own = {path: subspace.from_gram(np.asarray(moments[path].gram, np.float64), energy=shares[path]) for path in state}
+    own = {
+        path: subspace.from_gram(np.asarray(seen.gram, np.float64), energy=shares[path], rows=int(seen.count))
+        for path, seen in moments.items()
+        if path in state
+    }
     return {
         path: spaces._replace(bases=spaces.bases.at[task].set(jnp.asarray(own[path].basis, jnp.float32)))
         for path, spaces in state.items()

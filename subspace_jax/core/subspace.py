@@ -56,7 +56,7 @@ def _in_own_precision(fn: Callable) -> Callable:
 
 
 @_in_own_precision
-def from_gram(gram: Square, *, energy: float | int, capacity: int | None = None) -> Subspace:
+def from_gram(gram: Square, *, energy: float | int, capacity: int | None = None, rows: int | None = None) -> Subspace:
     """Smallest leading eigenspace that keeps the share `energy` of tr(gram).
 
     The paper's tau, epsilon (GPM, eq. 5). Energies below 1e-6 (float32) or 1e-12 (float64) of the largest are noise and
@@ -66,6 +66,7 @@ def from_gram(gram: Square, *, energy: float | int, capacity: int | None = None)
       gram: X'X of layer inputs, symmetric positive semi-definite.
       energy: kept share of the squared singular values of X, in [0, 1].
       capacity: columns to allocate; d when None. What does not fit is left out, smallest energy first.
+      rows: how many rows X has, if known: with fewer than half the features only their span is decomposed.
 
     Returns:
       The subspace; rank 0 when energy or gram is zero.
@@ -75,8 +76,7 @@ def from_gram(gram: Square, *, energy: float | int, capacity: int | None = None)
     """
     if not 0 <= energy <= 1:
         raise ValueError(f"energy is the kept share of squared singular values, in [0, 1]; got {energy}.")
-    values, vectors = jnp.linalg.eigh(gram)
-    values, vectors = values[..., ::-1], vectors[..., ::-1]
+    values, vectors = _eigh(lambda v: _multiply(gram, v), gram, lambda: gram, rows)
     values = jnp.where(values > EIGH_FLOOR[str(gram.dtype)] * values[..., :1], values, 0.0)
     kept_before = jnp.cumsum(values, -1) - values
     # at energy 1 rounding of the sums must not decide
@@ -116,7 +116,7 @@ def union(first: Subspace, second: Subspace, *, capacity: int | None = None) -> 
 
 
 @_in_own_precision
-def grow(space: Subspace, gram: Square, *, energy: Scalar | Share) -> Subspace:
+def grow(space: Subspace, gram: Square, *, energy: Scalar | Share, rows: int | None = None) -> Subspace:
     """The space and the fewest new directions with which its share of tr(gram) reaches `energy` (GPM, eq. 9).
 
     The new columns are the leading eigenvectors of (I - P) G (I - P), in their order; the old ones stay bit for bit.
@@ -128,11 +128,17 @@ def grow(space: Subspace, gram: Square, *, energy: Scalar | Share) -> Subspace:
       space: with the capacity for what may come; what does not fit is left out.
       gram: X'X of the rows that the space has to hold too.
       energy: share of tr(gram) to reach, in [0, 1]; one number, or one per leading entry.
+      rows: as in `from_gram`.
     """
     floor, gram = EIGH_FLOOR[str(gram.dtype)], gram.astype(space.basis.dtype)
-    outside = jnp.broadcast_to(jnp.eye(gram.shape[-1], dtype=gram.dtype), gram.shape) - projector(space)
-    values, vectors = jnp.linalg.eigh(_multiply(outside, _multiply(gram, outside)))
-    values, vectors = values[..., ::-1], _multiply(outside, vectors[..., ::-1])  # rounding tilts those of small values
+
+    def outside(v: Any) -> Array:
+        return v - _multiply(space.basis, _multiply(space.basis.mT, v))
+
+    values, vectors = _eigh(
+        lambda v: outside(_multiply(gram, outside(v))), gram, lambda: outside(outside(gram).mT), rows
+    )
+    vectors = outside(vectors)  # rounding tilts those of small values
     vectors = vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-2, keepdims=True), 0.5)  # old directions: 0
     total = jnp.trace(gram, axis1=-2, axis2=-1)[..., None]
     values = jnp.where(values > floor * total, values, 0.0)
@@ -194,6 +200,19 @@ def _soften(gram: Array, alpha: Any) -> Array:
     system = (strength - 1) * share + jnp.broadcast_to(jnp.eye(gram.shape[-1], dtype=gram.dtype), gram.shape)
     solved = strength * jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(system), share)
     return jnp.where(alpha > 0, (solved + solved.mT) / 2, 0.0)
+
+
+def _eigh(operator: Callable, gram: Any, matrix: Callable, rows: int | None) -> tuple[Array, Array]:
+    """Eigenpairs of a symmetric operator, largest first: all d of its matrix(), or the `rows` that can be there."""
+    lead, d = gram.shape[:-2], gram.shape[-1]
+    if rows is not None and 2 * rows < d:  # the Gram of few rows maps almost any few directions onto its whole range
+        probes = jax.random.normal(jax.random.key(0), (d, rows), gram.dtype)
+        span, _ = jnp.linalg.qr(operator(jnp.broadcast_to(probes, (*lead, d, rows))))
+        values, vectors = jnp.linalg.eigh(_multiply(span.mT, operator(span)))
+        vectors = _multiply(span, vectors)
+    else:
+        values, vectors = jnp.linalg.eigh(matrix())
+    return values[..., ::-1], vectors[..., ::-1]
 
 
 def _multiply(a: Any, b: Any) -> Array:

@@ -232,3 +232,14 @@ def test_energy_out_of_range_is_refused(energy):
 def test_negative_strength_is_refused(alpha):
     with pytest.raises(ValueError, match="alpha is the strength"):
         subspace.resolvent(jnp.eye(3), alpha)
+
+
+@given(SEEDS, st.sampled_from([0.6, 0.95, 1.0]))
+def test_knowing_that_there_are_few_rows_changes_the_cost_and_nothing_else(seed, energy):
+    rows, more = host((4, 20), seed), host((5, 20), seed + 1)
+    whole, few = (subspace.from_gram(rows.T @ rows, energy=energy, rows=n) for n in (None, 4))
+    np.testing.assert_allclose(subspace.projector(few), subspace.projector(whole), atol=FLOAT64_EIGH)
+    assert int(few.rank) == int(whole.rank)
+    assert few.basis.shape == (20, 20)
+    grown = [subspace.grow(whole, more.T @ more, energy=energy, rows=n) for n in (None, 5)]
+    np.testing.assert_allclose(*map(subspace.projector, grown), atol=FLOAT64_EIGH)

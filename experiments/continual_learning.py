@@ -18,16 +18,14 @@ import jax
 import numpy as np
 import optax
 
-from experiments import runner, sequences
+from experiments import learners, runner, sequences
 from subspace_jax import data, nn
-from subspace_jax.continual import projected, protocol, tasks, trgp
-from subspace_jax.continual.baselines import a_gem, er, ewc, hat, multitask, ogd, owm
-from subspace_jax.core import capture
+from subspace_jax.continual import protocol, tasks
+from subspace_jax.continual.baselines import multitask
 
 METHODS = (
-    "finetune", "multitask", "gpm", "gpm_reference", "sgp", "trgp", "ewc", "a_gem", "er", "hat", "owm", "ogd",
+    "finetune", "multitask", "gpm", "gpm_reference", "sgp", "trgp", "space", "ewc", "a_gem", "er", "hat", "owm", "ogd",
 )  # fmt: skip
-TOLD = "trgp", "hat"  # a head a task whatever the benchmark
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +33,13 @@ class Config(runner.Config):
     """Train one network on a sequence of tasks by each method; after each task test on all of them."""
 
     method: Literal[
-        "finetune", "multitask", "gpm", "gpm_reference", "sgp", "trgp", "ewc", "a_gem", "er", "hat", "owm", "ogd", "all"
-    ] = "all"
+        "finetune", "multitask", "gpm", "gpm_reference", "sgp", "trgp", "space", "ewc", "a_gem", "er", "hat", "owm",
+        "ogd", "all",
+    ] = "all"  # fmt: skip
     """One method, or all beside each other."""
-    benchmark: Literal["permuted", "rotated", "split"] = "permuted"
-    """Pixels in another order, images turned further, or other classes with a head of their own in every task."""
+    benchmark: Literal["permuted", "rotated", "split", "superclass"] = "permuted"
+    """Pixels in another order; images turned further; other classes with a head of their own in every task, split by
+    chance, or by the superclasses in the data's column coarse_label."""
     tasks: int = 5
     """Tasks in the sequence."""
     samples: int | None = None
@@ -72,6 +72,14 @@ class Config(runner.Config):
     """Gradients that OGD stores of each task; each is as large as the network."""
     hat_sparsity: float = 0.75
     """HAT's c."""
+    space_variance: float = 0.95
+    """SPACE's v: share of the variance of its outputs for which a layer keeps filters."""
+    space_lr: float = 0.05
+    """SPACE's learning rate, with momentum .9."""
+    space_steps: int = 400
+    """SPACE trains a task for so many steps, and as many again after it was cut."""
+    space_batch: int = 32
+    """SPACE's samples per step."""
     buffer: int = 0
     """Samples that replay keeps; 0: as many floats as full bases of all layers."""
     joint_passes: int = 20
@@ -96,6 +104,9 @@ PRESETS = {
         ewc_strength=5000.0,
         owm_lr=0.01,
         ogd_samples=1,
+        space_lr=0.01,
+        space_steps=3900,
+        space_batch=64,
     ),
 }
 
@@ -105,6 +116,7 @@ class Setup(NamedTuple):
 
     whole: tasks.Task
     classes: int  # of the network, or of each of its heads
+    groups: tuple[tuple[int, ...], ...]  # classes of each superclass
     model: nn.Model
     learners: dict[str, protocol.Learner]
     told: bool
@@ -118,7 +130,7 @@ def main(config: Config) -> runner.Summary:
         seed: {name: one_run(config, shared, name, seed) for name in names}
         for seed in range(config.seed, config.seed + config.seeds)
     }
-    told = {name: float(shared.told or name in TOLD) for name in names}
+    told = {name: float(shared.told or name in learners.TOLD) for name in names}
     figures, std = runner.over_seeds([sequences.figures(found, told) for found in runs.values()])
     sequences.write_matrices(config, runs)
     rows = [
@@ -138,18 +150,24 @@ def setup(config: Config) -> Setup:
     scaling = data.scaling(config.data, train["image"])
     x, test_x = (np.asarray(data.scale(part["image"], scaling)) for part in (train, test))
     whole = tasks.Task(x, train["label"], test_x, test["label"])
-    classes = int(max(whole.y.max(), whole.test_y.max())) + 1
-    if config.tasks < 1 or (config.benchmark == "split" and classes % config.tasks):
-        raise ValueError(f"--tasks is at least 1, and with split a divisor of {classes} classes; got {config.tasks}.")
-    told = config.benchmark == "split"
+    classes, told = int(max(whole.y.max(), whole.test_y.max())) + 1, config.benchmark in ("split", "superclass")
+    if config.tasks < 1 or (told and classes % config.tasks):
+        raise ValueError(f"--tasks is at least 1, and with heads a divisor of {classes} classes; got {config.tasks}.")
+    groups = superclasses(config, train) if config.benchmark == "superclass" else ()
     classes = classes // config.tasks if told else classes
-    arguments = {"use_bias": False, "init": "he"} | ({"widths": list(config.widths)} if config.widths else {})
-    single = nn.build(config.model, classes=classes, **arguments)
-    trunk = nn.build(config.model, classes=0, **arguments)
-    heads = nn.multi_head(trunk, tasks=config.tasks, classes=classes)
-    made = methods(config, heads if told else single, x, told=told)
-    made |= {name: method for name, method in methods(config, heads, x, told=True).items() if name in TOLD}
-    return Setup(whole, classes, heads if told else single, made, told)
+    model, made = learners.methods(config, x, classes=classes, told=told)
+    return Setup(whole, classes, groups, model, made, told)
+
+
+def superclasses(config: Config, train: dict[str, np.ndarray]) -> tuple[tuple[int, ...], ...]:
+    """The classes of each superclass; one task a superclass."""
+    if "coarse_label" not in train:
+        raise ValueError(f"--benchmark superclass reads a column coarse_label, which {config.data} lacks.")
+    pairs = sorted(set(zip(train["coarse_label"].tolist(), train["label"].tolist(), strict=True)))
+    count = len({coarse for coarse, _ in pairs})
+    if config.tasks != count:
+        raise ValueError(f"{config.data} has {count} superclasses, one a task; got --tasks {config.tasks}.")
+    return tuple(tuple(fine for coarse, fine in pairs if coarse == c) for c in range(count))
 
 
 def sequence(config: Config, shared: Setup, seed: int) -> list[tasks.Task]:
@@ -159,47 +177,11 @@ def sequence(config: Config, shared: Setup, seed: int) -> list[tasks.Task]:
         return tasks.permuted(key, shared.whole, tasks=config.tasks)
     if config.benchmark == "rotated":
         return tasks.rotated(shared.whole, tasks=config.tasks)
+    if config.benchmark == "superclass":
+        order = np.asarray(jax.random.permutation(key, config.tasks))
+        return tasks.split(shared.whole, groups=[shared.groups[i] for i in order])
     order = np.asarray(jax.random.permutation(key, config.tasks * shared.classes))
     return tasks.split(shared.whole, groups=order.reshape(config.tasks, -1).tolist())
-
-
-def methods(config: Config, model: nn.Model, x: np.ndarray, *, told: bool) -> dict[str, protocol.Learner]:
-    """Every method by its name; one object for all seeds, and so one compilation."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0), x[:1])
-    table = capture.layers(model.apply, shapes, x[:1])
-    tx = optax.inject_hyperparams(optax.sgd)(learning_rate=config.lr)
-    heads = ("heads",) if told else ()
-    full = sum(layer.d_in**2 for path, layer in table.items() if not path.startswith("heads"))
-    capacity = config.buffer or max(1, full // (x[0].size + 2))
-
-    if len(config.energy) not in (1, len(table)):
-        raise ValueError(f"--energy is one share, or one for each of {', '.join(table)}; got {config.energy}.")
-    first = dict(zip(table, config.energy * (len(table) if len(config.energy) == 1 else 1), strict=True))
-
-    def energy(t: int) -> dict[str, float]:
-        grown = {path: min(1.0, share + config.energy_growth * t) for path, share in first.items()}
-        return {path: share for path, share in grown.items() if not path.startswith(heads or ("/",))}
-
-    bases = {"energy": energy, "samples": config.basis_samples, "heads": heads}
-    made = {
-        "finetune": protocol.learner(model, tx, told=told),
-        "gpm": projected.gpm_learner(model, tx, table, told=told, **bases),
-        "gpm_reference": projected.gpm_learner(model, tx, table, rule="reference", told=told, **bases),
-        "sgp": projected.sgp_learner(model, tx, table, a=config.scale, told=told, **bases),
-        "ewc": ewc.ewc(model, tx, strength=config.ewc_strength, samples=config.basis_samples, told=told),
-        "a_gem": a_gem.a_gem(model, tx, capacity=capacity, told=told),
-        "er": er.er(model, tx, capacity=capacity, told=told),
-        "owm": owm.owm(
-            model, optax.inject_hyperparams(optax.sgd)(learning_rate=config.owm_lr), table, heads=heads, told=told
-        ),
-        "ogd": ogd.ogd(model, tx, tasks=config.tasks, samples=config.ogd_samples, told=told),
-    }
-    if told:
-        own = len(x) // (config.tasks if config.benchmark == "split" else 1)
-        period = max(1, own // config.batch)
-        made["trgp"] = trgp.trgp_learner(model, tx, table, tasks=config.tasks, **bases)
-        made["hat"] = hat.hat(model, tx, table, tasks=config.tasks, period=period, sparsity=config.hat_sparsity)
-    return made
 
 
 def one_run(config: Config, shared: Setup, name: str, seed: int) -> dict[str, np.ndarray]:
@@ -218,9 +200,12 @@ def learn(config: Config, shared: Setup, name: str, seed: int) -> dict[str, Any]
             key, shared.model, optax.sgd(config.lr), own, classes=shared.classes, steps=steps, batch=config.batch
         )
         return {"matrix": accuracy[None], "held/floats": np.zeros(1), "seconds": time.perf_counter() - started}
+    length = protocol.Plateau(config.epochs) if config.epochs else config.steps
+    batch = config.batch
+    if name == "space":
+        length, batch = config.space_steps, config.space_batch
     found = protocol.run(
-        key, shared.learners[name], own, classes=shared.classes, batch=config.batch,
-        length=protocol.Plateau(config.epochs) if config.epochs else config.steps,
+        key, shared.learners[name], own, classes=shared.classes, batch=batch, length=length,
         directory=f"{config.workdir}/checkpoints/{name}/seed{seed}", config={"method": name, "seed": seed},
         label=f"{name}, seed {seed}, task",
     )  # fmt: skip
@@ -234,13 +219,14 @@ def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     if config != fixed:
         return []
     acc = {name: figures[f"acc/{name}"] for name in METHODS}
-    blind = [value for name, value in acc.items() if name not in ("multitask", *TOLD)]
+    blind = [value for name, value in acc.items() if name not in ("multitask", *learners.TOLD)]
     return [
         runner.Claim("finetune acc at most .6", -acc["finetune"], -0.6),
         runner.Claim("acc/gpm", acc["gpm"], 0.8),
         runner.Claim("bwt/gpm", figures["bwt/gpm"], -0.12),
         runner.Claim("gpm above its reference rule", acc["gpm"] - acc["gpm_reference"], 0.0),
         runner.Claim("sgp at least gpm - .01", acc["sgp"] - acc["gpm"], -0.01),
+        runner.Claim("bwt/space exactly 0", -abs(figures["bwt/space"]), 0.0),
         runner.Claim("multitask above every method without the task", acc["multitask"] - max(blind), 0.0),
     ]
 

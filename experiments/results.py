@@ -46,6 +46,41 @@ SYSTEMS = (
         {"pearson/fd_norm_one": ".49", "pearson/loss": ".79", "memorized_share": ".23"},
         ("cpu_digits", "gpu_cifar10"),
     ),
+    System(
+        "Class unlearning by projection",
+        "class_unlearning",
+        "ViT-B/16 on ImageNet, mean over classes: abstract of arXiv 2312.00761",
+        {"forget_accuracy/projection": "< .01"},
+        ("cpu_digits", "gpu_cifar10", "gpu_imagenet"),
+    ),
+    System(
+        "Correction of label noise (Verifix)",
+        "label_correction",
+        "CIFAR-10, ResNet-18, 25 % symmetric noise, 1,000 trusted samples, 3 seeds: arXiv 2403.08618",
+        {
+            "test_accuracy/before": ".7837", "test_accuracy/verifix": ".8696", "test_accuracy/sam": ".8376",
+            "test_accuracy/sam_verifix": ".8774",
+        },
+        ("cpu_digits", "gpu_cifar10", "gpu_cifar10_human_labels"),
+    ),
+    System(
+        "Utilized rank",
+        "utilized_rank",
+        "ViT-B/16 on ImageNet: abstract of arXiv 2407.04797",
+        {"utilization/mean": ".35", "parameters_ratio/search": ".50", "accuracy_change_finetuned/search": "> -.002"},
+        ("cpu_digits", "gpu_cifar100", "gpu_imagenet"),
+    ),
+    System(
+        "Continual learning by gradient projection",
+        "continual_learning",
+        "permuted MNIST, 10 tasks, MLP 784-100-100-10: arXiv 2103.09762",
+        {
+            "acc/gpm": ".9390", "bwt/gpm": "-.03", "acc/ewc": ".9016", "bwt/ewc": "-.04", "acc/a_gem": ".8351",
+            "bwt/a_gem": "-.14", "acc/er": ".8729", "bwt/er": "-.11", "acc/owm": ".9073", "bwt/owm": "-.01",
+            "acc/multitask": ".9671",
+        },
+        ("cpu_digits", "cpu_mnist", "gpu_cifar100"),
+    ),
 )  # fmt: skip
 
 VERDICT = {True: "holds", False: "**does not hold**"}
@@ -95,7 +130,28 @@ temporary memory of the program; trace error: median, relative to the exact trac
 {% endfor %}{% endfor %}{% endfor %}
 {%- if "gpu" not in measured_on %}
 ### ResNet-18 against PyTorch and the frontier of precision, step and probes, GPU: not run
-{% endif %}"""
+{% endif %}
+{%- for title, run, parts in tables %}
+### {{ title }}, {{ run.device }}, {{ run.cores }} cores, jax {{ run.jax }}
+
+`{{ run.command }}`; medians over {{ run.arguments.repeats }} turns where a row has several.
+{% for name, rows in parts.items() %}
+| {{ name }} |{% for column in (rows.values() | first) %} {{ column.replace("_", " ") }} |{% endfor %}
+|---|{% for column in (rows.values() | first) %}---|{% endfor %}
+{% for row, values in rows.items() -%}
+| {{ row }} |{% for value in values.values() %} {{ "" if value is none else "%.4g"|format(value) }} |{% endfor %}
+{% endfor %}{% endfor %}
+{%- if run.claims %}
+| claim | value | at least | |
+|---|---|---|---|
+{% for claim in run.claims -%}
+| {{ claim.name }} | {{ "%.2f"|format(claim.value) }} | {{ claim.threshold }} | {{ verdict[claim.holds] }} |
+{% endfor %}{% endif %}{% endfor %}"""
+
+TABLES = {
+    "subspace": ("From layer inputs to a projector", ("routes", "growth", "vit")),
+    "continual": ("Gradient projection", ("after", "step")),
+}
 
 
 def keep(workdir: pathlib.Path) -> None:
@@ -115,11 +171,21 @@ def command(run: dict[str, Any]) -> str:
     preset = vars(module.PRESETS[run["preset"]])
     ignored = ("preset", "workdir", "resume")
     flags = [
-        f"--{name.replace('_', '-')} {value}"
+        _flag(name.replace("_", "-"), value)
         for name, value in run["config"].items()
-        if name not in ignored and value is not None and value != preset[name]
+        if name not in ignored and value is not None and _plain(value) != _plain(preset[name])
     ]
     return " ".join([f"python -m experiments.{run['experiment']} --preset {run['preset']}", *flags])
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _flag(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name} {' '.join(map(str, value)) if isinstance(value, list | tuple) else value}"
 
 
 def main(workdirs: list[str]) -> None:
@@ -138,9 +204,28 @@ def page() -> str:
         missing = [f"preset {name.replace('_', ', ', 1)}" for name, path in paths.items() if not path.exists()]
         systems.append(system._asdict() | {"found": found, "missing": missing})
     benchmarks = {path.stem[-3:]: json.loads(path.read_text()) for path in FOLDER.glob("benchmark_curvature_*.json")}
+    tables = [
+        (title, run, _parts(run, keys))
+        for name, (title, keys) in TABLES.items()
+        for run in (json.loads(path.read_text()) for path in sorted(FOLDER.glob(f"benchmark_{name}_*.json")))
+    ]
     template = jinja2.Environment(trim_blocks=False).from_string(PAGE.replace("\\\n", ""))
-    text = template.render(systems=systems, verdict=VERDICT, benchmarks=benchmarks.values(), measured_on=benchmarks)
+    text = template.render(
+        systems=systems, verdict=VERDICT, benchmarks=benchmarks.values(), measured_on=benchmarks, tables=tables
+    )
     return text.rstrip() + "\n"
+
+
+def _parts(run: dict[str, Any], keys: tuple[str, ...]) -> dict[str, dict[str, dict[str, float]]]:
+    """{title: {row: {column: number}}} of a benchmark; a part of several tables gives each."""
+    parts = {}
+    for key in (key for key in keys if key in run):
+        rows = run[key]
+        if not isinstance(next(iter(rows.values())), dict):
+            rows = {"measured": rows}
+        nested = isinstance(next(iter(next(iter(rows.values())).values())), dict)
+        parts |= rows if nested else {key: rows}
+    return parts
 
 
 if __name__ == "__main__":

@@ -142,8 +142,16 @@ def learner(model: Model, tx: optax.GradientTransformation, *, told: bool = Fals
 
 
 def own_head(logits: Any, t: Any) -> Any:
-    """Logits (n, classes) of task t, one for all or one a sample, from (n, tasks, classes); others as they are."""
-    return logits if logits.ndim == 2 else logits[jnp.arange(len(logits)), t]
+    """Logits (n, classes) of task t, one for all or one a sample, from (n, tasks, classes); others as they are.
+
+    Raises:
+      ValueError: logits of several heads and no task, or (where it is known) a task that has none.
+    """
+    if logits.ndim == 2:
+        return logits
+    if t is None or (isinstance(t, int) and not 0 <= t < logits.shape[1]):
+        raise ValueError(f"the network has {logits.shape[1]} heads, one a task: say which one; got {t}.")
+    return logits[jnp.arange(len(logits)), t]
 
 
 def task_loss(model: Model) -> Callable:

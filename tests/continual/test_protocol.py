@@ -79,6 +79,20 @@ def test_heads_are_read_at_the_task():
     np.testing.assert_array_equal(protocol.own_head(logits[:, 0], 1), logits[:, 0])
 
 
+def test_a_task_without_a_head_and_an_unknown_task_are_refused():
+    heads = nn.multi_head(nn.build("mlp", classes=0, widths=(4,)), tasks=2, classes=3)
+    method = protocol.learner(heads, optax.sgd(0.05), told=True)
+    with pytest.raises(ValueError, match="the network has 2 heads, one a task: say which one; got 2"):
+        protocol.run(KEY, method, SEQUENCE, **SHORT)
+    with pytest.raises(ValueError, match="say which one; got None"):
+        method.predict(method.init(KEY, DATA.x), DATA.x, None)
+
+
+def test_a_plateau_needs_a_rate_that_it_can_lower():
+    with pytest.raises(ValueError, match=r"make the optimiser by optax\.inject_hyperparams"):
+        protocol.run(KEY, FINETUNE, SEQUENCE, classes=3, batch=10, length=protocol.Plateau(epochs=1))
+
+
 def test_a_plateau_keeps_the_best_weights_and_lowers_the_rate():
     linear = nn.build("mlp", classes=3, widths=(), use_bias=False)
     method = protocol.learner(linear, optax.inject_hyperparams(optax.sgd)(learning_rate=20.0))

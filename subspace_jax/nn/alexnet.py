@@ -7,7 +7,10 @@ from subspace_jax.nn.parts import Images, Parts, Stages
 
 
 class AlexNet(nn.Module):
-    """Serra et al. 2018: three convolutions without padding, two wide dense layers, a norm after each of the five."""
+    """Serra et al. 2018: three convolutions without padding, two wide dense layers, a norm after each of the five.
+
+    Where the image is too small for a convolution and its pooling (8x8 at the second), the convolution pads.
+    """
 
     classes: int = 10
     filters: tuple[int, ...] = (64, 128, 256)
@@ -20,7 +23,7 @@ class AlexNet(nn.Module):
         parts, stages = self.parts, {}
         for i, width in enumerate(self.filters):
             kernel, rate = (4, 3, 2)[min(i, 2)], (0.2, 0.2, 0.5)[min(i, 2)]
-            x = parts.conv(width, kernel, pad=0, name=f"conv{i}")(x)
+            x = parts.conv(width, kernel, pad=0 if x.shape[1] > kernel else kernel // 2, name=f"conv{i}")(x)
             x = parts.act(parts.normalize(x, train, name=f"conv{i}_norm"))
             x = nn.max_pool(nn.Dropout(rate, deterministic=not train)(x), (2, 2), (2, 2))
             stages[f"conv{i}"] = x

@@ -151,12 +151,16 @@ def heatmap(
     return save(figure, workdir, name)
 
 
-def points(workdir: str, name: str, places: Mapping[str, tuple[float, float]], *, x: str, y: str) -> pathlib.Path:
-    """One point a legend entry: (x, y); colour and shape together tell up to 24 apart."""
+def points(
+    workdir: str, name: str, places: Mapping[str, tuple[float, float]], *, x: str, y: str, log_x: bool = False,
+) -> pathlib.Path:  # fmt: skip
+    """One point a legend entry: (x, y); colour and shape together tell up to 24 apart. 0 has a place on a log axis."""
     figure, ax = axes()
     for number, (label, place) in enumerate(places.items()):
         turn, color = divmod(number, len(COLORS))
         ax.scatter(*place, s=50, alpha=0.8, color=COLORS[color], marker="o^s"[turn % 3], label=label)
+    if log_x:
+        ax.set_xscale("symlog", linthresh=100)
     ax.set(xlabel=x, ylabel=y)
     ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return save(figure, workdir, name)

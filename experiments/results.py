@@ -81,6 +81,13 @@ SYSTEMS = (
         },
         ("cpu_digits", "cpu_mnist", "gpu_cifar100"),
     ),
+    System(
+        "Continual learning by structured sharing (SPACE)",
+        "continual_space",
+        "arXiv 2001.08650: no forgetting, up to 5x less energy than the best of its time; its tables were not seen",
+        {},
+        ("cpu_digits", "gpu_cifar10"),
+    ),
 )  # fmt: skip
 
 VERDICT = {True: "holds", False: "**does not hold**"}

@@ -34,6 +34,9 @@ CHUNK = 1440  # rows at a time, of which only the Gram is kept
 ALPHA, ENERGY = 100.0, 0.99
 SVD, XLA_SVD = "thin SVD, NumPy (released)", "thin SVD, XLA"
 TARGETS = {"float32 Cholesky": 20, "float64 eigh": 10}  # times faster than the SVD, at the first size, on CPU
+PAUSE = (
+    0.3  # seconds: the threads of NumPy's and XLA's libraries spin for a while after a call, each on the other's core
+)
 VIT_BATCH = 111  # images a call: a ninth of 999
 SIDE = 4096  # of the matrices that tell the rate of the machine
 
@@ -91,6 +94,7 @@ def timings(calls: dict[str, Callable], repeats: int) -> dict[str, np.ndarray]:
     seconds = {name: np.zeros(repeats) for name in calls}
     for turn in range(repeats):
         for name, call in calls.items():
+            time.sleep(PAUSE)
             started = time.perf_counter()
             jax.block_until_ready(call())
             seconds[name][turn] = time.perf_counter() - started

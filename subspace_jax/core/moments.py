@@ -4,7 +4,6 @@ Rows X (n, d) stream by a batch at a time: G += X'X, total += X'1, count += n. M
 (`psum`), over files saved years apart (`merge`). Nothing here grows with n.
 """
 
-import itertools
 import operator
 from typing import NamedTuple
 
@@ -13,8 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from subspace_jax.typing import Array, Bool, Float, Num, PyTree
-
-WIDE, BLOCKS = 256, 4  # features from which on a Gram is multiplied by blocks, and how many
 
 Floats = Float[Array, "..."] | Float[np.ndarray, "..."]
 
@@ -56,21 +53,8 @@ def from_rows(
     count = jnp.asarray(rows.shape[-2], dtype)
     if kept is not None:
         rows, count = jnp.where(kept[:, None], rows, 0), kept.sum(dtype=dtype)
-    return Moments(_gram(rows), rows.sum(-2), count)
-
-
-def _gram(rows: Array) -> Array:
-    """X'X; of many features the upper blocks alone are multiplied, 5/8 of the work, and mirrored."""
-    d = rows.shape[-1]
-    if d < WIDE:
-        return jnp.einsum("...nd,...ne->...de", rows, rows, precision="highest")
-    edges = [d * i // BLOCKS for i in range(BLOCKS + 1)]
-    strips = []
-    for start, stop in itertools.pairwise(edges):
-        strip = jnp.einsum("...nd,...ne->...de", rows[..., start:stop], rows[..., start:], precision="highest")
-        strips.append(jnp.pad(strip, [(0, 0)] * (strip.ndim - 1) + [(start, 0)]))
-    upper = jnp.triu(jnp.concatenate(strips, -2))
-    return upper + jnp.triu(upper, 1).mT
+    gram = jnp.einsum("...nd,...ne->...de", rows, rows, precision="highest")
+    return Moments(gram, rows.sum(-2), count)
 
 
 def merge(first: PyTree, *others: PyTree) -> PyTree:

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 
 from subspace_jax import nn
-from subspace_jax.continual import projected, protocol, space, trgp
+from subspace_jax.continual import projected, projection, protocol, space, trgp
 from subspace_jax.continual.baselines import a_gem, er, ewc, hat, ogd, owm
 from subspace_jax.core import capture
 
@@ -49,7 +49,7 @@ def on(config: Any, model: nn.Model, x: np.ndarray, *, told: bool) -> dict[str, 
 
     def energy(t: int) -> dict[str, float]:
         grown = {path: min(1.0, share + config.energy_growth * t) for path, share in first.items()}
-        return {path: share for path, share in grown.items() if not path.startswith(heads or ("/",))}
+        return {path: share for path, share in grown.items() if not projection.under(path, heads)}
 
     bases = {"energy": energy, "samples": config.basis_samples, "heads": heads}
     made = {

@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from subspace_jax import nn, trees
+from subspace_jax.continual import projection
 from subspace_jax.core import capture
 from subspace_jax.core.capture import Layers
 from subspace_jax.nn.build import NETWORKS
 from subspace_jax.nn.norm import MinibatchNorm
 from subspace_jax.nn.parts import Parts
+from subspace_jax.nn.vision import halve
 from subspace_jax.typing import Array, Int, Params, Variables
 
 Widths = Mapping[str, Any]  # {layer: channels}
@@ -101,7 +103,7 @@ def narrowed(owned: Channels, params: Params, widths: Widths) -> Params:
 
 def is_head(owned: Channels, path: str) -> bool:
     """Whether a leaf belongs to the heads."""
-    return any(path == head or path.startswith(head + "/") for head in owned.heads)
+    return projection.under(path, owned.heads)
 
 
 def _norms(folder: str) -> tuple[str, str]:
@@ -216,7 +218,7 @@ def _mlp(net: _Net, x):
 def _lenet5(net: _Net, x):
     classic = 32
     for i in range(len(net.sizes["filters"])):
-        x = _halved(net.act(net.unit(x, f"conv{i}", pad=0 if x.shape[1] >= classic else 2)))
+        x = halve(net.act(net.unit(x, f"conv{i}", pad=0 if x.shape[1] >= classic else 2)))
         classic = (classic - 4) // 2
     return _mlp(net, x)
 
@@ -225,7 +227,7 @@ def _vgg(net: _Net, x):
     for i, convs in enumerate(net.sizes["convs"]):
         for j in range(convs):
             x = net.act(net.unit(x, f"stage{i + 1}/conv{j}"))
-        x = _halved(x)
+        x = halve(x)
     return x.mean((1, 2))
 
 
@@ -270,13 +272,6 @@ def _sliced(own: dict[str, Array], x, width: int | None) -> dict[str, Array]:
     kept = whole[..., : x.shape[-1], :width]
     kept = kept if kernel.ndim == 4 else kept.reshape(-1, kept.shape[-1])
     return {"kernel": kept} | {name: leaf[:width] for name, leaf in own.items() if name != "kernel"}
-
-
-def _halved(x):
-    """2x2 max-pooling that keeps the last odd row and column."""
-    b, h, w, c = x.shape
-    x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), constant_values=-jnp.inf)
-    return x.reshape(b, -(-h // 2), 2, -(-w // 2), 2, c).max((2, 4))
 
 
 def _widened(x, channels: int):

@@ -37,13 +37,11 @@ def plan(table: Layers, *, heads: Collection[str], freeze: bool) -> Plan:
       ValueError: a head that names nothing, or heads that leave no layer to protect.
     """
     paths = [*table, *(layer.leaf for layer in table.values()), *table.other]
-    if isinstance(heads, str) or (unknown := [head for head in heads if not any(_under(p, [head]) for p in paths)]):
+    if isinstance(heads, str) or (unknown := [head for head in heads if not any(under(p, [head]) for p in paths)]):
         named = repr(heads) if isinstance(heads, str) else repr(unknown[0])
         raise ValueError(f"heads is a list of paths or their beginnings; {named} is none of {', '.join(paths)}.")
     layers = {
-        path: uncast(layer)
-        for path, layer in table.items()
-        if not _under(path, heads) and not _under(layer.leaf, heads)
+        path: uncast(layer) for path, layer in table.items() if not under(path, heads) and not under(layer.leaf, heads)
     }
     if not layers:
         raise ValueError(f"heads={list(heads)} leave no layer to protect of {', '.join(table)}.")
@@ -53,7 +51,7 @@ def plan(table: Layers, *, heads: Collection[str], freeze: bool) -> Plan:
             "norm that has none.",
             stacklevel=3,
         )
-    other = tuple(path for path in table.other if not _under(path, heads))
+    other = tuple(path for path in table.other if not under(path, heads))
     return Plan(Layers(layers, ()), other if freeze else ())
 
 
@@ -123,5 +121,11 @@ def inside(
     return jax.lax.switch(branch, [functools.partial(product, count) for count in eighths])
 
 
-def _under(path: str, beginnings: Collection[str]) -> bool:
+def beside(table: Layers, heads: Collection[str]) -> Layers:
+    """The layers that are no heads."""
+    return Layers({path: layer for path, layer in table.items() if not under(path, heads)}, ())
+
+
+def under(path: str, beginnings: Collection[str]) -> bool:
+    """Whether a path is one of these, or begins with one of them as a folder."""
     return any(path == beginning or path.startswith(beginning + "/") for beginning in beginnings)

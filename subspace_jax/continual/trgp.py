@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from subspace_jax.continual import gpm, leak
+from subspace_jax.continual import gpm, leak, projection
 from subspace_jax.continual.protocol import Learner, State, learner, own_head
 from subspace_jax.core import capture, losses, subspace
 from subspace_jax.core.capture import Layers
@@ -122,7 +122,7 @@ def trgp_learner(
     Trained are the kernels, by `tx` and the projection, and the scales of the current task, by `tx` alone.
     """
     chain = optax.chain(tx, gpm.gpm(table, heads=heads))
-    own = Layers({p: layer for p, layer in table.items() if not p.startswith(heads or ("/",))}, ())
+    own = projection.beside(table, heads)
     plain = learner(model, chain, told=True)
 
     def variables_of(params, state, t):

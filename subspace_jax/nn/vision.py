@@ -44,7 +44,7 @@ class LeNet5(nn.Module):
         for i, width in enumerate(self.filters):
             x = parts.conv(width, 5, pad=0 if x.shape[1] >= classic else 2, name=f"conv{i}")(x)
             x = parts.act(parts.normalize(x, train, name=f"conv{i}_norm"))
-            stages[f"conv{i}"] = x = _halve(x)
+            stages[f"conv{i}"] = x = halve(x)
             classic = (classic - 4) // 2
         return stages | _classifier(parts, x, self.widths, self.classes, train)
 
@@ -63,7 +63,7 @@ class VGG(nn.Module):
         stages = {}
         for i, convs in enumerate(self.convs):
             stage = VGGStage(convs, self.width * min(2**i, 8), self.parts, name=f"stage{i + 1}")
-            stages[f"stage{i + 1}"] = x = _halve(stage(x, train))
+            stages[f"stage{i + 1}"] = x = halve(stage(x, train))
         return stages | self.parts.head(x.mean((1, 2)), self.classes)
 
 
@@ -152,7 +152,7 @@ def _classifier(parts: Parts, x, widths: tuple[int, ...], classes: int, train: b
     return stages | parts.head(x, classes)
 
 
-def _halve(x):
+def halve(x):
     """2x2 max-pooling that keeps the last odd row and column, so that small images never vanish.
 
     By reshape: on a CPU the gradient of a windowed maximum takes ten times the memory and half as long again.

@@ -77,7 +77,7 @@ def test_hat_keeps_what_it_learned():
     method = hat.hat(wide, SGD, table, tasks=3, period=9)
     found = protocol.run(KEY, method, SEQUENCE, **SHORT | {"length": 270})
     measured = protocol.measures(found.matrix)
-    assert measured.accuracy > 0.7
+    assert measured.accuracy > 0.7  # chance is a third
     assert abs(measured.backward_transfer) < 0.02
     assert (np.diff(found.held["used/dense0/kernel"]) >= 0).all()
 
@@ -137,7 +137,10 @@ def test_they_forget_less_than_finetuning():
     [
         (lambda: hat.hat(HEADS, SGD, TABLE, tasks=3, period=0), "period is at least 1 step"),
         (lambda: hat.hat(HEADS, SGD, TABLE, tasks=3, period=1, sparsity=-1.0), "sparsity at least 0; got 1 and -1.0"),
-        (lambda: hat.hat(HEADS, SGD, TABLE, tasks=3, period=1, heads=("",)), "no layer is left beside the heads"),
+        (
+            lambda: hat.hat(HEADS, SGD, TABLE, tasks=3, period=1, heads=("dense0", "dense1", "heads")),
+            "no layer is left beside the heads",
+        ),
         (lambda: owm.owm(SINGLE, SGD, TABLE, alpha=0.0), "alpha is above 0"),
         (lambda: ogd.ogd(SINGLE, SGD, tasks=0), "at least 1 task and 1 gradient of each; got 0"),
     ],

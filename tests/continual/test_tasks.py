@@ -25,7 +25,7 @@ def test_permuted_tasks_hold_the_same_pixels_in_another_fixed_order():
 
 
 def test_a_longer_permuted_sequence_begins_with_the_shorter_one():
-    for a, b in zip(tasks.permuted(KEY, DATA, tasks=1), tasks.permuted(KEY, DATA, tasks=1), strict=True):
+    for a, b in zip(tasks.permuted(KEY, DATA, tasks=2), tasks.permuted(KEY, DATA, tasks=4), strict=False):
         np.testing.assert_array_equal(a.x, b.x)
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from subspace_jax.continual import projection
 from subspace_jax.continual.protocol import Learner, State, learner, own_head
 from subspace_jax.core import capture, losses
 from subspace_jax.core.capture import Layers
@@ -51,7 +52,7 @@ def hat(
     """
     if period < 1 or not sparsity >= 0:
         raise ValueError(f"period is at least 1 step and sparsity at least 0; got {period} and {sparsity}.")
-    own = Layers({path: layer for path, layer in table.items() if not path.startswith(heads)}, ())
+    own = projection.beside(table, heads)
     _check(own)
     plain = learner(model, tx, told=True)
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from subspace_jax.continual import projection
 from subspace_jax.continual.protocol import Learner, State, learner, task_loss
 from subspace_jax.core import capture
 from subspace_jax.core.capture import Layers
@@ -40,7 +41,7 @@ def owm(
     odd = [path for path, layer in table.items() if layer.lead]
     if not alpha > 0 or odd:
         raise ValueError(f"alpha is above 0 and layers are plain; got {alpha}, and of others {odd}.")
-    own = Layers({path: layer for path, layer in table.items() if not path.startswith(heads or ("/",))}, ())
+    own = projection.beside(table, heads)
     plain, gradient = learner(model, tx, told=told), jax.grad(task_loss(model), has_aux=True)
 
     def init(key, x):

@@ -1,0 +1,65 @@
+"""Who hears whom, with what weight, and as which permutations: the graph that agents average their models over.
+
+An adjacency A is boolean (N, N), A[i, j] where agent i RECEIVES from agent j, without self-loops. A mixing matrix W is
+float64 (N, N), W[i, j] the weight at i of what j sent, W[i, i] of i's own; or a stack (T, N, N) for a graph that
+changes with time, used as W[t % T]. Everything here is NumPy and happens once, before anything is compiled.
+
+>>> W = metropolis_hastings(ring(5))
+>>> round(spectral_radius(W), 6)
+0.539345
+>>> permutations(W).sources
+((1, 2, 3, 4, 0), (4, 0, 1, 2, 3))
+"""
+
+from subspace_jax.core.topology.graphs import (
+    GRAPHS,
+    build,
+    chain,
+    directed_ring,
+    exponential,
+    from_networkx,
+    full,
+    one_peer_exponential,
+    ring,
+    star,
+    torus,
+    weights,
+)
+from subspace_jax.core.topology.mixing import (
+    check_weights,
+    components,
+    metropolis_hastings,
+    spectral_gap,
+    spectral_radius,
+    uniform,
+)
+from subspace_jax.core.topology.named import dyck, florentine, petersen
+from subspace_jax.core.topology.permutation_form import Permutations, dense, inverse, permutations
+
+__all__ = [
+    "GRAPHS",
+    "Permutations",
+    "build",
+    "chain",
+    "check_weights",
+    "components",
+    "dense",
+    "directed_ring",
+    "dyck",
+    "exponential",
+    "florentine",
+    "from_networkx",
+    "full",
+    "inverse",
+    "metropolis_hastings",
+    "one_peer_exponential",
+    "permutations",
+    "petersen",
+    "ring",
+    "spectral_gap",
+    "spectral_radius",
+    "star",
+    "torus",
+    "uniform",
+    "weights",
+]

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree, Shaped, UInt8
 
@@ -14,7 +14,20 @@ ApplyFn = Callable[[Any, Any], Any]  # (variables, x) -> logits (batch, classes)
 LossFn = Callable[[Any, Any, Any], Any]  # (variables, x, y) -> one loss per sample (batch,)
 Batch = dict[str, Any]  # {"image", "label", "index"}
 
+
+class Algorithm(NamedTuple):
+    """Anything with its own state over time; parameters live in the state.
+
+    Attributes:
+      init: (key, variables) -> state.
+      step: (key, state, batch) -> (state, info).
+    """
+
+    init: Callable
+    step: Callable
+
+
 __all__ = [
-    "ApplyFn", "Array", "Batch", "Bool", "Float", "Int", "Key", "LossFn", "Num", "Params", "PyTree", "Shaped", "UInt8",
+    "Algorithm", "ApplyFn", "Array", "Batch", "Bool", "Float", "Int", "Key", "LossFn", "Num", "Params", "PyTree", "Shaped", "UInt8",
     "Variables",
 ]  # fmt: skip

@@ -1,0 +1,336 @@
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from subspace_jax.core import compress
+
+SEEDS = st.integers(0, 2**31 - 1)
+DRAWS = 4096
+FLOAT32 = 2e-6  # rounding, relative to the largest value
+SIZES = {"kernel": (5, 9), "bias": (9,), "gain": ()}  # none a multiple of eight
+
+KEPT = {45: 13, 9: 2, 1: 1}  # max(1, int(n (1 - 0.7)))
+COMPRESSORS = {  # the bytes of a float32 leaf of n entries
+    "identity": (compress.identity(), lambda n: 4 * n),
+    "sign": (compress.sign(), lambda n: math.ceil(n / 8) + 4),
+    "top_k": (compress.top_k(0.7), lambda n: (4 + 4) * KEPT[n]),
+    "top_k_8": (compress.top_k(0.7, bits=8), lambda n: (1 + 4) * KEPT[n] + 8),
+    "random_k": (compress.random_k(0.7), lambda n: 4 * KEPT[n] + 4),
+    "qsgd_2": (compress.qsgd(2), lambda n: math.ceil(2 * n / 8) + 4),
+    "qsgd_5_biased": (compress.qsgd(5, biased=True), lambda n: math.ceil(5 * n / 8) + 4),
+    "k_bit_8": (compress.k_bit(8), lambda n: n + 8),
+    "k_bit_11_stochastic": (compress.k_bit(11, stochastic=True), lambda n: math.ceil(11 * n / 8) + 8),
+}
+every = pytest.mark.parametrize("name", COMPRESSORS)
+
+
+def draw(seed, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(seed), len(SIZES))
+    return {name: jax.random.normal(key, shape, dtype) for key, (name, shape) in zip(keys, SIZES.items(), strict=True)}
+
+
+encode = jax.jit(lambda compressor, key, tree: compressor.encode(key, tree), static_argnums=0)
+feedback = jax.jit(compress.feedback, static_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def sent(compressor, key, tree):
+    """What arrives."""
+    return compressor.decode(compressor.encode(key, tree), tree)
+
+
+def vector(compressor, x, seed=0):
+    return np.asarray(sent(compressor, jax.random.key(seed), {"x": jnp.asarray(x)})["x"], np.float64)
+
+
+# every compressor
+
+
+@every
+def test_message_has_the_bytes_of_its_formula(name):
+    compressor, formula = COMPRESSORS[name]
+    tree = draw(0)
+    wire = encode(compressor, jax.random.key(0), tree)
+    assert compress.nbytes(wire) == sum(formula(leaf.size) for leaf in tree.values())
+    assert compress.nbytes(wire) == sum(np.asarray(array).nbytes for array in jax.tree.leaves(wire))
+    assert compress.nbytes(wire) == compress.nbytes(jax.eval_shape(encode, compressor, jax.random.key(0), tree))
+
+
+@every
+def test_agents_mapped_together_send_what_each_sends_alone(name):
+    keys, trees = jax.random.split(jax.random.key(1), 2), [draw(0), draw(1)]
+    send = functools.partial(sent, COMPRESSORS[name][0])
+    both = jax.vmap(send)(keys, jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees))
+    alone = jax.tree.map(lambda *leaves: np.stack(leaves), *map(send, keys, trees))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=FLOAT32), both, alone)
+
+
+@every
+def test_zero_stays_zero(name):
+    zeros = jax.tree.map(jnp.zeros_like, draw(0))
+    for leaf in sent(COMPRESSORS[name][0], jax.random.key(0), zeros).values():
+        np.testing.assert_array_equal(leaf, np.zeros(leaf.shape))
+
+
+@every
+def test_nan_arrives_as_nan(name):
+    tree = jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].set(jnp.nan), draw(0))
+    for key in jax.random.split(jax.random.key(0), 20):  # of random_k, where the NaN is among the entries kept
+        arrived = sent(COMPRESSORS[name][0], key, tree)
+        assert np.isnan(arrived["gain"])
+        if np.isnan(arrived["kernel"]).any():
+            return
+    pytest.fail("the NaN was lost")
+
+
+@every
+def test_error_feedback_loses_nothing(name):
+    """Sent + new error = tree + old error: to 2 units in the last place of the larger part."""
+    tree, error = draw(0), draw(1)
+    _, arrived, left = feedback(COMPRESSORS[name][0], jax.random.key(2), tree, error)
+    for k in tree:
+        corrected, q = np.asarray(tree[k]) + np.asarray(error[k]), np.asarray(arrived[k])
+        ulp = np.spacing(np.maximum(np.abs(corrected), np.abs(q)))
+        assert (np.abs(q + np.asarray(left[k]) - corrected) <= 2 * ulp).all()
+
+
+@every
+def test_error_feedback_is_exact_in_float64_and_stays_there(name):
+    with jax.enable_x64(True):
+        tree, error = draw(0, jnp.float64), draw(1, jnp.float64)
+        _, arrived, left = feedback(COMPRESSORS[name][0], jax.random.key(0), tree, error)
+    for k in tree:
+        np.testing.assert_allclose(arrived[k] + left[k], tree[k] + error[k], atol=1e-12)
+        assert (arrived[k].dtype, arrived[k].shape) == (jnp.float64, SIZES[k])
+
+
+def test_a_receiver_needs_shapes_and_dtypes_alone():
+    tree = draw(0)
+    arrived = compress.sign().decode(encode(compress.sign(), jax.random.key(0), tree), jax.eval_shape(lambda: tree))
+    jax.tree.map(np.testing.assert_array_equal, arrived, sent(compress.sign(), jax.random.key(0), tree))
+
+
+@pytest.mark.parametrize("name", ["random_k", "qsgd_2", "k_bit_11_stochastic"])
+def test_every_leaf_and_every_key_draws_its_own(name):
+    x = draw(0)["kernel"]
+    first, second = (sent(COMPRESSORS[name][0], jax.random.key(i), {"a": x, "b": x}) for i in (0, 1))
+    assert (first["a"] != first["b"]).any()
+    assert (first["a"] != second["a"]).any()
+
+
+@pytest.mark.parametrize("name", [name for name in COMPRESSORS if name != "identity"])
+def test_a_leaf_that_cannot_be_compressed_is_refused_by_name(name):
+    for leaf in jnp.ones((3,), jnp.int32), jnp.ones((0, 2)):
+        with pytest.raises(ValueError, match=r"leaf 'dense/step' is .*: only floating arrays with an entry"):
+            COMPRESSORS[name][0].encode(jax.random.key(0), {"dense": {"step": leaf}})
+
+
+@every
+def test_nothing_to_send_is_an_empty_message(name):
+    wire = COMPRESSORS[name][0].encode(jax.random.key(0), {})
+    assert compress.nbytes(wire) == 0
+    assert COMPRESSORS[name][0].decode(wire, {}) == {}
+
+
+def test_equal_arguments_give_the_same_object():
+    """So that what is jitted with a compressor as a static argument compiles once."""
+    assert compress.sign() is COMPRESSORS["sign"][0]
+    assert compress.top_k(0.7, bits=8) is COMPRESSORS["top_k_8"][0]
+    assert compress.qsgd(5, biased=True) is COMPRESSORS["qsgd_5_biased"][0]
+
+
+# packing
+
+
+pack = jax.jit(compress.pack, static_argnums=1)
+unpack = jax.jit(compress.unpack, static_argnums=(1, 2))
+
+
+@pytest.mark.parametrize("bits", range(1, 17))
+@given(SEEDS)
+def test_packed_codes_come_back(bits, seed):
+    codes = np.random.default_rng(seed).integers(0, 2**bits, 13).astype(np.uint8 if bits <= 8 else np.uint16)
+    packed = pack(codes, bits)
+    assert (packed.dtype, packed.size) == (np.uint8, math.ceil(bits * 13 / 8))
+    back = unpack(packed, bits, 13)
+    assert back.dtype == codes.dtype
+    np.testing.assert_array_equal(back, codes)
+
+
+def test_bytes_are_their_own_packing():
+    codes = jnp.arange(256, dtype=jnp.uint8)
+    np.testing.assert_array_equal(compress.pack(codes, 8), codes)
+
+
+# sign
+
+
+@given(SEEDS)
+def test_sign_sends_signs_and_the_mean_magnitude(seed):
+    x = draw(seed)["kernel"].at[0, 0].set(0.0)
+    oracle = np.where(np.asarray(x) >= 0, 1, -1) * np.abs(np.asarray(x, np.float64)).mean()
+    np.testing.assert_allclose(vector(compress.sign(), x), oracle, rtol=FLOAT32)
+
+
+def test_signs_round_trip_exactly():
+    """What has one magnitude, a power of two, is its own compressed form."""
+    x = np.where(np.random.default_rng(0).random(45) < 0.5, -0.25, 0.25).astype(np.float32)
+    np.testing.assert_array_equal(vector(compress.sign(), x), x)
+
+
+@pytest.mark.parametrize(("compressor", "delta"), [("sign", 1 / 9), ("top_k", 2 / 9)])
+def test_error_memory_is_bounded_and_the_mean_message_is_the_gradient(compressor, delta):
+    """With ||C(c) - c||^2 <= (1 - delta) ||c||^2, ||e|| <= ||g|| r / (1 - r), r = sqrt(1 - delta), for ever."""
+    steps, r = 1000, math.sqrt(1 - delta)
+
+    @jax.jit
+    def run(g):
+        def step(error, key):
+            _, q, error = compress.feedback(COMPRESSORS[compressor][0], key, g, error)
+            return error, (q, error)
+
+        return jax.lax.scan(step, jnp.zeros_like(g), jax.random.split(jax.random.key(0), steps))[1]
+
+    with jax.enable_x64(True):
+        g = draw(4, jnp.float64)["bias"]
+        q, errors = run(g)
+        bound = float(jnp.linalg.norm(g)) * r / (1 - r)
+        assert float(jnp.linalg.norm(errors, axis=1).max()) <= bound
+        assert float(jnp.linalg.norm(q.mean(0) - g)) <= bound / steps
+        total = q.sum(0) + errors[-1]
+        np.testing.assert_allclose(total, steps * g, rtol=1e-12, atol=1e-12 * steps)
+
+
+# sparse
+
+
+@given(SEEDS, st.sampled_from([0.0, 0.5, 0.99]))
+def test_top_k_keeps_the_largest_and_nothing_else(seed, ratio):
+    x = np.asarray(draw(seed)["kernel"])
+    oracle, order = np.zeros(x.size), np.argsort(-np.abs(x.ravel()))[: max(1, int(x.size * (1 - ratio)))]
+    oracle[order] = x.ravel()[order]
+    np.testing.assert_array_equal(vector(compress.top_k(ratio), x).ravel(), oracle)
+
+
+@given(SEEDS)
+def test_top_k_in_bits_is_within_half_a_step_of_top_k(seed):
+    x = draw(seed)["kernel"]
+    exact, rounded = vector(compress.top_k(0.5), x), vector(compress.top_k(0.5, bits=8), x)
+    kept = exact[exact != 0]
+    assert np.abs(rounded - exact).max() <= np.ptp(kept) / 255 / 2 + FLOAT32 * np.abs(kept).max()
+    np.testing.assert_array_equal(rounded[exact == 0], 0)
+
+
+@given(SEEDS)
+def test_random_k_keeps_that_many_entries_as_they_are(seed):
+    x = np.asarray(draw(seed)["kernel"])
+    out = vector(compress.random_k(0.7), x, seed)
+    assert (out != 0).sum() == KEPT[45]
+    np.testing.assert_array_equal(out[out != 0], x[out != 0])
+
+
+def test_random_k_keeps_every_entry_equally_often():
+    keys, x = jax.random.split(jax.random.key(0), DRAWS), {"x": jnp.ones(9)}
+    share = np.asarray(jax.vmap(lambda key: sent(compress.random_k(0.7), key, x)["x"])(keys)).mean(0)
+    p = KEPT[9] / 9
+    assert (np.abs(share - p) <= 4 * math.sqrt(p * (1 - p) / DRAWS)).all()
+
+
+# stochastic
+
+
+def draws(compressor, x):
+    keys = jax.random.split(jax.random.key(7), DRAWS)
+    return np.asarray(jax.vmap(lambda key: sent(compressor, key, {"x": x})["x"])(keys), np.float64)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-25])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_qsgd_has_no_bias_and_stays_on_its_grid(bits, scale):
+    x = draw(0)["kernel"] * scale
+    wide = np.asarray(x, np.float64)
+    step = np.linalg.norm(wide) / (2 ** (bits - 1) - 1)
+    seen = draws(compress.qsgd(bits), x)
+    np.testing.assert_allclose(seen / step, np.round(seen / step), atol=2**bits * FLOAT32)
+    f = np.abs(wide) / step % 1
+    assert (np.abs(seen.mean(0) - wide) <= 4 * step * np.sqrt(f * (1 - f) / DRAWS) + FLOAT32 * step).all()
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_biased_qsgd_contracts(bits):
+    """E||Q(x) - x||^2 <= (1 - 1 / w) ||x||^2, w = 1 + min(n / s^2, sqrt(n) / s); without the bias s = 1 does not."""
+    x, s = draw(0)["kernel"], 2 ** (bits - 1) - 1
+    w, energy = 1 + min(x.size / s**2, math.sqrt(x.size) / s), float((x**2).sum())
+
+    def loss(biased):
+        return ((draws(compress.qsgd(bits, biased=biased), x) - np.asarray(x)) ** 2).sum((1, 2)).mean()
+
+    assert loss(biased=True) <= (1 - 1 / w) * energy
+    assert bits > 2 or loss(biased=False) > energy
+
+
+@pytest.mark.parametrize("bits", [2, 3, 16])
+def test_a_single_entry_has_the_largest_level(bits):
+    np.testing.assert_allclose(vector(compress.qsgd(bits), [-0.7]), [-0.7], rtol=FLOAT32)
+
+
+@given(SEEDS, st.sampled_from([1, 5, 8, 16]))
+def test_k_bit_is_within_half_a_step(seed, bits):
+    x = np.asarray(draw(seed)["kernel"], np.float64)
+    step = np.ptp(x) / (2**bits - 1)
+    assert (
+        np.abs(vector(compress.k_bit(bits), x.astype(np.float32)) - x).max() <= step / 2 + 2 * FLOAT32 * np.abs(x).max()
+    )
+
+
+def test_k_bit_sends_a_tensor_of_two_to_the_bits_values_exactly():
+    x = np.random.default_rng(0).permutation(32).astype(np.float32)
+    np.testing.assert_array_equal(vector(compress.k_bit(5), x), x)
+
+
+def test_stochastic_k_bit_has_no_bias():
+    x = draw(0)["kernel"]
+    wide = np.asarray(x, np.float64)
+    step = np.ptp(wide) / 3
+    f = (wide - wide.min()) / step % 1
+    mean = draws(compress.k_bit(2, stochastic=True), x).mean(0)
+    assert (np.abs(mean - wide) <= 4 * step * np.sqrt(f * (1 - f) / DRAWS) + FLOAT32 * step).all()
+
+
+# refused
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.0, 99.0])
+@pytest.mark.parametrize("make", [compress.top_k, compress.random_k])
+def test_ratio_out_of_range_is_refused(make, ratio):
+    with pytest.raises(ValueError, match=rf"entries that is dropped, in \[0, 1\); got {ratio}"):
+        make(ratio)
+
+
+@pytest.mark.parametrize("make", [compress.k_bit, functools.partial(compress.top_k, 0.5)])
+@pytest.mark.parametrize("bits", [0, 17])
+def test_bits_out_of_range_are_refused(make, bits):
+    with pytest.raises(ValueError, match=rf"an integer in \[1, 16\]; got {bits}"):
+        make(bits=bits)
+
+
+@pytest.mark.parametrize("bits", [1, 17])
+def test_qsgd_needs_a_bit_beside_the_sign(bits):
+    with pytest.raises(ValueError, match=rf"an integer in \[2, 16\]; got {bits}"):
+        compress.qsgd(bits)
+
+
+@pytest.mark.parametrize("bits", [0, 17])
+def test_packing_refuses_other_bits(bits):
+    for call in (
+        lambda: compress.pack(jnp.ones(3, jnp.uint8), bits),
+        lambda: compress.unpack(jnp.ones(3, jnp.uint8), bits, 1),
+    ):
+        with pytest.raises(ValueError, match=rf"an integer in \[1, 16\]; got {bits}"):
+            call()

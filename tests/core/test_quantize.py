@@ -1,0 +1,202 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from subspace_jax.core import quantize as qz
+
+SEEDS = st.integers(0, 2**31 - 1)
+SHAPES = st.sampled_from([(), (4, 5, 2)])
+BITS = st.sampled_from([1, 3, 8, 12, 16])
+DRAWS = 4096
+FLOAT32 = 2e-6  # rounding of s k + lo, relative to the largest value
+
+
+def draw(seed, shape):
+    return 3 * jax.random.normal(jax.random.key(seed), shape) + 1
+
+
+def levels(bits, lo, hi):
+    """The 2^bits values of the grid in float64."""
+    return lo + (hi - lo) / (2**bits - 1) * np.arange(2**bits)
+
+
+@given(SEEDS, SHAPES, BITS)
+def test_every_value_goes_to_the_nearest_of_the_grid(seed, shape, bits):
+    x = draw(seed, shape)
+    grid = levels(bits, -4.0, 5.0)
+    oracle = np.abs(np.asarray(x, np.float64)[..., None] - grid).min(-1)
+    np.testing.assert_allclose(np.abs(qz.quantize(x, bits, -4.0, 5.0) - x), oracle, atol=10 * FLOAT32)
+
+
+@given(SEEDS, SHAPES, BITS, st.booleans())
+def test_error_inside_the_range_is_half_a_step_or_one_step(seed, shape, bits, stochastic):
+    x, key = draw(seed, shape), jax.random.key(seed) if stochastic else None
+    lo, hi = x.min() - 1, x.max() + 1
+    step = float(hi - lo) / (2**bits - 1)
+    error = np.abs(qz.quantize(x, bits, lo, hi, key=key) - x)
+    assert error.max() <= (step if stochastic else step / 2) + 10 * FLOAT32
+
+
+@given(SEEDS, SHAPES, BITS)
+def test_quantizing_twice_is_quantizing_once(seed, shape, bits):
+    once = qz.quantize(draw(seed, shape), bits, -4.0, 5.0)
+    np.testing.assert_array_equal(qz.quantize(once, bits, -4.0, 5.0), once)
+
+
+@given(SEEDS, SHAPES, BITS)
+def test_codes_survive_their_values(seed, shape, bits):
+    k, scale, lo = qz.codes(draw(seed, shape), bits, -4.0, 5.0)
+    assert k.dtype == (np.uint8 if bits <= 8 else np.uint16)
+    np.testing.assert_array_equal(qz.codes(qz.dequantize(k, scale, lo), bits, -4.0, 5.0)[0], k)
+
+
+def test_a_tensor_has_at_most_two_to_the_bits_values():
+    x = draw(0, (5000,))
+    assert len(np.unique(qz.quantize(x, 8, *qz.tensor_range(x)))) <= 256
+
+
+def test_outliers_go_to_the_ends_of_the_range():
+    out = qz.quantize(jnp.array([-9.0, jnp.inf, 9.0]), 8, -1.0, 1.0)
+    np.testing.assert_allclose(out, [-1, 1, 1], rtol=FLOAT32)
+
+
+def mean_of_draws(quantized, key):
+    return np.asarray(jax.vmap(quantized)(jax.random.split(key, DRAWS)), np.float64).mean(0)
+
+
+def four_sigma(x, bits, lo, hi):
+    """Of the mean of DRAWS stochastic roundings: the fraction f of a step has variance f (1 - f)."""
+    step = float(hi - lo) / (2**bits - 1)
+    f = (np.asarray(x, np.float64) - float(lo)) / step % 1
+    return 4 * step * np.sqrt(f * (1 - f) / DRAWS) + 10 * FLOAT32
+
+
+@pytest.mark.parametrize("bits", [1, 2, 8])
+def test_stochastic_rounding_has_no_bias(bits):
+    x = draw(3, (16,))
+    lo, hi = x.min() - 1, x.max() + 1
+    mean = mean_of_draws(lambda key: qz.quantize(x, bits, lo, hi, key=key), jax.random.key(bits))
+    assert (np.abs(mean - x) <= four_sigma(x, bits, lo, hi)).all()
+
+
+def test_stochastic_rounding_leaves_integers_alone():
+    x = jnp.arange(-300.0, 70000.0, 97)
+    np.testing.assert_array_equal(qz.stochastic_round(x, jax.random.key(0)), x)
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("value", [0.0, 0.3, -1e5])
+def test_a_constant_tensor_survives(value, stochastic):
+    x, key = jnp.full((3, 2), value), jax.random.key(1) if stochastic else None
+    np.testing.assert_array_equal(qz.quantize(x, 8, *qz.tensor_range(x), key=key), x)
+
+
+def test_steps_are_not_below_their_floor():
+    k, scale, _ = qz.codes(jnp.array([0.0, 1e-9, 2.2e-8]), 8, 0.0, 2.2e-8)
+    np.testing.assert_array_equal(k, [0, 0, 2])
+    assert scale == np.float32(1e-8)
+
+
+@pytest.mark.parametrize("wrong", [jnp.nan, jnp.inf])
+def test_what_is_not_finite_spoils_the_whole_tensor(wrong):
+    x = jnp.array([1.0, wrong, 2.0])
+    assert np.isnan(qz.quantize(x, 8, *qz.tensor_range(x))).all()
+
+
+def test_float64_is_rounded_in_float64():
+    with jax.enable_x64(True):
+        x = jnp.linspace(0, 1, 7, dtype=jnp.float64)
+        out = qz.quantize(x, 16, 0.0, 1.0)
+        assert out.dtype == jnp.float64
+        np.testing.assert_allclose(out * 65535, np.round(np.asarray(out) * 65535), atol=1e-10)
+
+
+def test_bfloat16_stays_bfloat16():
+    x = draw(0, (5,)).astype(jnp.bfloat16)
+    assert qz.quantize(x, 4, *qz.tensor_range(x)).dtype == jnp.bfloat16
+
+
+@given(SEEDS, st.booleans())
+def test_gradient_of_the_sum_is_one_inside_and_outside_the_range(seed, stochastic):
+    key = jax.random.key(seed) if stochastic else None
+    x = draw(seed, (4, 5, 2))
+    np.testing.assert_array_equal(jax.grad(lambda x: qz.quantize(x, 8, -1.0, 1.0, key=key).sum())(x), np.ones(x.shape))
+    own = jax.grad(lambda x: qz.quantize(x, 8, *qz.tensor_range(x), key=key).sum())(x)
+    np.testing.assert_array_equal(own, np.ones(x.shape))
+
+
+def test_forward_mode_is_straight_through_too():
+    x, tangent = draw(0, (7,)), draw(1, (7,))
+    np.testing.assert_array_equal(jax.jvp(lambda x: qz.quantize(x, 2, -1.0, 1.0), (x,), (tangent,))[1], tangent)
+
+
+def pull(cotangent, bits, key):
+    """What quantize_grad makes of a cotangent."""
+    return jax.vjp(lambda x: qz.quantize_grad(x, bits, key), jnp.zeros_like(cotangent))[1](cotangent)[0]
+
+
+@pytest.mark.parametrize("bits", [None, 1, 8])
+def test_quantize_grad_is_the_identity_forward(bits):
+    x = draw(0, (7,))
+    np.testing.assert_array_equal(qz.quantize_grad(x, bits, jax.random.key(0)), x)
+    np.testing.assert_array_equal(jax.vjp(lambda x: qz.quantize_grad(x, bits, jax.random.key(0)), x)[0], x)
+
+
+@given(SEEDS, st.sampled_from([2, 8]))
+def test_cotangent_arrives_on_the_grid_of_its_own_range(seed, bits):
+    cotangent = draw(seed, (4, 5, 2))
+    lo, hi = qz.tensor_range(cotangent)
+    arrived = np.asarray(pull(cotangent, bits, jax.random.key(seed)), np.float64)
+    step = float(hi - lo) / (2**bits - 1)
+    steps = (arrived - float(lo)) / step
+    np.testing.assert_allclose(steps, np.round(steps), atol=2**bits * 10 * FLOAT32)
+    assert np.abs(arrived - cotangent).max() <= step + 10 * FLOAT32
+
+
+def test_cotangent_is_unbiased_and_differs_by_key():
+    cotangent = draw(5, (16,))
+    assert (pull(cotangent, 2, jax.random.key(0)) != pull(cotangent, 2, jax.random.key(1))).any()
+    error = np.abs(mean_of_draws(lambda key: pull(cotangent, 2, key), jax.random.key(2)) - cotangent)
+    assert (error <= four_sigma(cotangent, 2, *qz.tensor_range(cotangent))).all()
+
+
+def test_no_bits_is_the_float_path():
+    x = draw(0, (7,))
+    np.testing.assert_array_equal(qz.quantize(x, None, -1.0, 1.0), x)
+    np.testing.assert_array_equal(pull(x, None, jax.random.key(0)), x)
+
+
+@given(SEEDS)
+def test_batch_range_is_the_mean_of_the_samples_ranges(seed):
+    x = draw(seed, (4, 5, 2))
+    oracle = [np.mean([f(row) for row in np.asarray(x)]) for f in (np.min, np.max)]
+    np.testing.assert_allclose(qz.batch_range(x), oracle, atol=10 * FLOAT32)
+
+
+def test_observer_forgets_nine_tenths_at_every_step():
+    seen = qz.observer()
+    for lo, hi in [(-1.0, 2.0), (-3.0, 4.0)]:
+        seen = qz.observe(seen, jnp.float32(lo), jnp.float32(hi))
+    np.testing.assert_allclose(seen, [0.1 * 0.9 * -1 + 0.9 * -3, 0.1 * 0.9 * 2 + 0.9 * 4], rtol=FLOAT32)
+
+
+def test_an_observer_without_a_step_is_refused_by_name():
+    tree = {"first": qz.observe(qz.observer(), *qz.batch_range(draw(0, (4, 3))))}
+    qz.check_calibrated(tree)
+    with pytest.raises(ValueError, match="observer 'block/1' is not calibrated"):
+        qz.check_calibrated(tree | {"block": [tree["first"], qz.observer()]})
+
+
+@pytest.mark.parametrize("bits", [0, 17, -1])
+def test_bits_out_of_range_are_refused(bits):
+    for call in (
+        lambda: qz.quantize(jnp.ones(2), bits, 0.0, 1.0),
+        lambda: qz.codes(jnp.ones(2), bits, 0.0, 1.0),
+        lambda: qz.quantize_grad(jnp.ones(2), bits, jax.random.key(0)),
+        lambda: pull(jnp.ones(2), bits, jax.random.key(0)),
+    ):
+        with pytest.raises(ValueError, match=rf"an integer in \[1, 16\]; got {bits}"):
+            call()

@@ -17,7 +17,7 @@ from subspace_jax.continual import projection
 from subspace_jax.core import capture
 from subspace_jax.core.capture import Layers
 from subspace_jax.nn.build import NETWORKS
-from subspace_jax.nn.norm import MinibatchNorm
+from subspace_jax.nn.layers.norm import MinibatchNorm
 from subspace_jax.nn.parts import Parts
 from subspace_jax.nn.vision import halve
 from subspace_jax.typing import Array, Int, Params, Variables

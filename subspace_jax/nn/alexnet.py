@@ -46,7 +46,7 @@ class LeNet(nn.Module):
     @nn.compact
     def __call__(self, x: Images, train: bool = False) -> Stages:
         """Stages: conv0, conv1 after pooling, dense0, dense1, penultimate, logits."""
-        parts, stages = self.parts, {}
+        parts, stages = self.parts._replace(norm="none"), {}  # with none behind its layers, the activation stays
         for i, width in enumerate(self.filters):
             x = local_response(parts.act(parts.conv(width, 5, name=f"conv{i}")(x)))
             stages[f"conv{i}"] = x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))

@@ -4,16 +4,18 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
+import jax
 
 from subspace_jax.nn.alexnet import AlexNet, LeNet
 from subspace_jax.nn.model import Model, from_linen
 from subspace_jax.nn.parts import CHOICES, Parts
-from subspace_jax.nn.vision import MLP, VGG, LeNet5, ResNet
+from subspace_jax.nn.vision import CNN5, MLP, VGG, LeNet5, ResNet
 from subspace_jax.nn.vit import ViT
 
 NETWORKS: dict[str, nn.Module] = {
     "mlp": MLP(widths=(256, 128)),
     "lenet5": LeNet5(filters=(6, 16), widths=(120, 84)),
+    "cnn5": CNN5(),
     "lenet": LeNet(),
     "alexnet": AlexNet(),
     "vgg11": VGG(convs=(1, 1, 2, 2, 2), width=64),
@@ -29,10 +31,11 @@ def build(name: str, **arguments: Any) -> Model:
     """A network of NETWORKS, whose fields are the defaults of its arguments.
 
     Args:
-      name: mlp, lenet5, lenet, alexnet, vgg11, vgg16, resnet18, resnet20, vit_tiny or vit_b16.
+      name: mlp, lenet5, cnn5, lenet, alexnet, vgg11, vgg16, resnet18, resnet20, vit_tiny or vit_b16.
       **arguments: `classes` (10; 0: without a head, for `multi_head`), the sizes of that network (`widths`, `filters`,
         `convs`, `blocks`, `width`, `patch`, `depth`, `heads`) and the fields of Parts: `norm`, `use_bias`,
-        `activation`, `init`, `dtype`. Lists serve as tuples, so that what JSON gives back builds the same network.
+        `activation`, `init`, `dtype`, `bits`. Lists serve as tuples, so that what JSON gives back builds the same
+        network.
 
     Raises:
       ValueError: an unknown name or argument, or a value that the argument does not take.
@@ -40,7 +43,7 @@ def build(name: str, **arguments: Any) -> Model:
     >>> from subspace_jax.nn import build
     >>> build("mlp", depth=3)
     Traceback (most recent call last):
-    ValueError: mlp takes no argument 'depth'; it takes classes, widths, norm, use_bias, activation, init, dtype.
+    ValueError: mlp takes no argument 'depth'; it takes classes, widths, norm, use_bias, activation, init, dtype, bits.
     """
     if name not in NETWORKS:
         raise ValueError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}.")
@@ -52,11 +55,18 @@ def build(name: str, **arguments: Any) -> Model:
             raise ValueError(f"{name} takes no argument {key!r}; it takes {', '.join(known)}.")
         arguments[key] = _choice(key, value) if key in CHOICES else _size(key, value, getattr(network, key))
     parts = {key: arguments.pop(key) for key in Parts._fields if key in arguments}
-    return from_linen(network.clone(parts=network.parts._replace(**parts), **arguments))
+    parts = network.parts._replace(**parts)
+    if parts.dtype == "float64" and not jax.config.jax_enable_x64:
+        raise ValueError(
+            'dtype "float64" needs jax_enable_x64: jax.config.update("jax_enable_x64", True) before the first array.'
+        )
+    if parts.bits is not None and parts.dtype != "float32":
+        raise ValueError(f"bits={parts.bits} is simulated in dtype float32; {parts.dtype} would round its grid again.")
+    return from_linen(network.clone(parts=parts, **arguments))
 
 
 def _choice(key: str, value):
-    if value not in CHOICES[key]:
+    if (type(value), value) not in [(type(choice), choice) for choice in CHOICES[key]]:  # True is not one bit
         raise ValueError(f"{key} is one of {', '.join(map(str, CHOICES[key]))}; got {value!r}.")
     return value
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -9,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspace_jax.nn.norm import MinibatchNorm
+from subspace_jax.core.quantize import MAX_BITS
+from subspace_jax.nn.layers.norm import EvoNorm, MinibatchNorm, RangeEvoNorm, at_least_float32
+from subspace_jax.nn.layers.quantized import Quantized, QuantizedSum
 from subspace_jax.typing import Array, Float
 
 Images = Float[Array | np.ndarray, "b h w c"]
@@ -23,28 +26,45 @@ ACTIVATIONS = {
     "tanh": jnp.tanh,
     "softplus": jax.nn.softplus,
 }
-INITS = {"lecun": nn.initializers.lecun_normal(), "he": nn.initializers.he_normal()}
+INITS = {
+    "lecun": nn.initializers.lecun_normal(),
+    "he": nn.initializers.he_normal(),
+    "he_out": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+}
+EVONORMS: dict[str, Callable[..., nn.Module]] = {
+    "evonorm": EvoNorm,
+    "evonorm_hard": functools.partial(EvoNorm, hard=True),
+    "range_evonorm": RangeEvoNorm,
+}
 GROUPS = 32  # of GroupNorm; fewer where the channels are not divisible
+EVONORM_GROUPS = 8  # of EvoNorms; fewer likewise
 MOMENTUM = 0.9  # of BatchNorm's running statistics: PyTorch's 0.1; Flax's own 0.99 lags behind short trainings
 CHOICES = {
-    "norm": ("batch", "minibatch", "group", "layer", "none"),
+    "norm": ("batch", "minibatch", "group", "layer", "none", *EVONORMS),
     "use_bias": (True, False),
     "activation": tuple(ACTIVATIONS),
     "init": tuple(INITS),
-    "dtype": ("float32", "bfloat16"),
+    "dtype": ("float32", "bfloat16", "float64"),
+    "bits": (None, *range(1, MAX_BITS + 1)),
 }
 
 
 class Parts(NamedTuple):
     """The arguments every network of `build` takes.
 
-    norm: "batch", "minibatch" (the batch's own statistics, at test too), "group" (gcd(32, channels) groups), "layer"
-      or "none".
-    use_bias: whether convolutions and dense layers have a bias (those of ResNets have none before a norm); the
-      shift of a norm stays.
+    norm: "batch", "minibatch" (the batch's own statistics, at test too), "group" (gcd(32, channels) groups), "layer",
+      "none", or "evonorm", "evonorm_hard", "range_evonorm" (gcd(8, channels) groups), which hold the activation: no
+      other follows them or the sum of a residual block, whose last norm starts with a gain of 0.
+    use_bias: whether convolutions and dense layers have a bias (those of ResNets and cnn5 have none before a norm);
+      the shift of a norm stays.
     activation: a name in ACTIVATIONS; GELU is the exact one.
-    init: "lecun" or "he" normal for the layers before an activation; the head is always LeCun.
-    dtype: of the computation; parameters, statistics, penultimate and logits are float32.
+    init: "lecun", "he" or "he_out" (variance 2 / fan-out) normal for the layers before an activation; the head is
+      always LeCun.
+    dtype: of the computation; parameters, statistics, penultimate and logits are float32. "float64", to compare
+      programs, needs jax_enable_x64 and makes stages and logits float64; cast the parameters yourself.
+    bits: None, or those of a low-precision network in float32: inputs, weights and cotangents of convolutions, dense
+      layers, the head, "range_evonorm" and residual sums are quantised (see `layers.quantized`; other norms and the
+      products of attention are not). The parameters keep their names and initial values.
     """
 
     norm: str = "none"
@@ -52,23 +72,32 @@ class Parts(NamedTuple):
     activation: str = "relu"
     init: str = "he"
     dtype: str = "float32"
+    bits: int | None = None
 
-    def conv(self, width: int, kernel: int, *, name: str, stride: int = 1, pad: int | None = None) -> nn.Conv:
+    def conv(self, width: int, kernel: int, *, name: str, stride: int = 1, pad: int | None = None) -> nn.Module:
         """A square convolution, by default padded so that stride 1 keeps the size."""
         # Not "SAME": with stride 2 it pads one side only, and published weights expect both.
         pad = kernel // 2 if pad is None else pad
-        return nn.Conv(width, (kernel, kernel), stride, pad, name=name, **self._layer())
+        return self._quantized(nn.Conv(width, (kernel, kernel), stride, pad, name=name, **self._layer()))
 
-    def dense(self, width: int, *, name: str) -> nn.Dense:
+    def dense(self, width: int, *, name: str) -> nn.Module:
         """A dense layer over the last axis."""
-        return nn.Dense(width, name=name, **self._layer())
+        return self._quantized(nn.Dense(width, name=name, **self._layer()))
 
     def act(self, x):
-        """The activation."""
-        return ACTIVATIONS[self.activation](x)
+        """The activation behind a norm or a residual sum; x itself where the norm holds it."""
+        return x if self.norm in EVONORMS else ACTIVATIONS[self.activation](x)
 
-    def normalize(self, x, train: bool, *, name: str):
-        """The norm of the last axis; x itself for "none"."""
+    def add(self, x, y, *, name: str):
+        """The sum of a residual block."""
+        return x + y if self.bits is None else QuantizedSum(self.bits, name=name)(x, y)
+
+    def normalize(self, x, train: bool, *, name: str, gain: float = 1.0):
+        """The norm of the last axis; x itself for "none". The initial `gain` is that of EvoNorms; others start at 1."""
+        if self.norm in EVONORMS:
+            few = {"bits": self.bits} if self.norm == "range_evonorm" else {}
+            groups = math.gcd(EVONORM_GROUPS, x.shape[-1])
+            return EVONORMS[self.norm](groups=groups, gain=gain, dtype=self.dtype, name=name, **few)(x)
         if self.norm == "batch":
             return nn.BatchNorm(not train, momentum=MOMENTUM, epsilon=1e-5, dtype=self.dtype, name=name)(x)
         if self.norm == "minibatch":
@@ -81,11 +110,15 @@ class Parts(NamedTuple):
         return x
 
     def head(self, x, classes: int) -> Stages:
-        """The last two stages, float32: the input of the linear classifier, and the logits (0 classes: it again)."""
-        x = jnp.asarray(x, jnp.float32)
+        """The last two stages, at least float32: input of the linear classifier, logits (0 classes: it again)."""
+        x = at_least_float32(x)
         if not classes:
             return {"penultimate": x, "logits": x}
-        return {"penultimate": x, "logits": nn.Dense(classes, use_bias=self.use_bias, name="head")(x)}
+        layer = self._quantized(nn.Dense(classes, use_bias=self.use_bias, name="head"))
+        return {"penultimate": x, "logits": layer(x)}
 
     def _layer(self) -> dict[str, Any]:
         return {"use_bias": self.use_bias, "kernel_init": INITS[self.init], "dtype": self.dtype}
+
+    def _quantized(self, layer: nn.Module) -> nn.Module:
+        return layer if self.bits is None else Quantized(layer, self.bits)

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from subspace_jax.nn.parts import Images, Parts, Stages
+from subspace_jax.nn.parts import EVONORMS, Images, Parts, Stages
 
 POSITION_DEVIATION = 0.02  # of the initial position embeddings, as published
 
@@ -15,7 +15,7 @@ class ViT(nn.Module):
     Its positions belong to one image size: the one it is initialised with.
 
     Raises:
-      ValueError: when the patch does not divide the image, or the heads the width.
+      ValueError: when the patch does not divide the image, or the heads the width; for an EvoNorm.
     """
 
     classes: int = 10
@@ -32,6 +32,8 @@ class ViT(nn.Module):
             raise ValueError(f"patch must divide the image: {self.patch} does not divide {x.shape[1]}x{x.shape[2]}.")
         if self.width % self.heads:
             raise ValueError(f"heads must divide the width: {self.heads} does not divide {self.width}.")
+        if self.parts.norm in EVONORMS:
+            raise ValueError(f"norm {self.parts.norm!r} would activate what the layers of a ViT read; take 'layer'.")
         stages = {"patches": (x := self._embed(x))}
         for i in range(self.depth):
             stages[f"block{i}"] = x = EncoderBlock(self.heads, self.parts, name=f"block{i}")(x, train)
@@ -58,9 +60,10 @@ class EncoderBlock(nn.Module):
     def __call__(self, x, train: bool):
         """(b, tokens, width) -> the same."""
         parts, width = self.parts, x.shape[-1]
-        x = x + Attention(self.heads, parts, name="attention")(parts.normalize(x, train, name="norm0"))
+        y = Attention(self.heads, parts, name="attention")(parts.normalize(x, train, name="norm0"))
+        x = parts.add(x, y, name="sum0")
         y = parts.act(parts.dense(4 * width, name="dense0")(parts.normalize(x, train, name="norm1")))
-        return x + parts.dense(width, name="dense1")(y)
+        return parts.add(x, parts.dense(width, name="dense1")(y), name="sum1")
 
 
 class Attention(nn.Module):

@@ -19,6 +19,7 @@ PUBLISHED = [
     ("mlp", (28, 28, 1), 10, 235_146),
     ("lenet5", (28, 28, 1), 10, 61_706),
     ("lenet5", (32, 32, 1), 10, 61_706),
+    ("cnn5", (32, 32, 3), 10, 76_202),  # 864 + 9,216 + 18,432 + 36,864, three vectors a norm, 10,250
     ("vgg11", (32, 32, 3), 10, 9_231_114),
     ("vgg16", (32, 32, 3), 10, 14_728_266),
     ("resnet18", (32, 32, 3), 10, 11_173_962),
@@ -28,6 +29,7 @@ PUBLISHED = [
 TINY = {
     "mlp": {"widths": (5, 4)},
     "lenet5": {"filters": (2, 3), "widths": (5, 4)},
+    "cnn5": {"filters": (8, 8)},
     "vgg11": {"convs": (1, 1), "width": 2},
     "resnet18": {"blocks": (1, 1), "width": 2},
     "vit_tiny": {"width": 6, "depth": 1, "heads": 2},
@@ -35,6 +37,7 @@ TINY = {
 STAGES = {
     "mlp": {"dense0": (5,), "dense1": (4,), "penultimate": (4,)},
     "lenet5": {"conv0": (4, 4, 2), "conv1": (2, 2, 3), "dense0": (5,), "dense1": (4,), "penultimate": (4,)},
+    "cnn5": {"conv0": (8, 8, 8), "conv1": (4, 4, 8), "penultimate": (128,)},
     "vgg11": {"stage1": (4, 4, 2), "stage2": (2, 2, 4), "penultimate": (4,)},
     "resnet18": {"stem": (8, 8, 2), "stage1": (8, 8, 2), "stage2": (4, 4, 4), "penultimate": (4,)},
     "vit_tiny": {"patches": (5, 6), "block0": (5, 6), "penultimate": (6,)},
@@ -200,14 +203,31 @@ def test_arguments_survive_json():
     assert one == two
 
 
+@pytest.mark.parametrize("norm", ["evonorm", "group"])
+def test_float64_is_computed_throughout(norm):
+    with pytest.raises(ValueError, match="needs jax_enable_x64"):
+        build("mlp", dtype="float64")
+    with jax.enable_x64(True):
+        model, x = build("mlp", widths=(32,), norm=norm, dtype="float64"), jnp.ones((2, 5))
+        variables = jax.tree.map(lambda leaf: leaf.astype("float64"), model.init(jax.random.key(0), x))
+        stages = model.features(variables, x)
+        assert {out.dtype for out in stages.values()} == {jnp.dtype("float64")}
+        program = str(jax.make_jaxpr(model.apply)(variables, x))
+        assert "f32" not in program
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
         ("resnet19", {}, "no network 'resnet19'; there are mlp, lenet5"),
         ("mlp", {"depth": 3}, "mlp takes no argument 'depth'; it takes classes, widths, norm"),
         ("mlp", {"activation": "swoosh"}, "activation is one of relu, .*; got 'swoosh'"),
-        ("vgg11", {"norm": ["batch"]}, "norm is one of batch, minibatch, group, layer, none; got"),
-        ("vgg11", {"dtype": "float16"}, "dtype is one of float32, bfloat16; got 'float16'"),
+        (
+            "vgg11",
+            {"norm": ["batch"]},
+            "norm is one of batch, minibatch, group, layer, none, evonorm, evonorm_hard, range_evonorm; got",
+        ),
+        ("vgg11", {"dtype": "float16"}, "dtype is one of float32, bfloat16, float64; got 'float16'"),
         ("mlp", {"classes": -1}, "classes takes whole numbers of at least 1, such as 10; got -1"),
         ("mlp", {"widths": 64}, r"widths takes whole numbers .* such as \(256, 128\); got 64"),
         ("resnet18", {"width": True}, "width takes whole numbers"),

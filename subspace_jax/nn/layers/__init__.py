@@ -1,0 +1,1 @@
+"""Layers that Flax does not have."""

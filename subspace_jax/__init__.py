@@ -8,8 +8,8 @@ import importlib
 __version__ = "0.1.0"
 
 _LAZY = (
-    "checkpoint", "compression", "continual", "core", "data", "label_noise", "memorization", "nn", "training", "trees",
-    "typing", "unlearning",
+    "checkpoint", "compression", "continual", "core", "data", "decentralized", "label_noise", "memorization", "nn",
+    "training", "trees", "typing", "unlearning",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from subspace_jax import nn
@@ -63,11 +64,14 @@ def save(
     carries: PyTree = None,
     metrics: dict[str, float] | None = None,
 ) -> None:
-    """Write one checkpoint in the background: the one before stays whole until this one is."""
+    """Write one checkpoint in the background: the one before stays whole until this one is.
+
+    Several processes save together, never one alone; what each has whole the first one writes.
+    """
     rest = {"step": state.step, "opt_state": state.opt_state, "key": state.key, "carries": carries or {}}
     items = {
-        "variables": ocp.args.StandardSave(variables(state)),
-        "state": ocp.args.StandardSave(rest),
+        "variables": ocp.args.StandardSave(_on_host(variables(state))),
+        "state": ocp.args.StandardSave(_on_host(rest)),
         "config": ocp.args.JsonSave(config | {"epoch": epoch, "versions": versions()}),
     }
     to.save(epoch, args=ocp.args.Composite(**items), metrics=metrics, force=True)
@@ -88,11 +92,24 @@ def restore(
     if epoch is None:
         return None
     rest = {"step": state.step, "opt_state": state.opt_state, "key": state.key, "carries": carries or {}}
-    shapes = [jax.tree.map(ocp.utils.to_shape_dtype_struct, tree) for tree in (variables(state), rest)]
+    shapes = [jax.tree.map(ocp.utils.to_shape_dtype_struct, _on_host(tree)) for tree in (variables(state), rest)]
     items = {name: ocp.args.StandardRestore(shape) for name, shape in zip(("variables", "state"), shapes, strict=True)}
     found = source.restore(epoch, args=ocp.args.Composite(**items))
     restored = TrainState(**found["variables"], **{k: found["state"][k] for k in ("step", "opt_state", "key")})
     return epoch, restored, found["state"]["carries"]
+
+
+def _on_host(tree: PyTree) -> PyTree:
+    """NumPy for what each of several processes has whole, keys as their data: Orbax refuses arrays of one process."""
+    if jax.process_count() == 1:
+        return tree
+
+    def host(leaf):
+        if not isinstance(leaf, jax.Array) or not leaf.is_fully_addressable:
+            return leaf
+        return np.asarray(jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+
+    return jax.tree.map(host, tree)
 
 
 def resumable_fit(

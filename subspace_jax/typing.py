@@ -28,6 +28,6 @@ class Algorithm(NamedTuple):
 
 
 __all__ = [
-    "Algorithm", "ApplyFn", "Array", "Batch", "Bool", "Float", "Int", "Key", "LossFn", "Num", "Params", "PyTree", "Shaped", "UInt8",
-    "Variables",
+    "Algorithm", "ApplyFn", "Array", "Batch", "Bool", "Float", "Int", "Key", "LossFn", "Num", "Params", "PyTree",
+    "Shaped", "UInt8", "Variables",
 ]  # fmt: skip

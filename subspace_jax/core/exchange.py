@@ -1,13 +1,13 @@
 """What agents do together, written once: exchange along a permutation, means; and the runners of such a program.
 
-A per-agent function speaks of its own agent and of `Comm`, never of devices. `vmap` runs all agents on one device, `pmap`
-one agent a device, `shard_map` equally many agents a device, over the devices of several processes too. All give the
-same numbers, up to the rounding of batched products.
+A per-agent function speaks of its own agent and of `Comm`, never of devices. `vmap` runs all agents on one device,
+`pmap` one agent a device, `shard_map` equally many agents a device, over the devices of several processes too. All give
+the same numbers, up to the rounding of batched products.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,8 @@ AGENTS = "agents"  # the axis of all agents, where a device has one of them or a
 DEVICE, LOCAL = "dev", "loc"  # the two axes where a device has a block of agents: agent = dev * block + loc
 
 
-class Comm(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Comm:
     """What an agent can do with the others; the same program runs wherever they are.
 
     Attributes:
@@ -70,7 +71,7 @@ class Comm(NamedTuple):
 
 
 def _permute_blocks(comm: Comm, tree: PyTree, source: tuple[int, ...]) -> PyTree:
-    """`permute` where a device has a block of agents: for each distance between devices, the rows that travel so far."""
+    """`permute` where a device has a block of agents: for each distance between devices, the rows that go so far."""
     sender, row = np.divmod(np.array(source), comm.block)
     receiver = np.arange(comm.agents) // comm.block
     distance = (sender - receiver) % comm.devices
@@ -134,7 +135,7 @@ def pmap(fn: Callable, comm: Comm, *, shared: Sequence[int] = ()) -> Callable:
 
 
 def shard_map(fn: Callable, comm: Comm, *, shared: Sequence[int] = ()) -> Callable:
-    """As `vmap` with the agents spread over `comm.devices` devices, of this process or of all; compile it with `jit`."""
+    """As `vmap` with the agents spread over `comm.devices` devices, of one process or of several; `jit` it."""
     over, copied = PartitionSpec(_mesh_axis(comm)), PartitionSpec()
 
     def call(*args):

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
-import jax
+import jax.numpy as jnp
 
 from subspace_jax.nn.alexnet import AlexNet, LeNet
 from subspace_jax.nn.model import Model, from_linen
@@ -56,7 +56,7 @@ def build(name: str, **arguments: Any) -> Model:
         arguments[key] = _choice(key, value) if key in CHOICES else _size(key, value, getattr(network, key))
     parts = {key: arguments.pop(key) for key in Parts._fields if key in arguments}
     parts = network.parts._replace(**parts)
-    if parts.dtype == "float64" and not jax.config.jax_enable_x64:
+    if parts.dtype == "float64" and jnp.result_type(float) != parts.dtype:
         raise ValueError(
             'dtype "float64" needs jax_enable_x64: jax.config.update("jax_enable_x64", True) before the first array.'
         )

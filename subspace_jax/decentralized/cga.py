@@ -1,0 +1,134 @@
+"""Cross-Gradient Aggregation: the direction that no gradient of the neighbours' data at one's own model objects to.
+
+Esfandiari et al., "Cross-gradient aggregation for decentralized learning from non-IID data", ICML 2021.
+"""
+
+import itertools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from subspace_jax.core import compress, topology
+from subspace_jax.core.exchange import Comm
+from subspace_jax.decentralized.gossip import Weights, toward, weighted
+from subspace_jax.decentralized.ngc import refuse_statistics, send
+from subspace_jax.decentralized.state import Info, Loop, State, check_share, cosine, gradient, optimizer, start
+from subspace_jax.typing import Algorithm, Array, Float
+
+RIDGE = 1e-6  # of the trace: parallel gradients are the rule, and float32 knows no smaller eigenvalue
+MOST_NEIGHBOURS = 8  # 2^8 linear systems a tensor and step
+
+
+def cga(
+    loss: Callable,
+    *,
+    comm: Comm,
+    weights: Weights,
+    lr: float | optax.Schedule,
+    gamma: float = 1.0,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    margin: float = 0.5,
+    compressor: compress.Compressor | None = None,
+    loop: Loop = "vmap",
+) -> Algorithm:
+    """CGA; with a compressor CompCGA. What is mixed is the x that was sent, and all gradients are taken there.
+
+    g~_i = `aggregate`(w_ii grad f(d_i; x_i), (w_ij grad f(d_j; x_i))_j) for each tensor by itself, then the local SGD
+    step and x_i <- x_i - lr u_i + gamma (sum_j w_ij x_j - x_i). Every neighbour computes my cross-gradient and sends it
+    back: as many bytes as the models again, unless they are compressed. Per step 1 + degree backward passes.
+
+    The published weight of every gradient is 1 / |N_i|, the neighbourhood of i with i itself: w_ij on a regular graph.
+    On an irregular one w_ij is what we take; with Metropolis-Hastings weights a well-connected neighbour counts less.
+
+    Args:
+      loss: see `decentralized.state`.
+      comm: the agents.
+      weights: W, doubly stochastic, every edge with its reverse: a cross-gradient goes back along its edge.
+      lr: learning rate, or an optax schedule of the step.
+      gamma: averaging rate in [0, 1].
+      momentum: of the local Nesterov buffer over g~; the runs of Aketi et al. have .9, with lr .01 and gamma .1.
+      weight_decay: L2 penalty, added to g~.
+      margin: see `aggregate`.
+      compressor: of the gradients, own ones included, each with an error memory; `compress.sign()` is CompCGA.
+      loop: see `state.gradient`.
+
+    Raises:
+      ValueError: gamma outside [0, 1]; a negative margin; weights that are not doubly stochastic, that miss a reverse
+        edge or change with time; more than 8 neighbours; at `init`, a network with running statistics.
+    """
+    check_share("gamma", gamma)
+    if not margin >= 0:
+        raise ValueError(f"margin is the least weight of a cross-gradient, not negative; got {margin}.")
+    form = topology.permutations(topology.check_weights(weights, agents=comm.agents, symmetric=True))
+    if len(form.sources) > MOST_NEIGHBOURS:
+        raise ValueError(
+            f"CGA tries all sets of at most {MOST_NEIGHBOURS} neighbours; this graph takes {len(form.sources)}: use a "
+            "sparser one, or NGC."
+        )
+    grad, tx = gradient(loss, loop), optimizer(lr, momentum=momentum, weight_decay=weight_decay)
+
+    def init(key, variables):
+        refuse_statistics(variables["batch_stats"])
+        blank = optax.tree.zeros_like(variables["params"])
+        return start(variables, tx, [blank] * (1 + len(form.sources)) if compressor else ())
+
+    def step(key, state, batch):
+        x, sent, crossed = state.params, jnp.uint32(0), jnp.uint32(0)
+        value, _, own = grad(x, state.batch_stats, batch, key)
+        _, used, error = send(compressor, jax.random.fold_in(key, 0), own, state.memory, 0)
+        mixed, errors = weighted(comm, form.diagonal, x), [error]
+        gradients = [weighted(comm, form.diagonal, used)]
+        for k, (source, weight) in enumerate(zip(form.sources, form.weights, strict=True), start=1):
+            model, back = comm.permute(x, source), topology.inverse(source)
+            mixed = optax.tree.add(mixed, weighted(comm, weight, model))
+            _, _, cross = grad(model, state.batch_stats, batch, key)
+            wire, _, error = send(compressor, jax.random.fold_in(key, k), cross, state.memory, k)
+            received = comm.permute(wire, back)
+            received = compressor.decode(received, cross) if compressor else received
+            gradients.append(weighted(comm, weight[list(back)], received))
+            errors.append(error)
+            sent, crossed = sent + comm.bytes(x, source), crossed + comm.bytes(wire, back)
+        total = gradients[0]  # that of an agent alone
+        if form.sources:
+            total = jax.tree.map(lambda own, *cross: aggregate(own, jnp.stack(cross), margin), *gradients)
+        updates, opt_state = tx.update(total, state.opt_state, x)
+        params = optax.apply_updates(toward(x, mixed, gamma), updates)
+        new = State(state.step + 1, params, state.batch_stats, opt_state, errors if compressor else ())
+        return new, Info(value, cosine(own, total), sent, crossed)
+
+    return Algorithm(init, step)
+
+
+def aggregate(own: Float[Array, "*shape"], cross: Float[Array, "k *shape"], margin: float) -> Float[Array, "*shape"]:
+    """Of one tensor: g + G'v, v = argmin 1/2 v'(G G' + r I) v + (G g)'v over v >= margin, with g = own, G = cross.
+
+    With margin 0 and without r that is the direction nearest to g that has no negative product with a row of G; a
+    positive margin lets every row count. r = 1e-6 tr(G G') makes v unique; in float32 or wider. A row of zeros, that of
+    a neighbour who is not there, adds nothing; rows that all equal g give g (1 + k margin).
+    """
+    wide = jnp.promote_types(own.dtype, jnp.float32)
+    g, rows = own.ravel().astype(wide), cross.reshape(len(cross), -1).astype(wide)
+    gram, pull = (jnp.matmul(rows, other, precision="highest") for other in (rows.T, g))
+    trace = jnp.trace(gram)
+    scale = jnp.where(trace > 0, trace, 1)
+    v = least_quadratic(gram / scale + RIDGE * jnp.eye(len(rows), dtype=wide), pull / scale, margin)
+    return (g + jnp.matmul(v, rows, precision="highest")).astype(own.dtype).reshape(own.shape)
+
+
+def least_quadratic(P: Float[Array, "k k"], q: Float[Array, " k"], margin: float) -> Float[Array, " k"]:
+    """The argmin of 1/2 v'P v + q'v over v >= margin, P positive definite, by trying all sets of free entries.
+
+    For each of the 2^k sets its entries are solved for, the others held at the margin. What falls below the margin is
+    lifted to it: all candidates are then feasible, and the solution is the one of least value, without any tolerance.
+    """
+    k = len(q)
+    free = jnp.asarray(list(itertools.product((False, True), repeat=k)), bool)
+    system = jnp.where(free[:, :, None] & free[:, None, :], P[None], jnp.eye(k, dtype=P.dtype)[None])
+    held = jnp.where(free, 0, margin).astype(P.dtype)
+    right = jnp.where(free, -(q[None] + jnp.matmul(held, P, precision="highest")), margin)
+    v = jnp.maximum(jnp.linalg.solve(system, right[..., None])[..., 0], margin)
+    values = (v * (jnp.matmul(v, P, precision="highest") / 2 + q[None])).sum(1)
+    return v[jnp.argmin(values)]

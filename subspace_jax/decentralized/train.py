@@ -1,0 +1,128 @@
+"""Many steps of any method as one program, and the judgement of what the agents have learnt."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from subspace_jax.core import exchange
+from subspace_jax.core.exchange import Comm
+from subspace_jax.decentralized.gossip import Weights, mixing
+from subspace_jax.decentralized.state import State
+from subspace_jax.training.fit import likes_scan
+from subspace_jax.typing import Algorithm, Array, Float, Key, Variables
+
+QUEUE = 8  # dispatched steps with a collective; about 100 abort a process with several simulated devices
+
+
+def stacked(method: Algorithm, comm: Comm, key: Key[Array, ""], variables: Variables) -> State:
+    """The states of all agents, (agents, ...), each on its own device: all start from the same variables."""
+    state = method.init(key, variables)
+    return exchange.place(jax.tree.map(lambda leaf: np.stack([np.asarray(leaf)] * comm.agents), state), comm)
+
+
+def trainer(
+    method: Algorithm, *, comm: Comm, runner: Callable, batch: int, prepare: Callable | None = None
+) -> Callable:
+    """A function (key, state, sets, start, steps) -> (state, mean Info) that takes all agents `steps` steps further.
+
+    Each agent draws each batch from its own set with replacement, by key, agent and number of the step alone: a run cut
+    in parts, or by another runner, sees the same samples. `state` is as from `stacked`, `sets` is (x, y), stacked
+    (agents, samples, ...) and placed by `exchange.place`, `start` the steps taken before. Compiled once for each number
+    of steps; step by step where the backend is slow at loops over convolutions.
+
+    Args:
+      method: an algorithm made for `comm`.
+      comm: the agents.
+      runner: `exchange.vmap`, `pmap` or `shard_map`.
+      batch: samples per agent and step.
+      prepare: (key, x) -> x on the device: scaling, augmentation.
+    """
+
+    def one(state, sets, key, t):
+        draw, change, step = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, comm.index()), t), 3)
+        rows = jax.random.randint(draw, (batch,), 0, len(sets[0]))
+        x, *rest = (part[rows] for part in sets)
+        state, info = method.step(step, state, (prepare(change, x) if prepare else x, *rest))
+        return state, jax.tree.map(jnp.float32, info)
+
+    def several(state, sets, key, times):
+        state, infos = jax.lax.scan(lambda state, t: one(state, sets, key, t), state, times)
+        return state, jax.tree.map(_mean, infos)
+
+    single, span = (_compiled(runner, runner(fn, comm, shared=(2, 3))) for fn in (one, several))
+
+    def train(key, state, sets, start, steps):
+        if likes_scan(state.params):
+            return span(state, sets, key, start + np.arange(steps, dtype=np.int32))
+        infos = []
+        for t in range(start, start + steps):
+            state, info = single(state, sets, key, np.int32(t))
+            infos.append(info)
+            if len(infos) % QUEUE == 0:
+                jax.block_until_ready(info)
+        return state, jax.tree.map(lambda *parts: _mean(jnp.stack(parts)), *infos)
+
+    return train
+
+
+class Judgement(NamedTuple):
+    """What the agents know at one moment.
+
+    Attributes:
+      accuracy: test accuracy of each agent's own model, (agents,).
+      gossiped: of each agent's model after one more exchange, (agents,).
+      consensus: of the mean of all models.
+      distance: mean over agents of the squared distance from the mean of all models.
+    """
+
+    accuracy: np.ndarray
+    gossiped: np.ndarray
+    consensus: float
+    distance: float
+
+
+def judge(apply: Callable, *, comm: Comm, runner: Callable, weights: Weights, chunk: int = 1000) -> Callable:
+    """A function (state, x, y) -> Judgement that tests every agent on the same samples, on its own device.
+
+    Args:
+      apply: (variables, x) -> logits, at inference.
+      comm: the agents.
+      runner: as in `trainer`.
+      weights: W of the one more exchange.
+      chunk: samples tested at a time.
+    """
+    mix = mixing(comm, weights)
+
+    def prepare(own, t):
+        """Own, gossiped and mean variables of an agent, and its squared distance from the mean."""
+        mean, params = comm.mean(own), own["params"]
+        gossiped = own | {"params": mix(t, params, params)[0]}
+        away = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), params, mean["params"])
+        return (own, gossiped, mean), sum(jax.tree.leaves(away))
+
+    def test(models, x, y):
+        return jnp.stack([jnp.sum(apply(variables, x).argmax(-1) == y) for variables in models])
+
+    models_of = _compiled(runner, runner(prepare, comm))
+    correct = _compiled(runner, runner(test, comm, shared=(1, 2)))
+
+    def run(state, x, y):
+        models, distance = models_of({"params": state.params, "batch_stats": state.batch_stats}, state.step)
+        parts = (slice(i, i + chunk) for i in range(0, len(x), chunk))
+        counts = sum(exchange.fetch(correct(models, x[rows], y[rows])) for rows in parts)
+        share = np.asarray(counts, np.float64) / len(x)
+        return Judgement(share[:, 0], share[:, 1], float(share[0, 2]), float(np.mean(exchange.fetch(distance))))
+
+    return run
+
+
+def _mean(values: Float[Array, "steps ..."]) -> Float[Array, "..."]:
+    """Exactly what is the same in every step, as bytes mostly are."""
+    return values[0] + (values - values[:1]).mean(0)
+
+
+def _compiled(runner: Callable, run: Callable) -> Callable:
+    return run if runner is exchange.pmap else jax.jit(run)

@@ -1,0 +1,95 @@
+"""The loop over steps and the judgement, against doing both by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from subspace_jax.core import exchange, topology
+from subspace_jax.core.exchange import Comm
+from subspace_jax.decentralized import gossip, state, train
+from tests.decentralized import cases
+from tests.decentralized.cases import AGENTS, COMM, GRAPHS
+
+
+def setup(comm=COMM):
+    method = gossip.d_psgd(cases.loss, comm=comm, weights=GRAPHS["ring"], lr=0.1)
+    start = jax.tree.map(lambda leaf: leaf[0], cases.variables(np.float32))
+    sets = tuple(np.concatenate([cases.batch(t, np.float32)[k] for t in (0, 1)], 1) for k in (0, 1))
+    return method, train.stacked(method, comm, jax.random.key(0), start), sets
+
+
+def by(predict):
+    """apply of a classifier that looks at the bias alone."""
+    return lambda variables, x: jax.nn.one_hot(predict(variables["params"]["bias"], x).astype(int), 3)
+
+
+def test_a_run_cut_in_parts_is_the_whole_run():
+    method, begin, sets = setup()
+    run = train.trainer(method, comm=COMM, runner=exchange.vmap, batch=4)
+    key = jax.random.key(3)
+    whole, _ = run(key, begin, sets, 0, 6)
+    half, first = run(key, begin, sets, 0, 3)
+    both, second = run(key, half, sets, 3, 3)
+    jax.tree.map(np.testing.assert_array_equal, both, whole)
+    assert int(both.step[0]) == 6
+    assert second.loss.shape == (AGENTS,)
+    assert np.mean(second.loss) < np.mean(first.loss)
+
+
+def test_samples_do_not_depend_on_the_runner():
+    method, begin, sets = setup()
+    run = train.trainer(method, comm=COMM, runner=exchange.vmap, batch=4)
+    reference, _ = run(jax.random.key(3), begin, sets, 0, 3)
+    comm = Comm(AGENTS, 2)
+    method, begin, sets = setup(comm)
+    sharded = train.trainer(method, comm=comm, runner=exchange.shard_map, batch=4)
+    found, _ = sharded(jax.random.key(3), begin, exchange.place(sets, comm), 0, 3)
+    cases.assert_close(exchange.fetch(found.params), reference.params, atol=1e-5)
+
+
+def test_step_by_step_is_one_program(monkeypatch):
+    method, begin, sets = setup()
+    run = train.trainer(method, comm=COMM, runner=exchange.vmap, batch=4)
+    whole, info = run(jax.random.key(3), begin, sets, 0, 10)
+    monkeypatch.setattr(train, "likes_scan", lambda params: False)
+    single, same = run(jax.random.key(3), begin, sets, 0, 10)
+    cases.assert_close(single, whole, atol=1e-5)
+    cases.assert_close(same, info, atol=1e-5)
+
+
+def test_inputs_are_prepared_on_the_device():
+    method, begin, sets = setup()
+    prepared = train.trainer(method, comm=COMM, runner=exchange.vmap, batch=4, prepare=lambda key, x: x / 2)
+    plain = train.trainer(method, comm=COMM, runner=exchange.vmap, batch=4)
+    key = jax.random.key(0)
+    found, expected = prepared(key, begin, sets, 0, 2), plain(key, begin, (sets[0] / 2, sets[1]), 0, 2)
+    cases.assert_close(found, expected, atol=1e-6)
+
+
+def test_agents_their_neighbourhoods_and_their_mean_are_judged():
+    _, begin, _ = setup()
+    bias = np.arange(AGENTS, dtype=np.float32)[:, None] * np.ones((1, 4), np.float32)
+    begin = begin._replace(params=begin.params | {"bias": bias})
+    x, y = np.zeros((10, 5), np.float32), np.arange(10) % 3
+    apply = by(lambda b, x: jnp.round(jnp.round(b[0] * 1000) / 1000) % 3 + 0 * x[:, 0])  # class: bias, rounded, mod 3
+    judge = train.judge(apply, comm=COMM, runner=exchange.vmap, weights=GRAPHS["ring"], chunk=4)
+    found = judge(begin, x, y)
+    share = np.array([np.mean(y == k) for k in range(3)])
+    own = np.arange(AGENTS)
+    mixed = np.round(np.round(topology.weights("ring", AGENTS) @ own, 3))
+    np.testing.assert_allclose(found.accuracy, share[own % 3])
+    np.testing.assert_allclose(found.gossiped, share[mixed.astype(int) % 3])
+    assert found.consensus == share[int(np.round(own.mean())) % 3]
+    np.testing.assert_allclose(found.distance, 4 * np.var(own), rtol=1e-6)
+
+
+def test_the_loss_of_a_classifier_is_its_mean_cross_entropy():
+    def train_apply(variables, x, key):
+        return x @ variables["params"], {"seen": variables["batch_stats"]["seen"] + 1}
+
+    x, y = np.eye(3, dtype=np.float32), np.arange(3)
+    value, stats = state.classification(train_apply)(
+        np.eye(3, dtype=np.float32), {"seen": 0}, (x, y), jax.random.key(0)
+    )
+    np.testing.assert_allclose(value, np.log(np.e + 2) - 1, rtol=1e-6)
+    assert stats == {"seen": 1}

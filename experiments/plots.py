@@ -8,12 +8,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from experiments import launch
+
 COLORS = "#2458a6", "#d1495b", "#2e8b57", "#e09f3e", "#7b4fa3", "#3aa6b9", "#8c564b", "#6b7280"
 
 
 def save(figure: Figure, workdir: str, name: str) -> pathlib.Path:
-    """Write figures/<name>.png of a run."""
+    """Write figures/<name>.png of a run; of several processes, in the first."""
     path = pathlib.Path(workdir) / "figures" / f"{name}.png"
+    if not launch.first():
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, bbox_inches="tight")
     return path
@@ -56,6 +60,7 @@ def gallery(workdir: str, name: str, rows: list[tuple[str, list[tuple[np.ndarray
 
 def curves(
     workdir: str, name: str, lines: dict[str, tuple[Any, Any]], *, x: str, y: str, log_x: bool = False,
+    log_y: bool = False,
 ) -> pathlib.Path:  # fmt: skip
     """Lines by legend: (x values, y values)."""
     figure, ax = axes()
@@ -66,6 +71,8 @@ def curves(
         ax.plot(along, values, style, color=color, label=label, lw=1.6, marker="o" if few else None, ms=3)
     if log_x:
         ax.set_xscale("log")
+    if log_y:
+        ax.set_yscale("log")
     ax.set(xlabel=x, ylabel=y)
     if len(lines) > 1:
         ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -163,4 +170,23 @@ def points(
         ax.set_xscale("symlog", linthresh=100)
     ax.set(xlabel=x, ylabel=y)
     ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return save(figure, workdir, name)
+
+
+def graph(workdir: str, name: str, weights: np.ndarray, *, values: np.ndarray, label: str) -> pathlib.Path:
+    """Agents on a circle, coloured by value, joined where one hears the other; (times, n, n) draws all edges."""
+    count = weights.shape[-1]
+    angles = np.pi / 2 - 2 * np.pi * np.arange(count) / count
+    places = np.stack([np.cos(angles), np.sin(angles)], 1)
+    heard = np.max(np.abs(weights.reshape(-1, count, count)), axis=0)
+    figure, ax = axes(5.4, 4.6)
+    for i, j in zip(*np.nonzero(heard), strict=True):
+        if i < j or (i > j and not heard[j, i]):
+            ax.plot(*places[[i, j]].T, color="#9aa3b2", lw=0.6 + 4 * heard[i, j], zorder=1)
+    drawn = ax.scatter(*places.T, c=values, cmap="viridis", s=420, zorder=2, edgecolors="black")
+    for i, place in enumerate(places):
+        ax.text(*place, str(i), ha="center", va="center", fontsize=9, color="white", zorder=3, weight="bold")
+    figure.colorbar(drawn, ax=ax, label=label, shrink=0.8)
+    ax.set_aspect("equal")
+    ax.set_axis_off()
     return save(figure, workdir, name)

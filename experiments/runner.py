@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import report
+from experiments import launch, report
 from subspace_jax import checkpoint
 
 
@@ -78,12 +78,18 @@ def over_seeds(runs: list[dict[str, float]]) -> tuple[dict[str, float], dict[str
 
 
 def stage(config: Config, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
-    """The arrays of one finished part of a run: computed once, read back when the run is resumed."""
+    """The arrays of one finished part of a run: computed once, read back when the run is resumed.
+
+    Several processes compute together and the first one writes.
+    """
     path = pathlib.Path(config.workdir) / "stages" / f"{name}.npz"
     if not path.exists():
+        arrays = {key: np.asarray(value) for key, value in compute().items()}
+        if not launch.first():
+            return arrays
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial.npz")
-        save_arrays(partial, {key: np.asarray(value) for key, value in compute().items()})
+        save_arrays(partial, arrays)
         partial.rename(path)
     with np.load(path, allow_pickle=False) as found:
         return dict(found)
@@ -96,6 +102,8 @@ def save_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
 
 def write_table(config: Config, name: str, columns: dict[str, np.ndarray]) -> None:
     """The same table as <name>.csv, for people, and <name>.npz, for programs."""
+    if not launch.first():
+        return
     workdir = pathlib.Path(config.workdir)
     save_arrays(workdir / f"{name}.npz", columns)
     with (workdir / f"{name}.csv").open("w", newline="") as file:
@@ -105,7 +113,15 @@ def write_table(config: Config, name: str, columns: dict[str, np.ndarray]) -> No
 
 
 def run(main: Callable[[Any], Summary], presets: dict[str, Any]) -> None:
-    """Parse the flags, run `main`, write the workdir, print the summary."""
+    """Parse the flags, run `main`, write the workdir, print the summary.
+
+    With --processes this process starts the others, each of which runs `main`; the first one writes.
+    """
+    with launch.leaving():
+        _run(main, presets)
+
+
+def _run(main: Callable[[Any], Summary], presets: dict[str, Any]) -> None:
     name, doc = pathlib.Path(main.__code__.co_filename).stem, sys.modules[main.__module__].__doc__ or ""
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "subspace_jax" / "xla"
     jax.config.update("jax_compilation_cache_dir", str(cache))
@@ -113,9 +129,12 @@ def run(main: Callable[[Any], Summary], presets: dict[str, Any]) -> None:
     config = None
     try:
         config = _configure(name, presets, doc, sys.argv[1:])
+        if isinstance(config, launch.Config) and launch.parent(config):
+            return _watch(main, name, config)
         started = time.time()
         summary = main(config)
-        _finish(name, doc, config, summary, time.time() - started)
+        if launch.first():
+            _finish(name, doc, config, summary, time.time() - started)
     except (ValueError, KeyError, OSError) as error:
         _refuse(error, config)
 
@@ -129,13 +148,21 @@ def _configure(name: str, presets: dict[str, Any], description: str, argv: list[
     if config.seeds < 1:
         raise ValueError(f"--seeds must be at least 1; got {config.seeds}.")
     if config.resume:
-        return _resumed(name, config, argv, description)
+        config = _resumed(name, config, argv, description)
+    if isinstance(config, launch.Config):
+        launch.start(config)
+    return config if config.resume else _opened(name, config)
+
+
+def _opened(name: str, config: Any) -> Any:
+    """A new run's folder, in which the first process writes the flags."""
     workdir = pathlib.Path(config.workdir) if config.workdir else _next(pathlib.Path("runs") / name)
-    if (workdir / "config.json").exists():
+    if launch.first() and (workdir / "config.json").exists():
         raise ValueError(f"{workdir} already holds a run: continue it with --resume, or give another --workdir.")
     workdir.mkdir(parents=True, exist_ok=True)
     config = dataclasses.replace(config, workdir=str(workdir))
-    (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2))
+    if launch.first():
+        (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2))
     return config
 
 
@@ -180,6 +207,17 @@ def _finish(name: str, doc: str, config: Any, summary: Summary, seconds: float) 
     report.write(workdir / "report.html", name, doc, details, summary.sections)
     print(f"report: {workdir / 'report.html'}", file=sys.stderr)
     print(json.dumps(line))
+
+
+def _watch(main: Callable, name: str, config: Any) -> None:
+    """Let other processes compute, and print the line of the first one."""
+    module = sys.modules[main.__module__].__spec__  # None where the file was run by its path
+    status = launch.watch(module.name if module else f"experiments.{name}", config, config.workdir)
+    if status:
+        sys.exit(status)
+    details = json.loads((pathlib.Path(config.workdir) / "summary.json").read_text())
+    print(f"report: {config.workdir}/report.html", file=sys.stderr)
+    print(json.dumps({key: value for key, value in details.items() if key not in ("config", "environment")}))
 
 
 def environment() -> dict[str, Any]:

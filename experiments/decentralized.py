@@ -1,0 +1,322 @@
+"""Can agents with other labels each train one classifier without a server? D-PSGD, NGC and their peers on one graph.
+
+    uv run python -m experiments.decentralized --method all              (digits, 10 agents on a ring, 1 class each)
+    uv run python -m experiments.decentralized --method ngc --alpha .5 --topology torus --agents 12
+    uv run python -m experiments.decentralized --method compngc --agents 8 --runner processes --processes 4
+    expected: accuracy of the agents: D-PSGD .79, NGC alpha=0 .90, alpha=1 .93, CompNGC .91; 4 min on 2 cores
+    paper:    CIFAR-10: NGC 0-6 % above the best earlier method, alpha=0 1-35 % above those that send no gradients
+              (arXiv 2209.14390, abstract)
+
+Accuracy is each agent's own model directly after a step, with no further exchange, mean over the evaluations of the
+last quarter of the run. The run leaves agents.csv and agents.npz (accuracy of every agent over steps, bytes and
+backward passes) and the consensus network of each method, which every experiment loads: --checkpoint models/<method>.
+"""
+
+import dataclasses
+import functools
+import itertools
+import sys
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import agents, gossips, launch, neighbours, planted, runner
+from subspace_jax import checkpoint, data, nn, training, trees
+from subspace_jax.core import topology
+from subspace_jax.data import partition
+from subspace_jax.decentralized.state import classification
+
+TRAIN_KEY, PARTITION_KEY = 0, 1  # folded into the seed's key
+TUNING_SEED = 10  # first of the seeds on which --tune chooses
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(launch.Config, runner.Config):
+    """Train one network on data that are spread over agents, by each method; test every agent and their mean."""
+
+    method: Literal[
+        "d_psgd", "ngc", "compngc", "qgm", "choco_sgd", "deep_squeeze", "cga", "compcga", "all",
+    ] = "all"  # fmt: skip
+    """One method, or all beside each other."""
+    alpha: float = 1.0
+    """NGC's share of the neighbours' gradients at one's own model; all: 0 and 1."""
+    topology: str = "ring"
+    """Graph: ring, torus, chain, star, full, exponential, one_peer_exponential, petersen, dyck, florentine, ..."""
+    partition: Literal["label_sorted", "dirichlet", "shards", "label_pairs", "iid"] = "label_sorted"
+    """How the training samples are spread over the agents."""
+    skew: float = 1.0
+    """Of label_sorted: share of the samples that are sorted."""
+    dirichlet: float = 0.1
+    """Of dirichlet: the concentration; the smaller, the more the agents differ."""
+    samples: int | None = None
+    """Use the first so many training samples; all when not given."""
+    model: str = "mlp"
+    """Network: mlp, cnn5, resnet20, ..., see nn.build."""
+    widths: tuple[int, ...] = (64, 64, 64)
+    """Hidden layers of an mlp."""
+    norm: str = "none"
+    """Its norm: none, evonorm, evonorm_hard, group, ...; batch is refused where gradients cross."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Of parameters and computation; float64 to compare runners."""
+    augment: bool = False
+    """Random crops and flips while training."""
+    steps: int = 1200
+    """Steps of every agent."""
+    batch: int = 32
+    """Samples per agent and step, drawn with replacement."""
+    lr: float = 0.1
+    """Learning rate."""
+    decay: bool = False
+    """x.1 at 50 and 75 % of the steps."""
+    momentum: float = 0.0
+    """Of the local Nesterov buffer."""
+    gamma: float = 1.0
+    """Averaging rate."""
+    weight_decay: float = 0.0
+    """L2 penalty."""
+    self_grad_at: Literal["sent", "mixed"] = "sent"
+    """Where NGC takes an agent's own gradient: at the model it sent, or at the mixed one."""
+    sparsity: float = 0.9
+    """Share of the entries that CHOCO-SGD and DeepSqueeze do not send."""
+    settings: tuple[str, ...] = ("qgm.lr=0.05", "choco_sgd.gamma=0.1", "deep_squeeze.gamma=0.1")
+    """Where a method differs from these flags: method.name=value."""
+    tuned: tuple[str, ...] = ()
+    """The same, found by --tune: each method runs once more with them."""
+    tune: bool = False
+    """Find the learning rate and decay of each method on a fifth of the training samples, with seeds of their own."""
+    beside: bool = True
+    """Also run: D-PSGD as long as NGC computes, the other place of the own gradient, shuffled data, all data in one
+    place."""
+    every: int = 100
+    """Steps between two evaluations."""
+    save_every: int = 4
+    """Evaluations between two checkpoints."""
+    loop: Literal["vmap", "map"] = "vmap"
+    """Gradients of the agents of a device at once, or one after the other: faster for convolutions on a GPU."""
+
+
+PRESETS = {
+    "smoke": Config(seeds=1, agents=8, steps=20, every=10, widths=(32,), dtype="float64", beside=False, samples=400),
+    "cpu": Config(),
+    "gpu": Config(
+        data="cifar10",
+        model="resnet20",
+        widths=(),
+        norm="evonorm",
+        augment=True,
+        seeds=1,
+        steps=6240,  # 40 epochs of 5,000 samples an agent
+        every=156,
+        lr=0.01,
+        decay=True,
+        momentum=0.9,
+        gamma=0.1,
+        settings=("d_psgd.lr=0.1", "d_psgd.momentum=0", "d_psgd.gamma=1", "qgm.gamma=1", "choco_sgd.gamma=0.01",
+                  "deep_squeeze.gamma=0.01"),
+        sparsity=0.99,
+        beside=False,
+        loop="map",
+    ),
+}  # fmt: skip
+
+
+class Setup(NamedTuple):
+    """What all seeds and trials share."""
+
+    columns: dict[str, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]  # scaled images, labels
+    scaling: data.Scaling
+    classes: int
+    model: nn.Model
+    prepare: Any
+
+
+def main(config: Config) -> runner.Summary:
+    """Run all trials and seeds and put the report together."""
+    shared = setup(config)
+    if config.tune:
+        config = dataclasses.replace(config, tuned=tune(config, shared))
+    listed = trials(config, names(config))
+    runs = {trial.name: course(config, shared, trial) for trial in listed}
+    figures, std = runner.over_seeds(
+        [neighbours.figures(listed, {name: found[k] for name, found in runs.items()}) for k in range(config.seeds)]
+    )
+    if config.dtype == "float64" and (launch.several(config) or config.runner != "vmap"):
+        figures["max_difference/vmap"] = difference(config, shared, listed, runs)
+        std["max_difference/vmap"] = 0.0
+    neighbours.write_agents(config, runs)
+    parts = spread(config, shared, config.seed, config.partition, config.agents)
+    sections = neighbours.sections(
+        config, listed, figures, std, {name: found[0] for name, found in runs.items()},
+        partition.histogram(shared.columns["label"], parts, classes=shared.classes),
+        topology.weights(config.topology, config.agents),
+    )  # fmt: skip
+    return runner.Summary(figures, std, claims(config, figures), sections, neighbours.rows(config, runs))
+
+
+def names(config: Config) -> tuple[str, ...]:
+    """The methods to run, as the figures name them."""
+    if config.method == "all":
+        return gossips.METHODS
+    return (f"ngc_alpha_{config.alpha:g}" if config.method == "ngc" else config.method,)
+
+
+def setup(config: Config) -> Setup:
+    """Load the data and build the network."""
+    weights = topology.weights(config.topology, config.agents)
+    topology.check_weights(weights, agents=config.agents, connected=True)
+    if not 0 < config.gamma <= 1:
+        raise ValueError(f"--gamma must lie in (0, 1]; got {config.gamma}: with 0 the agents never exchange.")
+    jax.config.update("jax_enable_x64", config.dtype == "float64")
+    columns, test = (data.load(config.data, split, config.data_dir or None) for split in ("train", "test"))
+    columns = {name: column[: config.samples] for name, column in columns.items()}
+    classes = int(max(columns["label"].max(), test["label"].max())) + 1
+    scaling = data.scaling(config.data, columns["image"])
+    model = nn.build(config.model, **network_arguments(config, classes) | {"dtype": config.dtype})
+    scaled = np.asarray(data.scale(test["image"], scaling))
+    prepare = planted.prepare(scaling, augment=config.augment)
+    return Setup(columns, (scaled, test["label"]), scaling, classes, model, prepare)
+
+
+def network_arguments(config: Config, classes: int) -> dict[str, Any]:
+    """What nn.build takes, beside the name and the type of the computation."""
+    widths = {"widths": list(config.widths)} if config.widths else {}
+    return {"classes": classes, "norm": config.norm} | widths
+
+
+def trials(config: Config, methods: tuple[str, ...]) -> list[gossips.Trial]:
+    """The methods by the flags; then tuned; then what puts them into proportion."""
+
+    def trial(name, method, extra=(), steps=config.steps, partition=config.partition, agents=config.agents):
+        return gossips.Trial(name, method, gossips.settings(config, method, extra), steps, partition, agents)
+
+    listed = [trial(name, name) for name in methods]
+    tuned = {line.split(".")[0] for line in config.tuned}
+    listed += [trial(f"{name}_tuned", name, config.tuned) for name in methods if name in tuned]
+    if not config.beside:
+        return listed
+    other = {"sent": "mixed", "mixed": "sent"}[config.self_grad_at]
+    moved = [name for name in methods if "ngc" in name]
+    listed += [trial(f"{name}_{other}", name, (f"{name}.self_grad_at={other}",)) for name in moved]
+    passes = 1 + round(float(topology.build(config.topology, config.agents).sum(0).mean()))
+    listed.append(trial("d_psgd_equal_compute", "d_psgd", steps=passes * config.steps))
+    listed.append(trial("d_psgd_iid", "d_psgd", partition="iid"))
+    listed.append(trial("centralized", "d_psgd", partition="iid", agents=1))
+    return listed
+
+
+def spread(config: Config, shared: Setup, seed: int, name: str, agents: int) -> np.ndarray:
+    """The training samples of each agent, (agents, samples)."""
+    key = jax.random.fold_in(jax.random.key(seed), PARTITION_KEY)
+    labels = shared.columns["label"]
+    return partition.build(name, key, labels, agents=agents, skew=config.skew, alpha=config.dirichlet)
+
+
+def course(config: Config, shared: Setup, trial: gossips.Trial, seeds: range | None = None) -> list[dict[str, Any]]:
+    """What every seed of a trial left; one algorithm for all, and so one compilation."""
+    weights = topology.weights(config.topology, trial.agents) if trial.agents > 1 else np.ones((1, 1))
+    comm, run = launch.exchange_of(config, trial.agents)
+    method = gossips.build(config, trial, classification(shared.model.train_apply), comm, weights)
+    seeds = seeds or range(config.seed, config.seed + config.seeds)
+
+    def learn(seed):
+        begin, train = jax.random.split(jax.random.fold_in(jax.random.key(seed), TRAIN_KEY))
+        variables = shared.model.init(begin, shared.test[0][:1])
+        parts = spread(config, shared, seed, trial.partition, trial.agents)
+        history = agents.follow(
+            config, train, method, jax.tree.map(lambda leaf: leaf.astype(config.dtype), variables),
+            tuple(shared.columns[name][parts] for name in ("image", "label")), shared.test, comm=comm, runner=run,
+            apply=shared.model.apply, weights=weights, steps=trial.steps,
+            batch=config.batch * config.agents // trial.agents, every=config.every * trial.steps // config.steps,
+            directory=f"{config.workdir}/checkpoints/{trial.name}/seed{seed}", label=f"{trial.name}, seed {seed}",
+            prepare=shared.prepare,
+        )  # fmt: skip
+        if trial.name == trial.method:
+            save_consensus(config, shared, trial, seed, history)
+        passes = 1 + gossips.crosses(trial.method) * float((weights > 0).sum(-1).mean() - 1)
+        return history | {"passes": passes * history["step"]}
+
+    return [runner.stage(config, f"{trial.name}_seed{seed}", functools.partial(learn, seed)) for seed in seeds]
+
+
+def difference(config: Config, shared: Setup, listed: list[gossips.Trial], runs: dict[str, Any]) -> float:
+    """The largest distance of a final parameter from that of the same run by vmap."""
+    alone = dataclasses.replace(config, runner="vmap", processes="", workdir=f"{config.workdir}/vmap")
+    pairs = [
+        (found[key], reference[key])
+        for trial in listed
+        for found, reference in zip(runs[trial.name], course(alone, shared, trial), strict=True)
+        for key in found
+        if key.startswith("final/")
+    ]
+    return float(max(np.abs(a - b).max() for a, b in pairs))
+
+
+def save_consensus(config: Config, shared: Setup, trial: gossips.Trial, seed: int, history: dict[str, Any]) -> None:
+    """Write the mean of all agents' networks to <workdir>/models/<method>, which any experiment loads."""
+    shapes = jax.eval_shape(shared.model.init, jax.random.key(0), shared.test[0][:1])
+    mean = trees.map_with_path(lambda path, _: history[f"final/{path}"].mean(0).astype(np.float32), shapes)
+    settings = trial.settings
+    recipe = {"optimizer": "sgd", "lr": settings["lr"], "schedule": "constant", "weight_decay": config.weight_decay}
+    size = len(shared.columns["label"])
+    recipe |= {"batch": config.batch, "epochs": config.batch * trial.steps * trial.agents // size}
+    saved = {
+        "model": {"name": config.model, "kwargs": network_arguments(config, shared.classes)},
+        "input_shape": list(shared.columns["image"].shape[1:]), "data": config.data, "samples": size,
+        "scaling": shared.scaling._asdict(), "recipe": recipe | {"augment": config.augment}, "seed": seed,
+        "corruption": {"noise": 0.0}, "subset": None, "edits": [],
+        "decentralized": {"method": trial.method, "agents": trial.agents, "topology": config.topology,
+                          "partition": config.partition} | settings,
+    }  # fmt: skip
+    step: Any = np.array([trial.steps])  # NumPy alone can be written by several processes
+    whole = training.TrainState(step, **mean, opt_state={}, key=step)
+    with checkpoint.manager(f"{config.workdir}/models/{trial.method}/seed{seed}") as to:
+        if not to.all_steps():  # a resumed run wrote it before
+            checkpoint.save(to, trial.steps, whole, config=saved)
+
+
+def tune(config: Config, shared: Setup) -> tuple[str, ...]:
+    """The learning rate and decay of each method with the best own models on held-out training samples."""
+    order = np.asarray(jax.random.permutation(jax.random.key(TUNING_SEED), len(shared.columns["label"])))
+    held, rest = np.split(order, [len(order) // 5])
+    judge = np.asarray(data.scale(shared.columns["image"][held], shared.scaling)), shared.columns["label"][held]
+    inner = shared._replace(columns={name: c[np.sort(rest)] for name, c in shared.columns.items()}, test=judge)
+    lines = []
+    for name in names(config):
+        found = {}
+        for lr, decay in itertools.product(gossips.RATES, (0, 1)):
+            extra = (f"{name}.lr={lr}", f"{name}.decay={decay}")
+            trial = gossips.Trial(
+                f"tune_{name}_{lr}_{decay}", name, gossips.settings(config, name, extra), config.steps,
+                config.partition, config.agents,
+            )  # fmt: skip
+            runs = course(config, inner, trial, range(TUNING_SEED, TUNING_SEED + config.seeds))
+            found[extra] = np.mean([neighbours.late(trial, run, "accuracy") for run in runs])
+        lines += max(found, key=lambda extra: found[extra])
+    print(f"found: --tuned {' '.join(lines)}", file=sys.stderr)
+    return tuple(lines)
+
+
+def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
+    """What the fixed recipe must show; nothing is claimed of others."""
+    config = dataclasses.replace(config, tuned=PRESETS["cpu"].tuned)
+    fixed = dataclasses.replace(
+        PRESETS["cpu"], workdir=config.workdir, resume=config.resume, seed=config.seed, seeds=config.seeds,
+        tune=config.tune, runner=config.runner, devices=config.devices, processes=config.processes,
+        timeout=config.timeout, save_every=config.save_every,
+    )  # fmt: skip
+    if config != fixed:
+        return []
+    own = {name: figures[f"accuracy_mean/{name}"] for name in gossips.METHODS}
+    ratio = 32 * figures["bytes_cross_per_step/compngc"] / figures["bytes_cross_per_step/ngc_alpha_1"]
+    return [
+        runner.Claim("ngc_alpha_0 above d_psgd", own["ngc_alpha_0"] - own["d_psgd"], 0.04),
+        runner.Claim("ngc_alpha_1 at least ngc_alpha_0 - .01", own["ngc_alpha_1"] - own["ngc_alpha_0"], -0.01),
+        runner.Claim("compngc at least ngc_alpha_1 - .035", own["compngc"] - own["ngc_alpha_1"], -0.035),
+        runner.Claim("bytes_cross of compngc 1/32 of ngc's, within 5 %", -abs(ratio - 1), -0.05),
+    ]
+
+
+if __name__ == "__main__":
+    runner.run(main, PRESETS)

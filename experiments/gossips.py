@@ -38,6 +38,20 @@ class Trial(NamedTuple):
     agents: int
 
 
+def check(method: str) -> None:
+    """Refuse what is no method.
+
+    Raises:
+      ValueError: names it and all there are.
+    """
+    if method in METHODS:
+        return
+    kind, _, alpha = method.partition("_alpha_")
+    if kind != "ngc" or not alpha.replace(".", "", 1).isdecimal():
+        listed = ", ".join(name for name in METHODS if "_alpha_" not in name)
+        raise ValueError(f"--method is one or several of {listed}, ngc, ngc_alpha_0.5, ..., all; got {method!r}.")
+
+
 def crosses(method: str) -> bool:
     """Whether the method takes gradients at its neighbours' models."""
     return method.split("_alpha_")[0] in CROSS

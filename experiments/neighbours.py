@@ -210,7 +210,7 @@ def data_and_graph(config: Any, histogram: np.ndarray, weights: np.ndarray, arra
         ),
         plots.graph(
             config.workdir, "graph", weights, values=arrays["accuracy"][-1],
-            label=f"accuracy at the end ({config.method})",
+            label="accuracy at the end",
         ),
     )  # fmt: skip
     return report.Section(

@@ -178,6 +178,21 @@ def mesh(comm: Comm) -> Mesh:
     return Mesh(np.array(jax.devices()[: comm.devices]), (_mesh_axis(comm),))
 
 
+def stack(trees: Sequence[PyTree]) -> PyTree:
+    """One tree (agents, ...) from one tree an agent.
+
+    Raises:
+      ValueError: no agent; an agent whose tree has another structure, shape or dtype than that of agent 0.
+    """
+    if not trees:
+        raise ValueError("there is no agent to stack; give one tree an agent.")
+    first, *rest = (jax.tree.map(lambda leaf: (jnp.shape(leaf), str(jnp.result_type(leaf))), tree) for tree in trees)
+    for agent, other in enumerate(rest, start=1):
+        if other != first:
+            raise ValueError(f"agent {agent} has another tree than agent 0: {other} instead of {first}.")
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)
+
+
 def place(tree: PyTree, comm: Comm) -> PyTree:
     """Stacked arrays (agents, ...) that every process has whole, each agent's part on its own device."""
     if comm.devices == 1:

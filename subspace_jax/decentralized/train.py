@@ -17,10 +17,23 @@ from subspace_jax.typing import Algorithm, Array, Float, Key, Variables
 QUEUE = 8  # dispatched steps with a collective; about 100 abort a process with several simulated devices
 
 
-def stacked(method: Algorithm, comm: Comm, key: Key[Array, ""], variables: Variables) -> State:
-    """The states of all agents, (agents, ...), each on its own device: all start from the same variables."""
-    state = method.init(key, variables)
-    return exchange.place(jax.tree.map(lambda leaf: np.stack([np.asarray(leaf)] * comm.agents), state), comm)
+def stacked(method: Algorithm, comm: Comm, key: Key[Array, ""], variables: Variables | list[Variables]) -> State:
+    """The states of all agents, (agents, ...), each on its own device.
+
+    Args:
+      method: an algorithm made for `comm`.
+      comm: the agents.
+      key: of the state, where a method draws some of it.
+      variables: {"params": ..., "batch_stats": ...} from which all agents start, or a list of one for each of them.
+
+    Raises:
+      ValueError: another number of them than agents, or trees that differ; what `method.init` refuses.
+    """
+    if not isinstance(variables, list):
+        return exchange.place(exchange.stack([method.init(key, variables)] * comm.agents), comm)
+    if len(variables) != comm.agents:
+        raise ValueError(f"{comm.agents} agents start from as many variables; got {len(variables)}.")
+    return exchange.place(exchange.stack([method.init(key, own) for own in variables]), comm)
 
 
 def trainer(

@@ -104,6 +104,17 @@ def test_more_devices_than_there_are_is_refused():
         exchange.spread(16, 16)
 
 
+def test_agents_with_different_trees_are_refused():
+    trees = [{"w": np.zeros((2, 3), np.float32)} for _ in range(3)]
+    assert exchange.stack(trees)["w"].shape == (3, 2, 3)
+    with pytest.raises(ValueError, match=r"agent 1 has another tree than agent 0.*\(3, 2\).*\(2, 3\)"):
+        exchange.stack([trees[0], {"w": np.zeros((3, 2), np.float32)}])
+    with pytest.raises(ValueError, match="agent 2 has another tree"):
+        exchange.stack([*trees[:2], {"v": trees[2]["w"]}])
+    with pytest.raises(ValueError, match="no agent to stack"):
+        exchange.stack([])
+
+
 def test_runners_refuse_what_they_cannot_run():
     with pytest.raises(ValueError, match="vmap runs all agents on one device; got 2"):
         exchange.vmap(lambda x: x, Comm(AGENTS, 2))

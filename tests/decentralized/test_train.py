@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from subspace_jax.core import exchange, topology
 from subspace_jax.core.exchange import Comm
@@ -34,6 +35,16 @@ def test_a_run_cut_in_parts_is_the_whole_run():
     assert int(both.step[0]) == 6
     assert second.loss.shape == (AGENTS,)
     assert np.mean(second.loss) < np.mean(first.loss)
+
+
+def test_agents_start_together_or_each_from_its_own():
+    method, together, _ = setup()
+    own = [jax.tree.map(lambda leaf, i=i: leaf[i], cases.variables(np.float32, apart=1.0)) for i in range(AGENTS)]
+    apart = train.stacked(method, COMM, jax.random.key(0), own)
+    assert np.ptp(together.params["kernel"], axis=0).max() == 0
+    np.testing.assert_array_equal(apart.params["kernel"], cases.variables(np.float32, apart=1.0)["params"]["kernel"])
+    with pytest.raises(ValueError, match="8 agents start from as many variables; got 3"):
+        train.stacked(method, COMM, jax.random.key(0), own[:3])
 
 
 def test_samples_do_not_depend_on_the_runner():

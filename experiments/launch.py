@@ -27,6 +27,7 @@ from subspace_jax.core.exchange import Comm
 
 RANK, COORDINATOR = "SUBSPACE_PROCESS", "SUBSPACE_COORDINATOR"  # how a parent tells a process its place
 POLL, SETTLE = 0.1, 0.5  # seconds; what fails through another's death has mostly failed when they are over
+PLACES = "runner", "devices", "processes", "timeout"  # flags that a resumed run may change
 REFUSED = 2  # exit status after bad input
 
 
@@ -41,19 +42,20 @@ class Config:
     devices: int = 0
     """Devices to spread over, on a CPU simulated; 0: all that fit, on a CPU one an agent. Of one process in a job."""
     processes: str = ""
-    """Start so many processes on this machine's CPU; auto: join a SLURM, Kubernetes or TPU job. Implies the runner."""
+    """Start so many processes on this machine's CPU; auto: join a SLURM, Kubernetes or TPU job; 0: none. Implies the
+    runner."""
     timeout: int = 20
     """Seconds without a sign of life after which a process is given up."""
 
 
 def several(config: Config) -> bool:
     """Whether the agents are spread over processes."""
-    return bool(config.processes)
+    return config.processes not in ("", "0")
 
 
 def parent(config: Config) -> bool:
     """Whether this process only starts and watches those that compute."""
-    return config.processes not in ("", "auto") and RANK not in os.environ
+    return several(config) and config.processes != "auto" and RANK not in os.environ
 
 
 def first() -> bool:
@@ -99,7 +101,7 @@ def check(config: Config) -> None:
       ValueError: names the flags and the remedy.
     """
     count = int(config.processes) if config.processes.isdecimal() else 0
-    if config.processes not in ("", "auto") and not count:
+    if several(config) and config.processes != "auto" and not count:
         raise ValueError(f"--processes is a number of at least 1, or auto; got {config.processes!r}.")
     if several(config) and config.runner in ("pmap", "shard_map"):
         raise ValueError(f"--processes has a runner of its own; leave --runner {config.runner} away.")

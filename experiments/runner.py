@@ -167,7 +167,7 @@ def _opened(name: str, config: Any) -> Any:
 
 
 def _resumed(name: str, config: Any, argv: list[str], description: str) -> Any:
-    """The saved flags of the run to continue; flags that would change it are refused."""
+    """The saved flags of the run to continue; flags that would change it are refused, where it computes may change."""
     runs = pathlib.Path("runs") / name
     unfinished = [d for d in _numbered(runs) if (d / "config.json").exists() and not (d / "summary.json").exists()]
     workdir = pathlib.Path(config.workdir) if config.workdir else (unfinished or [None])[-1]
@@ -179,11 +179,15 @@ def _resumed(name: str, config: Any, argv: list[str], description: str) -> Any:
     saved = {k: tuple(v) if isinstance(fields[k], tuple) else v for k, v in saved.items()}
     old = type(config)(**saved)
     again = tyro.cli(type(old), default=old, args=argv, description=description)
-    changed = [f for f in fields if f not in ("resume", "workdir", "preset") and getattr(again, f) != getattr(old, f)]
+    differ = [f for f in fields if f not in ("resume", "workdir", "preset") and getattr(again, f) != getattr(old, f)]
+    changed = [f for f in differ if f not in launch.PLACES]
     if changed:
         flag, was = changed[0], getattr(old, changed[0])
         raise ValueError(f"the run at {workdir} was started with {flag} = {was}; resume it unchanged or start another.")
-    return dataclasses.replace(old, workdir=str(workdir), resume=True)
+    resumed = dataclasses.replace(again, preset=old.preset, workdir=str(workdir), resume=True)
+    if differ:  # the processes that a parent starts read it
+        (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(resumed), indent=2))
+    return resumed
 
 
 def _numbered(folder: pathlib.Path) -> list[pathlib.Path]:

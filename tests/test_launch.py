@@ -227,7 +227,6 @@ def test_an_interrupted_parent_ends_its_processes(tmp_path, monkeypatch):
         ({"processes": "3"}, "got 8 agents on 1 x 3: 8 is divided by 1, 2, 4, 8"),
         ({"runner": "shard_map", "devices": 5}, "got 8 agents on 5 x 1: 8 is divided by 1, 2, 4, 8"),
         ({"processes": "two"}, "--processes is a number of at least 1, or auto; got 'two'"),
-        ({"processes": "0"}, "--processes is a number of at least 1, or auto; got '0'"),
         ({"processes": "2", "runner": "pmap"}, "leave --runner pmap away"),
         ({"runner": "processes"}, "needs --processes"),
         ({"processes": "auto"}, "needs a --workdir"),

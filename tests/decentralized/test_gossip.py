@@ -78,11 +78,11 @@ def test_without_exchange_every_agent_runs_its_own_sgd_bit_for_bit():
 
 
 def test_one_by_one_is_all_at_once():
-    methods = [
-        gossip.d_psgd(cases.loss, comm=COMM, weights=GRAPHS["ring"], lr=0.1, loop=loop) for loop in ("vmap", "map")
-    ]
-    first, second = (cases.run(method, steps=3)[0].params for method in methods)
-    cases.assert_close(first, second)
+    """Also where a device has several agents."""
+    reference, _ = cases.run(gossip.d_psgd(cases.loss, comm=COMM, weights=GRAPHS["ring"], lr=0.1), steps=3)
+    for comm, runner in ((COMM, exchange.vmap), (exchange.Comm(AGENTS, 2), exchange.shard_map)):
+        method = gossip.d_psgd(cases.loss, comm=comm, weights=GRAPHS["ring"], lr=0.1, loop="map")
+        cases.assert_close(cases.run(method, comm, runner, 3)[0].params, reference.params)
 
 
 def test_weights_of_the_wrong_kind_are_refused():

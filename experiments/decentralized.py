@@ -97,7 +97,14 @@ class Config(launch.Config, runner.Config):
 
 PRESETS = {
     "smoke": Config(seeds=1, agents=8, steps=20, every=10, widths=(32,), dtype="float64", beside=False, samples=400),
-    "cpu": Config(),
+    "cpu": Config(
+        tuned=(  # by --tune: all settings judged on a fifth of the training samples, seeds 10 to 12
+            "d_psgd.lr=0.2", "d_psgd.decay=1", "ngc_alpha_0.lr=0.4", "ngc_alpha_0.decay=1", "ngc_alpha_1.lr=0.2",
+            "ngc_alpha_1.decay=1", "compngc.lr=0.2", "compngc.decay=1", "qgm.lr=0.05", "qgm.decay=1",
+            "choco_sgd.lr=0.4", "choco_sgd.decay=1", "deep_squeeze.lr=0.4", "deep_squeeze.decay=1", "cga.lr=0.4",
+            "cga.decay=1", "compcga.lr=0.4", "compcga.decay=1",
+        ),
+    ),
     "gpu": Config(
         method=("d_psgd", "ngc_alpha_0", "ngc_alpha_1"),
         data="cifar10",

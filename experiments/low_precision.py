@@ -42,6 +42,8 @@ class Config(launch.Config, runner.Config):
     """What is sent beside whole models: the largest entries, by one method or by both."""
     bits: int = 8
     """Of inputs, weights, cotangents and messages, 1 to 16."""
+    stochastic_act: bool = False
+    """Round inputs at random while training, as the authors' code does, instead of to the nearest value."""
     skew: tuple[float, ...] = (0.0, 0.8)
     """Shares of the samples that are dealt out sorted by label."""
     topology: str = "ring"
@@ -211,7 +213,8 @@ def build(config: Config, classes: int, norm: str, bits: int | None = None) -> n
     if norm == "batch":
         raise ValueError("--norm batch keeps statistics that no step in few bits rounds; use evonorm, group or none.")
     widths = {"widths": list(config.widths)} if config.widths else {}
-    return nn.build(config.model, classes=classes, norm=norm, init=config.init, bits=bits, **widths)
+    rounding = {"stochastic_act": config.stochastic_act} if bits else {}
+    return nn.build(config.model, classes=classes, norm=norm, init=config.init, bits=bits, **widths, **rounding)
 
 
 def algorithm(config: Config, variant: Variant, models: dict[int | None, nn.Model], agents: int) -> Algorithm:

@@ -34,8 +34,8 @@ def build(name: str, **arguments: Any) -> Model:
       name: mlp, lenet5, cnn5, lenet, alexnet, vgg11, vgg16, resnet18, resnet20, vit_tiny or vit_b16.
       **arguments: `classes` (10; 0: without a head, for `multi_head`), the sizes of that network (`widths`, `filters`,
         `convs`, `blocks`, `width`, `patch`, `depth`, `heads`) and the fields of Parts: `norm`, `use_bias`,
-        `activation`, `init`, `dtype`, `bits`. Lists serve as tuples, so that what JSON gives back builds the same
-        network.
+        `activation`, `init`, `dtype`, `bits`, `stochastic_act`. Lists serve as tuples, so that what JSON gives back
+        builds the same network.
 
     Raises:
       ValueError: an unknown name or argument, or a value that the argument does not take.
@@ -43,7 +43,7 @@ def build(name: str, **arguments: Any) -> Model:
     >>> from subspace_jax.nn import build
     >>> build("mlp", depth=3)
     Traceback (most recent call last):
-    ValueError: mlp takes no argument 'depth'; it takes classes, widths, norm, use_bias, activation, init, dtype, bits.
+    ValueError: mlp takes no argument 'depth'; it takes classes, widths, norm, ..., bits, stochastic_act.
     """
     if name not in NETWORKS:
         raise ValueError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}.")

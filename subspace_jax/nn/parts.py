@@ -46,6 +46,7 @@ CHOICES = {
     "init": tuple(INITS),
     "dtype": ("float32", "bfloat16", "float64"),
     "bits": (None, *range(1, MAX_BITS + 1)),
+    "stochastic_act": (True, False),
 }
 
 
@@ -65,6 +66,7 @@ class Parts(NamedTuple):
     bits: None, or those of a low-precision network in float32: inputs, weights and cotangents of convolutions, dense
       layers, the head, "range_evonorm" and residual sums are quantised (see `layers.quantized`; other norms and the
       products of attention are not). The parameters keep their names and initial values.
+    stochastic_act: round these inputs at random while training, as the authors' code does, instead of to the nearest.
     """
 
     norm: str = "none"
@@ -73,6 +75,7 @@ class Parts(NamedTuple):
     init: str = "he"
     dtype: str = "float32"
     bits: int | None = None
+    stochastic_act: bool = False
 
     def conv(self, width: int, kernel: int, *, name: str, stride: int = 1, pad: int | None = None) -> nn.Module:
         """A square convolution, by default padded so that stride 1 keeps the size."""
@@ -90,12 +93,12 @@ class Parts(NamedTuple):
 
     def add(self, x, y, *, name: str):
         """The sum of a residual block."""
-        return x + y if self.bits is None else QuantizedSum(self.bits, name=name)(x, y)
+        return x + y if self.bits is None else QuantizedSum(self.bits, self.stochastic_act, name=name)(x, y)
 
     def normalize(self, x, train: bool, *, name: str, gain: float = 1.0):
         """The norm of the last axis; x itself for "none". The initial `gain` is that of EvoNorms; others start at 1."""
         if self.norm in EVONORMS:
-            few = {"bits": self.bits} if self.norm == "range_evonorm" else {}
+            few = {"bits": self.bits, "stochastic_act": self.stochastic_act} if self.norm == "range_evonorm" else {}
             groups = math.gcd(EVONORM_GROUPS, x.shape[-1])
             return EVONORMS[self.norm](groups=groups, gain=gain, dtype=self.dtype, name=name, **few)(x)
         if self.norm == "batch":
@@ -121,4 +124,4 @@ class Parts(NamedTuple):
         return {"use_bias": self.use_bias, "kernel_init": INITS[self.init], "dtype": self.dtype}
 
     def _quantized(self, layer: nn.Module) -> nn.Module:
-        return layer if self.bits is None else Quantized(layer, self.bits)
+        return layer if self.bits is None else Quantized(layer, self.bits, self.stochastic_act)

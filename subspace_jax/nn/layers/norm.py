@@ -77,6 +77,7 @@ class RangeEvoNorm(nn.Module):
 
     Attributes:
       bits: None for the float layer.
+      stochastic_act: rounds the input at random in training, instead of to the nearest value.
 
     Raises:
       ValueError: groups that do not divide the channels, or do not cut into chunks of two values or more.
@@ -85,6 +86,7 @@ class RangeEvoNorm(nn.Module):
     groups: int = 8
     chunks: int = 16
     bits: int | None = None
+    stochastic_act: bool = False
     gain: float = 1.0
     epsilon: float = 1e-5
     dtype: str = "float32"
@@ -92,7 +94,7 @@ class RangeEvoNorm(nn.Module):
     @nn.compact
     def __call__(self, x):
         """(b, ..., channels) -> the same shape."""
-        wide = Observed(self.bits, name="observer")(at_least_float32(x))
+        wide = Observed(self.bits, self.stochastic_act, name="observer")(at_least_float32(x))
         starts = {"v": 1.0, "scale": self.gain, "bias": 0.0}
         v, scale, bias = (on_own_range(_vector(self, name, at, x), self.bits) for name, at in starts.items())
         inverse = on_own_range(1 / (self._deviation(wide) + self.epsilon), self.bits)

@@ -106,12 +106,13 @@ class QuantizedSum(nn.Module):
     """A residual sum of which both summands, each by an observer of its own, and the cotangent are quantised."""
 
     bits: int
+    stochastic_act: bool = False
 
     @nn.compact
     def __call__(self, x, y):
         """The sum, of the same shape."""
-        total = Observed(self.bits, name="observer0")(x) + Observed(self.bits, name="observer1")(y)
-        return coarse_gradient(self, total, self.bits)
+        x, y = (Observed(self.bits, self.stochastic_act, name=f"observer{i}")(z) for i, z in enumerate((x, y)))
+        return coarse_gradient(self, x + y, self.bits)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -296,3 +296,16 @@ def test_bits_survive_json():
 def test_bits_that_no_network_takes_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         nn.build("mlp", **arguments)
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet20"])
+def test_a_network_rounds_its_inputs_at_random_in_training_alone(name):
+    sizes = {"widths": (8,)} if name == "mlp" else {"blocks": (1,), "width": 16, "norm": "range_evonorm"}
+    x = jax.random.uniform(KEY, (2, 4, 4, 3))
+    nearest, random = (nn.build(name, bits=4, stochastic_act=at_random, **sizes) for at_random in (False, True))
+    variables = nearest.init(KEY, x)
+    trained = [jax.jit(model.train_apply)(variables, x, KEY) for model in (nearest, random)]
+    assert not np.allclose(trained[0][0], trained[1][0], atol=1e-4)
+    state = variables | {"batch_stats": trained[0][1]}
+    outputs = [jax.jit(model.apply)(state, x) for model in (nearest, random)]
+    np.testing.assert_array_equal(*outputs)

@@ -212,6 +212,9 @@ def trials(config: Config, methods: tuple[str, ...]) -> list[gossips.Trial]:
     moved = [name for name in methods if "ngc" in name]
     listed += [trial(f"{name}_{other}", name, (f"{name}.self_grad_at={other}",)) for name in moved]
     passes = 1 + round(float(topology.build(config.topology, config.agents).sum(0).mean()))
+    slow = gossips.settings(config, "choco_sgd")["gamma"]
+    if {"choco_sgd", "deep_squeeze"} & set(methods):  # what of their loss is the averaging rate, and not the bits
+        listed.append(trial(f"d_psgd_gamma_{slow:g}", "d_psgd", (f"d_psgd.gamma={slow}",)))
     listed.append(trial("d_psgd_equal_compute", "d_psgd", steps=passes * config.steps))
     listed.append(trial("d_psgd_iid", "d_psgd", partition="iid"))
     listed.append(trial("centralized", "d_psgd", partition="iid", agents=1))

@@ -103,9 +103,9 @@ def scoreboard(trials: list[gossips.Trial], means: dict[str, float], std: dict[s
     text = (
         "Test accuracy, mean over the evaluations of the last quarter of the run and over the seeds. Own models are "
         "tested directly after a step. Tuned: with the learning rate and decay that were best on held-out training "
-        "samples. _mixed and _sent: the agent's own gradient taken at the other place; equal_compute: as many backward "
-        "passes as NGC; iid: the same data shuffled; centralized: all data in one place, as many samples a step as all "
-        "agents together."
+        "samples. _mixed and _sent: the agent's own gradient taken at the other place; gamma: exact messages at the "
+        "averaging rate that CHOCO-SGD and DeepSqueeze have; equal_compute: as many backward passes as NGC; iid: the "
+        "same data shuffled; centralized: all data in one place, as many samples a step as all agents together."
     )
     return report.Section("Methods", text, table=(("method", *kinds.values()), *table))
 

@@ -162,7 +162,7 @@ def scoreboard(listed: list[gossips.Trial], means: dict[str, float], std: dict[s
         "accuracy_consensus", "accuracy_mean", "accuracy_worst", "accuracy_mean_rounds", "accuracy_consensus_rounds",
     )  # fmt: skip
     table = [
-        (trial.name, *(f"{means[f'{kind}/{trial.name}']:.3f} ± {std[f'{kind}/{trial.name}']:.3f}" for kind in kinds),
+        (trial.name, *(f"{means[k]:.3f}\u00a0±\u00a0{std[k]:.3f}" for k in (f"{kind}/{trial.name}" for kind in kinds)),
          f"{means[f'seconds/{trial.name}']:.1f}")
         for trial in listed
     ]  # fmt: skip

@@ -1,5 +1,6 @@
 """Figures, tables and pictures of agents on a graph: what each knows, what it sent, and how far they are apart."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ def sections(
     return [
         scoreboard(trials, means, std),
         price(trials, means),
-        report.Section("What the order depends on", words(means)),
+        order(means),
         over_the_run(config, methods, first),
         apart(config, methods, first),
         by_agent(config, methods, first),
@@ -127,22 +128,31 @@ def price(trials: list[gossips.Trial], means: dict[str, float]) -> report.Sectio
     return report.Section("What a step costs", text, table=(head, *table))
 
 
+COMPARISONS = {"by the recipe": "accuracy_mean/", "tuned": "accuracy_mean_tuned/", "consensus": "accuracy_consensus/"}
+PAIRS = ("ngc_alpha_0", "d_psgd"), ("ngc_alpha_1", "ngc_alpha_0"), ("compngc", "d_psgd"), ("ngc_alpha_1", "cga")
+
+
+def order(means: dict[str, float]) -> report.Section:
+    """The methods from best to worst by each comparison, and in words where one turns another round."""
+    columns = []
+    for kind in COMPARISONS.values():
+        named = [name for name in gossips.METHODS if kind + name in means]
+        columns.append([f"{name} {means[kind + name]:.3f}" for name in sorted(named, key=lambda n: -means[kind + n])])
+    ranks = itertools.zip_longest(*columns, fillvalue="-")
+    table = (("place", *COMPARISONS), *((place, *row) for place, row in enumerate(ranks, start=1)))
+    return report.Section("What the order depends on", words(means), table=table)
+
+
 def words(means: dict[str, float]) -> str:
     """Where a fairer comparison turns the order of the fixed recipe round."""
-    kinds = {"by the recipe": "accuracy_mean/", "tuned": "accuracy_mean_tuned/", "consensus": "accuracy_consensus/"}
     said = []
-    for title, kind in kinds.items():
-        order = sorted((name for name in gossips.METHODS if kind + name in means), key=lambda n: -means[kind + n])
-        if order:
-            said.append(f"Order {title}: " + ", ".join(f"{name} {means[kind + name]:.3f}" for name in order) + ".")
-    pairs = [("ngc_alpha_0", "d_psgd"), ("ngc_alpha_1", "ngc_alpha_0"), ("compngc", "d_psgd"), ("ngc_alpha_1", "cga")]
-    for better, worse in pairs:
+    for better, worse in PAIRS:
         gains = {
             title: means[kind + better] - means[kind + worse]
-            for title, kind in kinds.items()
+            for title, kind in COMPARISONS.items()
             if {kind + better, kind + worse} <= set(means)
         }
-        if gains and len({gain > 0 for gain in gains.values()}) > 1:
+        if len({gain > 0 for gain in gains.values()}) > 1:
             listed = ", ".join(f"{gain:+.3f} {title}" for title, gain in gains.items())
             said.append(f"{better} against {worse} depends on the comparison: {listed}.")
     equal = means.get("accuracy_mean/d_psgd_equal_compute")

@@ -21,7 +21,8 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{{ name }}
 <style>
  body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; color: #1d2430 }
  h1, h2 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-bottom: 1px solid #d5dae2 }
- img { max-width: 100%; display: block; margin: 1rem 0 } pre { background: #f4f6f9; padding: .8rem; overflow-x: auto }
+ img { max-width: 100%; display: block; margin: 1rem 0 }
+ pre { background: #f4f6f9; padding: .8rem; white-space: pre-wrap }
  table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .25rem .8rem; text-align: right }
  th:first-child, td:first-child { text-align: left } th { border-bottom: 2px solid #1d2430 }
  tr:nth-child(even) { background: #f4f6f9 } .yes { color: #11703c } .no { color: #b3261e; font-weight: 600 }

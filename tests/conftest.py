@@ -15,6 +15,7 @@ from hypothesis import settings  # noqa: E402
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+MAPS = 25_000  # kept below it, of Linux' 65,530
 settings.register_profile("library", deadline=None, derandomize=True, max_examples=20)
 settings.load_profile("library")
 jaxtyping.install_import_hook("subspace_jax", "beartype.beartype")
@@ -34,3 +35,12 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def room_for_programs():
+    """A process may map 65,530 pieces of memory, and every compiled program takes some: the next one would crash."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_text().count("\n") > MAPS:
+        jax.clear_caches()

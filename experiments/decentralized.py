@@ -86,7 +86,9 @@ class Config(launch.Config, runner.Config):
 
 PRESETS = {
     "smoke": Config(
-        method=("d_psgd", "ngc_alpha_1", "compngc", "qgm"), seeds=1, agents=8, steps=20, every=10, widths=(32,), dtype="float64", beside=False, samples=400),
+        method=("d_psgd", "ngc_alpha_1", "compngc", "qgm"), seeds=1, agents=8, steps=20, every=10, widths=(32,),
+        dtype="float64", beside=False, samples=400,
+    ),
     "cpu": Config(
         tuned=(  # by --tune: all settings judged on a fifth of the training samples, seeds 10 to 12
             "d_psgd.lr=0.2", "d_psgd.decay=1", "ngc_alpha_0.lr=0.4", "ngc_alpha_0.decay=1", "ngc_alpha_1.lr=0.2",

@@ -3,7 +3,7 @@
     uv run python -m experiments.low_precision                          (digits, 8 agents on a ring, skew 0 and .8)
     uv run python -m experiments.low_precision --bits 4 --method none --skew 0 .4 .8 1
     expected: mean of all models in float and in 8 bits: skew 0 .964 and .963, skew .8 .956 and .953; with DeepSqueeze
-              .971 and .971, .965 and .965; 3.96 times fewer bytes; 5 min on 2 cores
+              .971 and .971, .965 and .965; 3.96 times fewer bytes; 4 min on 2 cores
     paper:    CIFAR-10: less than 1 % lost on like and unlike data, a quarter of the traffic; with 99 % of the entries
               dropped 1-2 % (arXiv 2111.09389, abstract)
 

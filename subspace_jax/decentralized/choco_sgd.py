@@ -1,16 +1,15 @@
 """CHOCO-SGD: agents send compressed differences, from which everybody keeps copies of what the others are."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import optax
 
 from subspace_jax.core.compress import Compressor
 from subspace_jax.core.exchange import Comm
-from subspace_jax.decentralized.gossip import Weights, mixing
-from subspace_jax.decentralized.state import Info, Loop, State, check_share, gradient, optimizer, start
+from subspace_jax.decentralized.gossip import Weights, adapt_then_combine, mixing
+from subspace_jax.decentralized.state import Loop, check_share
 from subspace_jax.typing import Algorithm, Array, Key, PyTree
 
 
@@ -59,24 +58,10 @@ def choco_sgd(
     communication", ICML 2019.
     """
     check_share("gamma", gamma)
-    mix, grad = choco_mixing(comm, weights), gradient(loss, loop)
-    tx = optimizer(lr, momentum=momentum, weight_decay=weight_decay)
-
-    def init(key, variables):
-        return start(variables, tx, choco_start(variables["params"]))
-
-    def step(key, state, batch):
-        local, message = jax.random.split(key)
-        value, batch_stats, grads = grad(state.params, state.batch_stats, batch, local)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        half = optax.apply_updates(state.params, updates)
-        params, memory, sent = choco_round(
-            message, state.step, half, state.memory, mix=mix, compressor=compressor, gamma=gamma
-        )
-        new = State(state.step + 1, params, batch_stats, opt_state, memory)
-        return new, Info(value, jnp.float32(1), sent, jnp.uint32(0))
-
-    return Algorithm(init, step)
+    exchange = partial(choco_round, mix=choco_mixing(comm, weights), compressor=compressor, gamma=gamma)
+    return adapt_then_combine(
+        loss, choco_start, exchange, lr=lr, momentum=momentum, weight_decay=weight_decay, loop=loop
+    )
 
 
 def choco_mixing(comm: Comm, weights: Weights) -> Callable:

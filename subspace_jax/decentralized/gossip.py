@@ -67,6 +67,44 @@ def toward(x: PyTree, mixed: PyTree, gamma: float) -> PyTree:
     return jax.tree.map(lambda a, b: a + gamma * (b - a), x, mixed)
 
 
+def adapt_then_combine(
+    loss: Callable,
+    begin: Callable,
+    exchange: Callable,
+    *,
+    lr: float | optax.Schedule,
+    momentum: float,
+    weight_decay: float,
+    loop: Loop,
+) -> Algorithm:
+    """An SGD step of each agent, then an exchange of the parameters after it.
+
+    Args:
+      loss: see `decentralized.state`.
+      begin: (params) -> memory before the first exchange.
+      exchange: (key, t, params, memory) -> (params, memory, bytes sent).
+      lr: learning rate, or an optax schedule of the step.
+      momentum: of the local Nesterov buffer.
+      weight_decay: L2 penalty.
+      loop: see `state.gradient`.
+    """
+    grad, tx = gradient(loss, loop), optimizer(lr, momentum=momentum, weight_decay=weight_decay)
+
+    def init(key, variables):
+        return start(variables, tx, begin(variables["params"]))
+
+    def step(key, state, batch):
+        local, message = jax.random.split(key)
+        value, batch_stats, grads = grad(state.params, state.batch_stats, batch, local)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        half = optax.apply_updates(state.params, updates)
+        params, memory, sent = exchange(message, state.step, half, state.memory)
+        new = State(state.step + 1, params, batch_stats, opt_state, memory)
+        return new, Info(value, jnp.float32(1), sent, jnp.uint32(0))
+
+    return Algorithm(init, step)
+
+
 def d_psgd(
     loss: Callable,
     *,

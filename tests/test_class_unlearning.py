@@ -8,7 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import class_unlearning, forgotten, memorization, planted, runner, trained, unlearners
+from experiments import class_unlearning, memorization
+from experiments.class_unlearning import methods, report
+from experiments.families import classifier
+from experiments.harness import runner
 from subspace_jax import checkpoint, training
 from subspace_jax.unlearning import baselines, evaluation
 
@@ -31,9 +34,9 @@ def run(monkeypatch, capfd, *flags):
 def saved_by(experiment, workdir, **flags):
     """A network trained and saved as another experiment does it, and its task."""
     config = experiment.Config(workdir=str(workdir), seeds=1, samples=300, epochs=4, widths=(16,), **flags)
-    shared = planted.setup(config)
-    task = planted.task(config, shared, 0)
-    return trained.network(config, shared, task, 0), task
+    shared = classifier.setup(config)
+    task = classifier.task(config, shared, 0)
+    return classifier.trained(config, shared, task, 0), task
 
 
 def accuracies(model, variables, task, forget):
@@ -46,7 +49,7 @@ def test_two_classes_at_once_and_in_turn_and_the_network_that_is_left(tmp_path, 
     monkeypatch.chdir(tmp_path)
     line = run(monkeypatch, capfd, *SMALL, "--forget", "3", "5", "--workdir", "w")
     methods = {*PROJECTIONS, "projection_sequential", *baselines.METHODS}
-    kinds = {*forgotten.KINDS, "score"}
+    kinds = {*report.KINDS, "score"}
     assert line["figures"].keys() == {f"{k}/{m}" for k in kinds for m in methods} | {"alpha_r", "alpha_f"}
     assert line["claims"] == []
     rows = [json.loads(row) for row in pathlib.Path("w/metrics.jsonl").read_text().splitlines()]
@@ -61,7 +64,7 @@ def test_two_classes_at_once_and_in_turn_and_the_network_that_is_left(tmp_path, 
     assert edit["layers"] == ["dense0/kernel", "dense1/kernel", "head/kernel"]
     assert (edit["alpha_r"], edit["alpha_f"]) == (line["figures"]["alpha_r"], line["figures"]["alpha_f"])
     test = class_unlearning.PRESETS["smoke"]
-    task = planted.task(test, planted.setup(test), 0)
+    task = classifier.task(test, classifier.setup(test), 0)
     found = accuracies(model, variables, task, [3, 5])
     assert found == [line["figures"][f"{kind}_accuracy/projection"] for kind in ("retain", "forget")]
 
@@ -85,9 +88,9 @@ def test_a_network_of_another_experiment_is_not_trained_again(tmp_path, monkeypa
 
 def drawn(forget, earlier, seed=0):
     config = class_unlearning.PRESETS["smoke"]
-    shared = planted.setup(config)
-    task = planted.task(config, shared, seed)
-    return unlearners.choose(config, task, seed, forget, earlier), task, config
+    shared = classifier.setup(config)
+    task = classifier.task(config, shared, seed)
+    return methods.choose(config, task, seed, forget, earlier), task, config
 
 
 def test_the_samples_of_the_methods_are_apart_from_those_that_choose_the_strengths():

@@ -8,7 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import continual_learning, learners, runner
+from experiments import continual_learning
+from experiments.continual_learning import experiment, methods
+from experiments.harness import runner
 from subspace_jax.continual import protocol
 
 SMOKE = dataclasses.replace(continual_learning.PRESETS["smoke"], preset="smoke", steps=20, space_steps=10)
@@ -42,7 +44,7 @@ def test_other_benchmarks(benchmark, tmp_path):
 
 
 def test_a_head_a_task_is_said(tmp_path):
-    for name in learners.TOLD:
+    for name in methods.TOLD:
         _, summary = outcome(tmp_path / name, method=name)
         assert summary.figures[f"task_id_at_test/{name}"] == 1
         assert summary.claims == []
@@ -58,7 +60,7 @@ def test_superclasses_are_tasks(tmp_path):
         np.savez(tmp_path / "mine" / f"{split}.npz", image=image, label=label, coarse_label=label % 3)
     own = {"data": "mine", "data_dir": str(tmp_path), "benchmark": "superclass", "method": "finetune"}
     config, _ = outcome(tmp_path / "w", tasks=3, **own)
-    shared = continual_learning.setup(config)
+    shared = experiment.setup(config)
     assert shared.groups == ((0, 3), (1, 4), (2, 5))
     assert shared.classes == 2
     with pytest.raises(ValueError, match="mine has 3 superclasses, one a task; got --tasks 2"):

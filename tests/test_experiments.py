@@ -14,10 +14,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import memorization, runner
+from experiments import memorization
+from experiments.harness import runner
 
 ROOT = pathlib.Path(__file__).parent.parent
-EXPERIMENTS = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if "runner.run(main" in p.read_text())
+EXPERIMENTS = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/__main__.py"))
 SMALL = ["--preset", "smoke", "--epochs", "10", "--save-every", "2"]
 
 

@@ -8,7 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import corrections, label_correction, memorization, planted, refits, runner
+from experiments import label_correction, memorization
+from experiments.families import classifier
+from experiments.families.classifier import retrained
+from experiments.harness import runner
+from experiments.label_correction import protocol
 from subspace_jax import checkpoint, data, training
 
 SMALL = dataclasses.replace(label_correction.PRESETS["smoke"], preset="smoke", widths=(16,), alphas=(1e2, 1e3))
@@ -30,11 +34,11 @@ def no_training(monkeypatch):
 
 def test_every_method_has_its_figures(run):
     config, summary = run
-    methods = [*corrections.BASELINES, "before", "verifix", "verifix_clean_selection", "early_stopping"]
-    methods += ["sam_verifix", "mixup_verifix", *(f"verifix_{name}" for name in corrections.SETS)]
+    methods = [*protocol.BASELINES, "before", "verifix", "verifix_clean_selection", "early_stopping"]
+    methods += ["sam_verifix", "mixup_verifix", *(f"verifix_{name}" for name in protocol.SETS)]
     expected = {f"test_accuracy/{name}" for name in methods} | {"train_accuracy/before", "alpha"}
-    expected |= {f"{kind}/{name}" for kind in ("trusted_clean_share", "trusted_count") for name in corrections.SETS}
-    expected |= {f"seconds/{name}" for name in (*corrections.BASELINES, "verifix")}
+    expected |= {f"{kind}/{name}" for kind in ("trusted_clean_share", "trusted_count") for name in protocol.SETS}
+    expected |= {f"seconds/{name}" for name in (*protocol.BASELINES, "verifix")}
     assert summary.figures.keys() == expected
     assert summary.figures["test_accuracy/verifix"] == summary.figures[f"test_accuracy/verifix_{config.trusted}"]
     assert summary.figures["trusted_clean_share/clean_members"] == 1
@@ -43,7 +47,7 @@ def test_every_method_has_its_figures(run):
     assert summary.claims == []
     assert json.dumps(summary.rows)
     assert {(row["trusted"], row["alpha"]) for row in summary.rows} == {
-        (name, alpha) for name in corrections.SETS for alpha in (0, *config.alphas)
+        (name, alpha) for name in protocol.SETS for alpha in (0, *config.alphas)
     }
 
 
@@ -71,10 +75,10 @@ def test_a_resumed_run_trains_nothing_again(run, monkeypatch):
 
 def test_samples_that_choose_alpha_and_those_never_seen_are_apart(run):
     config, _ = run
-    stages = {name: np.load(f"{config.workdir}/stages/seed0_{name}.npz") for name in corrections.SETS}
+    stages = {name: np.load(f"{config.workdir}/stages/seed0_{name}.npz") for name in protocol.SETS}
     index = data.load("digits", "train")["index"]
-    shared = planted.setup(config)
-    case = corrections.case(config, shared, 0)
+    shared = classifier.setup(config)
+    case = protocol.case(config, shared, 0)
     left = set(index[config.samples :].tolist())
     assert set(case.selection.index.tolist()) | set(case.rest.index.tolist()) == left
     assert len(case.selection.index) == config.selection_count
@@ -89,7 +93,7 @@ def test_a_memorized_network_is_corrected_without_being_trained_again(tmp_path, 
         before, preset="smoke", samples=200, noise=0.3, epochs=2, widths=(16,), probes=1, duplicates=3,
         workdir=str(tmp_path / "memorized"),
     )  # fmt: skip
-    monkeypatch.setattr(refits, "scores", lambda *_: {})
+    monkeypatch.setattr(retrained, "scores", lambda *_: {})
     summary = memorization.main(before)
     config = dataclasses.replace(SMALL, checkpoint=before.workdir, workdir=str(tmp_path / "corrected"))
     monkeypatch.setattr(training, "train_epoch", lambda *_, **__: pytest.fail("it was trained again"))

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import agents, launch, runner
+from experiments.harness import launch, runner
 from subspace_jax.core import compress, topology
 from subspace_jax.decentralized.gossip import d_psgd
 from subspace_jax.decentralized.ngc import ngc
@@ -59,14 +59,14 @@ def main(config):
     variables = {"params": {"first": rng.normal(size=(5, 4)), "last": rng.normal(size=(4, 3))}, "batch_stats": {}}
     (pathlib.Path(config.workdir) / f"pid{jax.process_index()}").write_text(str(os.getpid()))
 
-    def follow(name):
-        return agents.follow(
+    def learn(name):
+        return follow.follow(
             config, jax.random.key(0), methods[name], variables, (x, y), (x[0], y[0]), comm=comm, runner=run,
             apply=apply, weights=weights, steps=config.steps, batch=8, every=config.steps // EVALUATIONS,
             directory=f"{config.workdir}/checkpoints/{name}", label=name,
         )  # fmt: skip
 
-    found = {name: runner.stage(config, name, lambda name=name: follow(name)) for name in methods}
+    found = {name: runner.stage(config, name, lambda name=name: learn(name)) for name in methods}
     figures = {f"accuracy/{name}": float(arrays["accuracy"][-1].mean()) for name, arrays in found.items()}
     return runner.Summary(figures, dict.fromkeys(figures, 0.0), [], [], [])
 

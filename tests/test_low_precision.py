@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import codes, low_precision
+from experiments import low_precision
+from experiments.low_precision import codes, experiment
 from subspace_jax import nn
 from subspace_jax.core import quantize
 from subspace_jax.decentralized.state import classification
@@ -59,24 +60,24 @@ def test_rounds_come_after_the_steps_and_bring_agents_together(run):
     ],
 )  # fmt: skip
 def test_each_claim_can_fail(worse):
-    claims = low_precision.claims(CPU, FIGURES | worse)
+    claims = experiment.claims(CPU, FIGURES | worse)
     assert len(claims) == 5
     assert sum(not claim.holds for claim in claims) == len(worse)
 
 
 def test_the_gpu_preset_allows_more_to_sparse_messages_and_other_recipes_claim_nothing():
     sparse = {name: 0.875 for name in FIGURES if "squeeze" in name or "choco" in name}
-    claims = low_precision.claims(dataclasses.replace(GPU, data_dir="somewhere"), FIGURES | sparse)
+    claims = experiment.claims(dataclasses.replace(GPU, data_dir="somewhere"), FIGURES | sparse)
     assert len(claims) == 7
     assert all(claim.holds for claim in claims)
     others: list[dict[str, Any]] = [{"bits": 4}, {"lr": 0.1}, {"skew": (0.8,)}, {"agents": 16}, {"preset": "smoke"}]
     for change in others:
-        assert low_precision.claims(dataclasses.replace(CPU, **change), FIGURES) == []
-    assert low_precision.claims(dataclasses.replace(CPU, seeds=5, seed=7, runner="shard_map"), FIGURES)
+        assert experiment.claims(dataclasses.replace(CPU, **change), FIGURES) == []
+    assert experiment.claims(dataclasses.replace(CPU, seeds=5, seed=7, runner="shard_map"), FIGURES)
 
 
 def test_the_rate_warms_up_decays_and_ends_at_zero():
-    schedule = low_precision.rate(dataclasses.replace(CPU, steps=100, warmup=10, decay=True, lr=1.0))
+    schedule = experiment.rate(dataclasses.replace(CPU, steps=100, warmup=10, decay=True, lr=1.0))
     found = [np.asarray(schedule(t)) for t in (0, 9, 10, 49, 50, 74, 75, 99, 100, 149)]
     np.testing.assert_allclose(found, [0.1, 0.1, 1, 1, 0.1, 0.1, 0.01, 0.01, 0, 0], rtol=1e-5)
 

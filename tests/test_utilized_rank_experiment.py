@@ -6,7 +6,8 @@ import sys
 import jax
 import pytest
 
-from experiments import runner, utilized_rank
+from experiments import utilized_rank
+from experiments.harness import runner
 from subspace_jax import checkpoint, data, training
 
 SMALL = dataclasses.replace(

@@ -1,0 +1,21 @@
+"""One classifier, trained on labels of which some are wrong: its data, its network, networks trained again."""
+
+from experiments.families.classifier.data import (
+    SCORE_KEY,
+    TRAIN_KEY,
+    Config,
+    Setup,
+    Task,
+    checkpoint_config,
+    network_arguments,
+    noisy_labels,
+    prepare,
+    setup,
+    task,
+)
+from experiments.families.classifier.network import Trained, adopt, create, save_edited, trained
+
+__all__ = [
+    "SCORE_KEY", "TRAIN_KEY", "Config", "Setup", "Task", "Trained", "adopt", "checkpoint_config", "create",
+    "network_arguments", "noisy_labels", "prepare", "save_edited", "setup", "task", "trained",
+]  # fmt: skip

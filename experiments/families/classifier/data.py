@@ -1,0 +1,160 @@
+"""A training set with known errors: label noise and duplicates planted into real images, as flags of an experiment."""
+
+import dataclasses
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.harness import runner
+from subspace_jax import data, nn, training
+
+NOISE_KEY, DUPLICATE_KEY, TRAIN_KEY, SCORE_KEY = range(4)  # folded into the seed's key
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(runner.Config):
+    """Flags of the experiments that train one classifier on labels of which some are wrong."""
+
+    samples: int | None = None
+    """Use the first so many training samples; all when not given, the first 5,000 of other sets than digits on CPU."""
+    noise: float = 0.1
+    """Share of wrong labels planted; 0 for your own data: the suspects are then listed, nothing is judged."""
+    noise_kind: Literal["symmetric", "pair", "human"] = "symmetric"
+    """Any other class; the next class; labels that people gave (see --noise-labels)."""
+    noise_labels: str = "aggre_label"
+    """Column of the npz files with the human labels."""
+    duplicates: int = 0
+    """Pairs planted: the same image under two labels."""
+    model: str = "mlp"
+    """Network: mlp, lenet5, vgg11, resnet18, ..., see nn.build."""
+    widths: tuple[int, ...] = ()
+    """Hidden layers of an mlp or lenet5; those of nn.build when not given."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type of the network; parameters stay float32."""
+    augment: bool = False
+    """Random crops and flips while training."""
+    optimizer: Literal["sgd", "nesterov", "adam"] = "sgd"
+    """See training.Recipe, also for the next flags."""
+    lr: float = 0.05
+    """Learning rate, the peak of a schedule."""
+    schedule: Literal["constant", "step", "cosine", "one_cycle"] = "constant"
+    """Learning rate over the steps."""
+    weight_decay: float = 1e-4
+    """L2 penalty."""
+    epochs: int = 60
+    """Passes over the training set."""
+    batch: int = 64
+    """Samples per step."""
+
+
+class Task(NamedTuple):
+    """What one seed trains on; `true` is the label before planting, masks are over the training samples."""
+
+    image: np.ndarray  # raw uint8
+    x: Any  # scaled float32
+    label: np.ndarray
+    true: np.ndarray
+    index: np.ndarray
+    noisy: np.ndarray
+    planted: np.ndarray
+    pairs: np.ndarray
+    test_x: Any
+    test_label: np.ndarray
+
+
+class Setup(NamedTuple):
+    """What all seeds share, so that each program is compiled once."""
+
+    columns: dict[str, np.ndarray]
+    unseen: dict[str, np.ndarray]  # training samples that are left out
+    test: dict[str, np.ndarray]
+    scaling: data.Scaling
+    classes: int
+    recipe: training.Recipe
+    network: nn.Model
+
+
+def setup(config: Config) -> Setup:
+    """Load the data and fix the recipe."""
+    columns, test = (data.load(config.data, split, config.data_dir or None) for split in ("train", "test"))
+    samples = config.samples or (5000 if config.preset != "gpu" and config.data != "digits" else None)
+    unseen = {name: column[len(column) if samples is None else samples :] for name, column in columns.items()}
+    columns = {name: column[:samples] for name, column in columns.items()}
+    classes = int(max(columns["label"].max(), test["label"].max())) + 1
+    fields = {field.name for field in dataclasses.fields(training.Recipe)}
+    recipe = training.Recipe(**{name: getattr(config, name) for name in fields if hasattr(config, name)})
+    if recipe.batch > len(columns["label"]):
+        raise ValueError(
+            f"--batch {recipe.batch} is larger than the {len(columns['label'])} training samples; lower it."
+        )
+    network = nn.build(config.model, **network_arguments(config, classes))
+    return Setup(columns, unseen, test, data.scaling(config.data, columns["image"]), classes, recipe, network)
+
+
+def network_arguments(config: Config, classes: int) -> dict[str, Any]:
+    """What nn.build takes, beside the name."""
+    widths = {"widths": list(config.widths)} if config.widths else {}
+    return {"classes": classes, "dtype": config.dtype} | widths
+
+
+@functools.lru_cache  # one function object, and so one compilation
+def prepare(scaling: data.Scaling, *, augment: bool) -> Any:
+    """(key, raw pixels) -> inputs, on the device."""
+
+    def run(key, x):
+        return data.scale(training.crop_flip(key, x) if augment else x, scaling)
+
+    return run
+
+
+def task(config: Config, shared: Setup, seed: int) -> Task:
+    """Plant the noise and the duplicates of one seed."""
+    key = jax.random.key(seed)
+    true, image, classes = shared.columns["label"], shared.columns["image"], shared.classes
+    label = noisy_labels(config, shared, jax.random.fold_in(key, NOISE_KEY))
+    noisy, pairs = label != true, np.zeros((0, 2), np.int64)
+    if config.duplicates:
+        duplicate_key = jax.random.fold_in(key, DUPLICATE_KEY)
+        image, label, pairs = data.corrupt.duplicates(
+            duplicate_key, image, label, pairs=config.duplicates, classes=classes, avoid=noisy
+        )
+        true = true.copy()
+        true[pairs[:, 0]] = true[pairs[:, 1]]  # the first of a pair now shows the second's image
+    planted = np.isin(np.arange(len(true)), pairs)
+    scaled, test = (data.scale(part, shared.scaling) for part in (image, shared.test["image"]))
+    return Task(
+        image, scaled, label, true, shared.columns["index"], noisy, planted, pairs, test, shared.test["label"]
+    )  # fmt: skip
+
+
+def noisy_labels(config: Config, shared: Setup, key: Any) -> np.ndarray:
+    """The labels to train on."""
+    label = shared.columns["label"]
+    if config.noise_kind == "human":
+        if config.noise_labels not in shared.columns:
+            found = ", ".join(name for name in shared.columns if name not in ("image", "index"))
+            raise ValueError(f"{config.data} has no column {config.noise_labels}; label columns there: {found}.")
+        return data.corrupt.given(label, shared.columns[config.noise_labels], classes=shared.classes)
+    if config.noise == 0:
+        return label
+    corrupt = data.corrupt.symmetric if config.noise_kind == "symmetric" else data.corrupt.pair
+    return corrupt(key, label, fraction=config.noise, classes=shared.classes)
+
+
+def checkpoint_config(config: Config, shared: Setup, seed: int) -> dict[str, Any]:
+    """What a checkpoint says of its network: enough to rebuild model, inputs, labels and training."""
+    corruption = {name: getattr(config, name) for name in ("noise", "noise_kind", "noise_labels", "duplicates")}
+    return {
+        "model": {"name": config.model, "kwargs": network_arguments(config, shared.classes)},
+        "input_shape": list(shared.columns["image"].shape[1:]),
+        "data": config.data,
+        "samples": len(shared.columns["label"]),
+        "scaling": shared.scaling._asdict(),
+        "recipe": dataclasses.asdict(shared.recipe) | {"augment": config.augment},
+        "seed": seed,
+        "corruption": corruption,
+        "subset": None,
+        "edits": [],
+    }

@@ -1,0 +1,68 @@
+"""The network of a run: trained here or loaded, and what an edit makes of it, saved so that any experiment loads it."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments.families.classifier import data
+from subspace_jax import checkpoint, nn, training
+from subspace_jax.core.inference import check_inference
+from subspace_jax.typing import Variables
+
+SAVED_RECIPE = "optimizer", "lr", "schedule", "weight_decay", "epochs", "batch", "augment"
+create = jax.jit(training.create, static_argnums=(1, 2))
+
+
+class Trained(NamedTuple):
+    """A network on scaled inputs, the config of its checkpoint, and what the hooks of its training carried."""
+
+    model: nn.Model
+    variables: Variables
+    config: dict[str, Any]
+    carries: dict[str, Any]
+
+
+def adopt(config: Any) -> Any:
+    """The flags with which the network at --checkpoint was trained: its labels are planted again."""
+    seeds = checkpoint.seeds(config.checkpoint)
+    _, _, saved = checkpoint.load_model(config.checkpoint, seed=seeds[0])
+    kwargs = saved["model"]["kwargs"]
+    same = {"data": saved["data"], "samples": saved["samples"], "model": saved["model"]["name"]}
+    same |= {name: saved["recipe"][name] for name in SAVED_RECIPE} | saved["corruption"]
+    same |= {"dtype": kwargs.get("dtype", "float32"), "widths": tuple(kwargs.get("widths", ()))}
+    known = {field.name for field in dataclasses.fields(config)}
+    if lost := {name: value for name, value in same.items() if name not in known and value}:
+        raise ValueError(f"the network at {config.checkpoint} was trained with {lost}, which this experiment lacks.")
+    same = {name: value for name, value in same.items() if name in known}
+    return dataclasses.replace(config, seed=seeds[0], seeds=len(seeds), **same)
+
+
+def trained(config: Any, shared: data.Setup, task: data.Task, seed: int, *, hooks: Any = None) -> Trained:
+    """The network of one seed at --checkpoint, or one trained by the run's recipe, resumable; the hooks go with it."""
+    if config.checkpoint:
+        loaded = Trained(*checkpoint.load_model(config.checkpoint, seed=seed), {})
+        check_inference(loaded.model.apply, loaded.variables, task.x[:8])
+        return loaded
+    steps = config.epochs * (len(task.x) // config.batch)
+    tx = training.optimizer(shared.recipe, steps)
+    run = training.train_epoch(
+        shared.network, tx, batch=config.batch, prepare=data.prepare(shared.scaling, augment=config.augment)
+    )
+    key = jax.random.fold_in(jax.random.key(seed), data.TRAIN_KEY)
+    saved = data.checkpoint_config(config, shared, seed)
+    state, carries = checkpoint.resumable_fit(
+        f"{config.workdir}/checkpoints/seed{seed}", run, create(key, shared.network, tx, task.x[:1]),
+        (task.image, task.label), epochs=config.epochs, config=saved, hooks=hooks, label=f"seed {seed}",
+    )  # fmt: skip
+    return Trained(shared.network, training.variables(state), saved, carries)
+
+
+def save_edited(config: Any, seed: int, original: Trained, variables: Variables, **edit: Any) -> None:
+    """Write the edited network to <workdir>/edited: a checkpoint of the same model, with one more entry in `edits`."""
+    state = training.TrainState(jax.numpy.int32(0), **variables, opt_state={}, key=jax.random.key(seed))
+    saved = original.config | {"edits": [*original.config["edits"], edit | {"seed": seed}]}
+    epoch = saved.pop("epoch", saved["recipe"]["epochs"])
+    with checkpoint.manager(f"{config.workdir}/edited/seed{seed}") as to:
+        if epoch not in to.all_steps():  # a resumed run wrote it before
+            checkpoint.save(to, epoch, state, config=saved)

@@ -1,0 +1,77 @@
+"""The baselines that train further networks on parts of the data: confident learning and second-split forgetting."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.families.classifier import data
+from subspace_jax import training
+from subspace_jax.memorization import confident_learning, second_split
+
+
+def scores(*arguments) -> dict[str, Callable[[], dict[str, Any]]]:
+    """By name, the function that computes the score and its time; arguments: config, setup, network, task, seed."""
+
+    def timed(name, run):
+        started = time.perf_counter()
+        values = np.asarray(run(*arguments))
+        return {f"score/{name}": values, f"seconds/{name}": time.perf_counter() - started}
+
+    runs = {"confident_learning": cross_validate, "second_split": split_twice}
+    return {name: functools.partial(timed, name, run) for name, run in runs.items()}
+
+
+def cross_validate(config, shared, network, task: data.Task, seed: int) -> Any:
+    """Confident learning: three networks, each judged on the third of the samples it did not see."""
+    fold = np.asarray(confident_learning.folds(jax.random.key(seed), len(task.x)))
+    states, _ = train_on(config, shared, network, task, seed, [fold != k for k in range(3)], label="folds")
+    logits = training.predict(stacked(network.apply), training.variables(states), task.x)
+    return confident_learning.confident_learning(jax.nn.softmax(own_model(logits, fold)), jnp.asarray(task.label)).score
+
+
+def split_twice(config, shared, network, task: data.Task, seed: int) -> Any:
+    """Second-split forgetting: train on each half, go on with the other half, see what of the first is lost."""
+    half = np.asarray(confident_learning.folds(jax.random.key(seed), len(task.x), count=2))
+    first, _ = train_on(config, shared, network, task, seed, [half == k for k in range(2)], label="first halves")
+    apply, label = stacked(network.apply), jnp.asarray(task.label)
+
+    def update(carry, states, epoch):
+        logits = training.predict(apply, training.variables(states), task.x)
+        return second_split.update(carry, own_model(logits, half), label)
+
+    before = update(second_split.init(len(task.x)), first, 0)
+    hooks = {"split": training.Hook(before, update)}
+    other = [half != k for k in range(2)]
+    start = training.variables(first)
+    _, carries = train_on(config, shared, network, task, seed, other, label="second halves", start=start, hooks=hooks)
+    return second_split.finalize(carries["split"])
+
+
+def train_on(config, shared, network, task: data.Task, seed: int, masks, *, label: str, **more):
+    """Networks trained with the run's recipe on the masked samples, cut to the smallest number of them."""
+    size = min(mask.sum() for mask in masks)
+    table = np.stack([np.flatnonzero(mask)[:size] for mask in masks])
+    tx = training.optimizer(shared.recipe, shared.recipe.epochs * (size // shared.recipe.batch))
+    key = jax.random.fold_in(jax.random.key(seed), data.TRAIN_KEY)
+    return training.train_many(
+        key, network, tx, (task.image, task.label), table, epochs=config.epochs, batch=shared.recipe.batch,
+        loop="vmap" if config.model == "mlp" else "map",
+        prepare=data.prepare(shared.scaling, augment=config.augment),
+        label=label, **more,
+    )  # fmt: skip
+
+
+@functools.lru_cache
+def stacked(apply):
+    """Apply several networks to one batch: logits (n, models, classes)."""
+    return jax.vmap(apply, in_axes=(0, None), out_axes=1)
+
+
+def own_model(logits: Any, model: np.ndarray) -> Any:
+    """Of each sample the logits of one model."""
+    return jnp.take_along_axis(logits, jnp.asarray(model)[:, None, None], axis=1)[:, 0]

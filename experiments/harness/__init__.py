@@ -1,0 +1,1 @@
+"""How every experiment runs: flags, processes, run folders, reports, pictures, clocks. It knows no method."""

@@ -1,0 +1,192 @@
+"""Pictures of the reports: each function draws one PNG and returns its path."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from experiments.harness import launch
+
+COLORS = "#2458a6", "#d1495b", "#2e8b57", "#e09f3e", "#7b4fa3", "#3aa6b9", "#8c564b", "#6b7280"
+
+
+def save(figure: Figure, workdir: str, name: str) -> pathlib.Path:
+    """Write figures/<name>.png of a run; of several processes, in the first."""
+    path = pathlib.Path(workdir) / "figures" / f"{name}.png"
+    if not launch.first():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    return path
+
+
+def axes(width: float = 7, height: float = 4.2) -> tuple[Figure, Any]:
+    """One plain set of axes."""
+    figure = Figure(figsize=(width, height))
+    ax = figure.subplots()
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure, ax
+
+
+def gallery(workdir: str, name: str, rows: list[tuple[str, list[tuple[np.ndarray, str, bool]]]]) -> pathlib.Path:
+    """Rows of (label, [(image uint8 hwc, caption, mark)]) on one canvas; marked images have a red frame."""
+    height, width, channels = rows[0][1][0][0].shape
+    across = max(len(images) for _, images in rows)
+    down, right = int(1.45 * height) + 1, int(1.15 * width) + 1  # one cell, its caption included
+    white = 0 if channels == 1 else 255
+    canvas = np.full((down * len(rows), right * across, channels), white, np.uint8)
+    figure = Figure(figsize=(0.95 * across + 0.8, 0.95 * across / (right * across) * down * len(rows) + 0.2))
+    ax = figure.subplots()
+    for row, (label, images) in enumerate(rows):
+        ax.text(-0.3 * width, row * down + down - height / 2, label, ha="right", va="center", fontsize=9)
+        for column, (image, caption, mark) in enumerate(images):
+            top, left = (row + 1) * down - height, column * right
+            canvas[top : top + height, left : left + width] = image
+            color = COLORS[1] if mark else "black"
+            ax.text(
+                left + width / 2, top - 0.04 * down - 0.5, caption, ha="center", va="bottom", fontsize=7, color=color
+            )
+            if mark:
+                ax.add_patch(
+                    Rectangle((left - 0.5, top - 0.5), width, height, fill=False, color=color, lw=2, clip_on=False)
+                )
+    ax.imshow(canvas.squeeze(), cmap="gray_r" if channels == 1 else None, interpolation="nearest")
+    ax.set_axis_off()
+    return save(figure, workdir, name)
+
+
+def curves(
+    workdir: str, name: str, lines: dict[str, tuple[Any, Any]], *, x: str, y: str, log_x: bool = False,
+    log_y: bool = False,
+) -> pathlib.Path:  # fmt: skip
+    """Lines by legend: (x values, y values)."""
+    figure, ax = axes()
+    for number, (label, (along, values)) in enumerate(lines.items()):
+        style = "-" if number < len(COLORS) else "--"
+        few = len(along) < 40
+        color = COLORS[number % len(COLORS)]
+        ax.plot(along, values, style, color=color, label=label, lw=1.6, marker="o" if few else None, ms=3)
+    if log_x:
+        ax.set_xscale("log")
+    if log_y:
+        ax.set_yscale("log")
+    ax.set(xlabel=x, ylabel=y)
+    if len(lines) > 1:
+        ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return save(figure, workdir, name)
+
+
+def histograms(workdir: str, name: str, groups: dict[str, np.ndarray], *, x: str, log: bool = False) -> pathlib.Path:
+    """Shares of each group over common bins."""
+    figure, ax = axes()
+    values = np.concatenate(list(groups.values()))
+    low = max(values.min(), values[values > 0].min(initial=1.0)) if log else values.min()
+    bins = np.geomspace(low, max(values.max(), 2 * low), 41) if log else np.linspace(low, values.max(), 41)
+    for color, (label, group) in zip(COLORS, groups.items(), strict=False):
+        weights = np.full(len(group), 1 / max(len(group), 1))
+        ax.hist(np.clip(group, bins[0], bins[-1]), bins=bins, weights=weights, color=color, alpha=0.6, label=label)
+    if log:
+        ax.set_xscale("log")
+    ax.set(xlabel=x, ylabel="share of the group")
+    ax.legend(frameon=False)
+    return save(figure, workdir, name)
+
+
+def scatter(workdir: str, name: str, groups: dict[str, tuple[Any, Any]], *, x: str, y: str) -> pathlib.Path:
+    """Points by group."""
+    figure, ax = axes()
+    for color, (label, (along, values)) in zip(COLORS, groups.items(), strict=False):
+        ax.scatter(along, values, s=8, alpha=0.5, color=color, label=label, linewidths=0)
+    ax.set(xlabel=x, ylabel=y)
+    ax.legend(frameon=False)
+    return save(figure, workdir, name)
+
+
+def bars(
+    workdir: str,
+    name: str,
+    groups: Mapping[str, Sequence[float] | np.ndarray],
+    *,
+    labels: Sequence[Any],
+    x: str,
+    y: str,
+) -> pathlib.Path:
+    """One group of bars a label, one bar a legend entry: {legend: a height for each label}."""
+    figure, ax = axes(width=max(7.0, 0.35 * len(labels) * (len(groups) + 1)))
+    width = 0.8 / len(groups)
+    for number, (legend, heights) in enumerate(groups.items()):
+        along = np.arange(len(labels)) + (number - (len(groups) - 1) / 2) * width
+        ax.bar(along, heights, width, color=COLORS[number % len(COLORS)], label=legend)
+    long = max(len(str(label)) for label in labels) > 4
+    ax.set_xticks(
+        range(len(labels)), list(map(str, labels)), rotation=30 if long else 0, ha="right" if long else "center"
+    )
+    ax.set(xlabel=x, ylabel=y)
+    if len(groups) > 1:
+        ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return save(figure, workdir, name)
+
+
+def heatmap(
+    workdir: str,
+    name: str,
+    matrix: np.ndarray,
+    *,
+    rows: Sequence[Any],
+    columns: Sequence[Any],
+    x: str,
+    y: str,
+    mark: tuple[int, int] | None = None,
+    format: str = ".3f",
+) -> pathlib.Path:
+    """Cells (row, column) coloured by value, with the value inside; `mark` gets a red frame."""
+    figure, ax = axes(1.5 + 0.7 * len(columns), 1.2 + 0.5 * len(rows))
+    low, high = np.nanmin(matrix), np.nanmax(matrix)
+    ax.imshow(matrix, cmap="Blues", aspect="auto", vmin=low, vmax=high if high > low else low + 1)
+    for (row, column), value in np.ndenumerate(matrix):
+        color = "white" if value > (low + high) / 2 and high > low else "black"
+        ax.text(column, row, f"{value:{format}}", ha="center", va="center", fontsize=8, color=color)
+    if mark:
+        corner = mark[1] - 0.5, mark[0] - 0.5
+        ax.add_patch(Rectangle(corner, 1, 1, fill=False, color=COLORS[1], lw=2.5, clip_on=False))
+    ax.set_xticks(range(len(columns)), list(map(str, columns)))
+    ax.set_yticks(range(len(rows)), list(map(str, rows)))
+    ax.set(xlabel=x, ylabel=y)
+    return save(figure, workdir, name)
+
+
+def points(
+    workdir: str, name: str, places: Mapping[str, tuple[float, float]], *, x: str, y: str, log_x: bool = False,
+) -> pathlib.Path:  # fmt: skip
+    """One point a legend entry: (x, y); colour and shape together tell up to 24 apart. 0 has a place on a log axis."""
+    figure, ax = axes()
+    for number, (label, place) in enumerate(places.items()):
+        turn, color = divmod(number, len(COLORS))
+        ax.scatter(*place, s=50, alpha=0.8, color=COLORS[color], marker="o^s"[turn % 3], label=label)
+    if log_x:
+        ax.set_xscale("symlog", linthresh=100)
+    ax.set(xlabel=x, ylabel=y)
+    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return save(figure, workdir, name)
+
+
+def graph(workdir: str, name: str, weights: np.ndarray, *, values: np.ndarray, label: str) -> pathlib.Path:
+    """Agents on a circle, coloured by value, joined where one hears the other; (times, n, n) draws all edges."""
+    count = weights.shape[-1]
+    angles = np.pi / 2 - 2 * np.pi * np.arange(count) / count
+    places = np.stack([np.cos(angles), np.sin(angles)], 1)
+    heard = np.max(np.abs(weights.reshape(-1, count, count)), axis=0)
+    figure, ax = axes(5.4, 4.6)
+    for i, j in zip(*np.nonzero(heard), strict=True):
+        if i < j or (i > j and not heard[j, i]):
+            ax.plot(*places[[i, j]].T, color="#9aa3b2", lw=0.6 + 4 * heard[i, j], zorder=1)
+    drawn = ax.scatter(*places.T, c=values, cmap="viridis", s=420, zorder=2, edgecolors="black")
+    for i, place in enumerate(places):
+        ax.text(*place, str(i), ha="center", va="center", fontsize=9, color="white", zorder=3, weight="bold")
+    figure.colorbar(drawn, ax=ax, label=label, shrink=0.8)
+    ax.set_aspect("equal")
+    ax.set_axis_off()
+    return save(figure, workdir, name)

@@ -1,0 +1,245 @@
+"""One trained network cut to the ranks that its layers use: every figure of a cut, the baselines, and the pictures."""
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.families import classifier
+from experiments.harness import plots, report
+from subspace_jax import nn, training
+from subspace_jax.compression import baselines, factorised_model, spectra, utilized_rank
+from subspace_jax.core import capture
+from subspace_jax.typing import Variables
+
+REFERENCE = 0.999  # the tau of the figures utilization/... and of the saved network
+COMPARED = "tau_0.99", "tau_0.999", "search"  # where the baselines run, at the same ranks
+METHODS = "plain_svd", "input_only", "output_only", "whitened_svd", "random_subspaces", "magnitude_pruning"
+FINETUNE_KEY, RANDOM_KEY = 10, 11  # folded into the seed's key
+BATCH, TIMED, TURNS = 500, 1024, 15  # samples of a capture call; samples and turns of the timed inference
+CEILING = 8  # nines of energy that are drawn
+
+
+class Case(NamedTuple):
+    """The network of one seed; `solve` gives the eigenpairs of its layers and the seconds, when first asked."""
+
+    seed: int
+    task: classifier.Task
+    net: classifier.Trained
+    table: capture.Layers
+    before: float
+    solve: Callable
+
+    def accuracy_change(self, model: nn.Model, variables: Variables) -> float:
+        """On the test set, against the network as it was."""
+        return accuracy(model, variables, self.task.test_x, self.task.test_label) - self.before
+
+
+def case(config: Any, shared: classifier.Setup, table: capture.Layers, task: classifier.Task, seed: int) -> Case:
+    """Train or load the network of one seed; its layers are measured when a stage needs them."""
+    net = classifier.trained(config, shared, task, seed)
+    x = task.x[: config.calibration]
+
+    @functools.cache
+    def solve():
+        started = time.perf_counter()
+        batches = [x[start : start + BATCH] for start in range(0, len(x), BATCH)]
+        moments = capture.collect(net.model.apply, net.variables, batches, dtype="float64")
+        captured = time.perf_counter()
+        solved = spectra(table, net.variables, moments)
+        return solved, {"seconds/capture": captured - started, "seconds/spectra": time.perf_counter() - captured}
+
+    before = accuracy(net.model, net.variables, task.test_x, task.test_label)
+    return Case(seed, task, net, table, before, solve)
+
+
+def use(config: Any, one: Case) -> dict[str, Any]:
+    """What each layer uses at the reference tau, and its spectra; the network cut there is saved."""
+    solved, seconds = one.solve()
+    used = utilized_rank.utilization(one.table, one.net.variables, solved, energy=REFERENCE)
+    edited = utilized_rank.project(one.table, one.net.variables, solved, energy=REFERENCE)
+    classifier.save_edited(
+        config, one.seed, one.net, edited, method="utilized_rank", layers=list(used), ranks=utilized_rank.ranks(used),
+        tau=REFERENCE, data=config.data,
+    )  # fmt: skip
+    found = seconds | {"utilization/mean": utilized_rank.mean_utilization(used), "test_accuracy/before": one.before}
+    kernels = capture.kernels(one.table, one.net.variables)
+    for path, layer in used.items():
+        found[f"utilization/{path}"] = layer.share.mean()
+        found[f"effective_rank/{path}"] = np.minimum(layer.effective_inputs, layer.effective_outputs).mean()
+        found[f"ranks/{path}"] = [np.linalg.matrix_rank(kernels[path]).max(), layer.inputs.max(), layer.outputs.max()]
+        for side in ("inputs", "outputs"):
+            energies = getattr(solved[path], side).energies
+            found[f"{side}/{path}"] = energies.reshape(-1, energies.shape[-1]).mean(0)
+    return found
+
+
+def searched(config: Any, one: Case) -> dict[str, Any]:
+    """The lowest tau of each layer that keeps the accuracy on the calibration samples."""
+    x, y = one.task.x[: config.calibration], one.task.label[: config.calibration]
+    started = time.perf_counter()
+    found = utilized_rank.search_energy(
+        one.table, one.net.variables, one.solve()[0], lambda variables: accuracy(one.net.model, variables, x, y),
+        max_drop=config.max_drop,
+    )  # fmt: skip
+    energies = [found.get(path, 0.0) for path in one.table]  # 0: the layer stays
+    return {"energies": energies, "seconds/search": time.perf_counter() - started}
+
+
+def cut(config: Any, shared: classifier.Setup, one: Case, name: str, energy: float | Mapping[str, float]):
+    """The network cut to its spaces: projected, factorised, fine-tuned; the baselines at the same ranks."""
+    table, net, solved = one.table, one.net, one.solve()[0]
+    arguments, seconds = (table, net.variables["params"], solved), {}
+    used = utilized_rank.utilization(*arguments, energy=energy)
+    ranks = utilized_rank.ranks(used, multiple=config.multiple)
+    projected = timed(seconds, "project", lambda: utilized_rank.project(*arguments, energy=energy))
+    thin = factorised_model(net.model, ranks)
+    factors = timed(
+        seconds, "factorise", lambda: utilized_rank.factorise(*arguments, energy=energy, multiple=config.multiple)
+    )
+    start = net.variables | {"params": factors}
+    end = timed(seconds, "finetune", lambda: finetune(config, shared, one, thin, start))
+    figures = {
+        "parameters_ratio": utilized_rank.parameters_ratio(table, ranks),
+        "accuracy_change": one.accuracy_change(net.model, net.variables | {"params": projected}),
+        "accuracy_change_finetuned": one.accuracy_change(thin, end),
+        "inference_time": inference_time(thin, start, net, one.task.test_x[:TIMED]),
+    }
+    found: dict[str, Any] = {f"{figure}/{name}": value for figure, value in figures.items()}
+    found["shares"] = [used[path].share.mean() if path in used else 1.0 for path in table]
+    for method in METHODS if name in COMPARED else ():
+        edited = net.variables | {"params": peer(method, one, solved, ranks)}
+        found[f"accuracy_change/{method}_{name}"] = one.accuracy_change(net.model, edited)
+    return found | seconds
+
+
+def peer(method: str, one: Case, solved: dict, ranks: dict[str, int]) -> Any:
+    """The parameters by a baseline at these ranks; pruning leaves the head alone, whose columns are the classes."""
+    table, params, fn = one.table, one.net.variables["params"], getattr(baselines, method)
+    if method == "random_subspaces":
+        return fn(jax.random.fold_in(jax.random.key(one.seed), RANDOM_KEY), table, params, ranks=ranks)
+    if method == "magnitude_pruning":
+        ranks = {path: rank for path, rank in ranks.items() if path != list(table)[-1]}
+    measured = () if method in ("plain_svd", "magnitude_pruning") else (solved,)
+    return fn(table, params, *measured, ranks=ranks)
+
+
+def finetune(config: Any, shared: classifier.Setup, one: Case, thin: nn.Model, start: Variables) -> Variables:
+    """The factorised network after some more epochs on the same labels."""
+    steps = config.finetune_epochs * (len(one.task.x) // config.batch)
+    recipe = training.Recipe(lr=config.finetune_lr, weight_decay=config.weight_decay, batch=config.batch)
+    return training.minimise(
+        jax.random.fold_in(jax.random.key(one.seed), FINETUNE_KEY), training.mean_loss(thin.train_apply),
+        training.optimizer(recipe, steps), start, [(one.task.image, one.task.label)], steps=steps, batch=config.batch,
+        prepare=classifier.prepare(shared.scaling, augment=config.augment), label=f"seed {one.seed}, fine-tuning",
+    )  # fmt: skip
+
+
+def accuracy(model: nn.Model, variables: Variables, x: Any, y: Any) -> float:
+    return float(training.evaluate(model.apply, variables, x, y))
+
+
+def timed(seconds: dict[str, float], name: str, compute: Callable) -> Any:
+    """What it gives; the time goes to seconds/<name>, compilation included."""
+    started = time.perf_counter()
+    result = jax.block_until_ready(compute())
+    seconds[f"seconds/{name}"] = time.perf_counter() - started
+    return result
+
+
+def inference_time(thin: nn.Model, factorised: Variables, net: classifier.Trained, x: Any) -> float:
+    """Time of the factorised network over that of the dense one on one batch, median of turns, without compilation."""
+    pairs = (thin, factorised), (net.model, net.variables)
+    calls = [functools.partial(jax.jit(model.apply), *jax.device_put((v, x))) for model, v in pairs]
+    turns = np.zeros((TURNS + 1, 2))
+    for turn in turns:
+        for i, call in enumerate(calls):
+            started = time.perf_counter()
+            jax.block_until_ready(call())
+            turn[i] = time.perf_counter() - started
+    return float(np.median(turns[1:, 0] / turns[1:, 1]))  # the first turn compiles
+
+
+def sections(config: Any, figures: dict[str, float], table: capture.Layers, parts: dict) -> list[report.Section]:
+    """What is used, what is lost: pictures of the first seed, figures over all."""
+    cuts = [name for name, part in parts.items() if "shares" in part]
+    return [used_section(config, table, parts, cuts), spectra_section(config, table, parts["use"]),
+            lost_section(config, figures, cuts), peers_section(figures, cuts)]  # fmt: skip
+
+
+def used_section(config: Any, table: capture.Layers, parts: dict, cuts: list[str]) -> report.Section:
+    """Bars of utilization by layer and cut, and the ranks behind them."""
+    groups = {name: parts[name]["shares"].tolist() for name in cuts}
+    bars = plots.bars(config.workdir, "utilization", groups, labels=list(table), x="layer", y="utilization")
+    use = parts["use"]
+    lines = [
+        (path, layer.d_in, layer.d_out, *use[f"ranks/{path}"].tolist(), f"{use[f'utilization/{path}']:.3f}",
+         f"{use[f'effective_rank/{path}']:.1f}") for path, layer in table.items()
+    ]  # fmt: skip
+    head = (
+        "layer",
+        "inputs",
+        "outputs",
+        "rank of the kernel",
+        "k of inputs",
+        "k of outputs",
+        "utilization",
+        "effective rank",
+    )
+    text = (
+        f"Utilization is the smaller k over the smaller side of the kernel; the table is that of tau {REFERENCE}. The "
+        "effective rank, exp(entropy), counts without a threshold. First seed."
+    )
+    return report.Section("What each layer uses", text, (bars,), (head, *lines))
+
+
+def spectra_section(config: Any, table: capture.Layers, use: dict[str, np.ndarray]) -> report.Section:
+    """Kept energy of inputs and outputs against the number of directions, and where each tau cuts."""
+    drawn = []
+    for side in ("inputs", "outputs"):
+        kept = {path: np.cumsum(use[f"{side}/{path}"]) / use[f"{side}/{path}"].sum() for path in table}
+        lines = {path: (1 + np.arange(len(share)), nines(share)) for path, share in kept.items()}
+        ends = np.array([1, max(map(len, kept.values()))])
+        lines |= {f"tau {tau}": (ends, nines(np.array([tau, tau]))) for tau in config.tau}
+        x, y = f"directions of the {side}", "kept energy: 1, 2, 3 for .9, .99, .999"
+        drawn.append(plots.curves(config.workdir, f"spectra_{side}", lines, x=x, y=y, log_x=True))
+    text = "A layer reaches the line of a tau at the number of directions that the projection keeps. First seed."
+    return report.Section("Spectra", text, tuple(drawn))
+
+
+def nines(share: np.ndarray) -> np.ndarray:
+    """-log10(1 - share), cut where rounding begins."""
+    return -np.log10(np.maximum(1 - share, 10.0**-CEILING))
+
+
+def lost_section(config: Any, figures: dict[str, float], cuts: list[str]) -> report.Section:
+    """Accuracy against parameters, every cut and every baseline."""
+    taus = sorted((name for name in cuts if name != "search"), key=lambda name: figures[f"parameters_ratio/{name}"])
+    curves = {"projected": "accuracy_change/{}", "fine-tuned": "accuracy_change_finetuned/{}"}
+    curves |= {method: f"accuracy_change/{method}_{{}}" for method in METHODS}
+    points = {legend: [(name, key.format(name)) for name in taus] for legend, key in curves.items()}
+    points["searched"] = [("search", "accuracy_change/search")]
+    lines: dict[str, tuple[Any, Any]] = {}
+    for legend, named in points.items():
+        if there := [(figures[f"parameters_ratio/{name}"], figures[key]) for name, key in named if key in figures]:
+            lines[legend] = tuple(np.transpose(there))
+    x, y = "kernel parameters left", "change of test accuracy"
+    drawn = plots.curves(config.workdir, "accuracy_and_parameters", lines, x=x, y=y)
+    kinds = "parameters_ratio", "accuracy_change", "accuracy_change_finetuned", "inference_time"
+    cells = [(name, *(f"{figures[f'{kind}/{name}']:.4f}" for kind in kinds)) for name in cuts]
+    text = f"Means over the seeds; test accuracy before: {figures['test_accuracy/before']:.4f}. Inference time is that "
+    text += "of the factorised network over that of the dense one."
+    head = "cut", "parameters left", "accuracy change", "after fine-tuning", "inference time"
+    return report.Section("What is lost", text, (drawn,), (head, *cells))
+
+
+def peers_section(figures: dict[str, float], cuts: list[str]) -> report.Section:
+    """Accuracy change of every baseline."""
+    names = [name for name in cuts if name in COMPARED]
+    lines = [("utilized rank", *(f"{figures[f'accuracy_change/{name}']:.4f}" for name in names))]
+    lines += [(m, *(f"{figures[f'accuracy_change/{m}_{name}']:.4f}" for name in names)) for m in METHODS]
+    text = "Change of test accuracy before any fine-tuning, means over the seeds."
+    return report.Section("Other kernels of the same ranks", text, table=(("method", *names), *lines))

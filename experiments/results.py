@@ -7,105 +7,15 @@ uv run python -m experiments.results runs/memorization/1 ...      first keep the
 import json
 import pathlib
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
+
+from experiments.harness.published import questions, system
 
 ROOT = pathlib.Path(__file__).parent.parent
 FOLDER = ROOT / "results"
 
-
-class System(NamedTuple):
-    """One published system: its experiment, the paper's figures by our names, and the runs that should be there."""
-
-    title: str
-    experiment: str
-    source: str
-    published: dict[str, str]
-    runs: tuple[str, ...]
-
-
-SYSTEMS = (
-    System(
-        "Input-loss curvature and memorization",
-        "memorization",
-        "CIFAR-10, ResNet-18, 10 % symmetric noise, 250 duplicate pairs, 3 seeds: tables of the authors' follow-up "
-        "(ICML 2025) to arXiv 2307.05831",
-        {
-            "auroc/fd_norm": ".9819 ± .0006", "auroc/loss": ".9869", "auroc/second_split": ".936",
-            "auroc/confident_learning": ".855", "auroc/inconfidence": ".653", "auroc/learning_time": ".495",
-            "duplicates_auroc/fd_norm": ".9536", "duplicates_auroc/loss": ".9821",
-        },
-        ("cpu_digits", "cpu_mnist", "cpu_cifar10", "cpu_cifar100", "gpu_cifar10", "gpu_cifar100"),
-    ),
-    System(
-        "Stability memorization and influence",
-        "stability_memorization",
-        "CIFAR-100, curvature of all samples against published stability scores: same tables; share with memorization "
-        ">= .3: arXiv 2008.03703, CIFAR-100, from memory of it",
-        {"pearson/fd_norm_one": ".49", "pearson/loss": ".79", "memorized_share": ".23"},
-        ("cpu_digits", "gpu_cifar10"),
-    ),
-    System(
-        "Class unlearning by projection",
-        "class_unlearning",
-        "ViT-B/16 on ImageNet, mean over classes: abstract of arXiv 2312.00761",
-        {"forget_accuracy/projection": "< .01"},
-        ("cpu_digits", "gpu_cifar10", "gpu_imagenet"),
-    ),
-    System(
-        "Correction of label noise (Verifix)",
-        "label_correction",
-        "CIFAR-10, ResNet-18, 25 % symmetric noise, 1,000 trusted samples, 3 seeds: arXiv 2403.08618",
-        {
-            "test_accuracy/before": ".7837", "test_accuracy/verifix": ".8696", "test_accuracy/sam": ".8376",
-            "test_accuracy/sam_verifix": ".8774",
-        },
-        ("cpu_digits", "gpu_cifar10", "gpu_cifar10_human_labels"),
-    ),
-    System(
-        "Utilized rank",
-        "utilized_rank",
-        "ViT-B/16 on ImageNet: abstract of arXiv 2407.04797",
-        {"utilization/mean": ".35", "parameters_ratio/search": ".50", "accuracy_change_finetuned/search": "> -.002"},
-        ("cpu_digits", "gpu_cifar100", "gpu_imagenet"),
-    ),
-    System(
-        "Continual learning by gradient projection",
-        "continual_learning",
-        "permuted MNIST, 10 tasks, MLP 784-100-100-10: arXiv 2103.09762",
-        {
-            "acc/gpm": ".9390", "bwt/gpm": "-.03", "acc/ewc": ".9016", "bwt/ewc": "-.04", "acc/a_gem": ".8351",
-            "bwt/a_gem": "-.14", "acc/er": ".8729", "bwt/er": "-.11", "acc/owm": ".9073", "bwt/owm": "-.01",
-            "acc/multitask": ".9671",
-        },
-        ("cpu_digits", "cpu_mnist", "gpu_cifar100"),
-    ),
-    System(
-        "Continual learning by structured sharing (SPACE)",
-        "continual_space",
-        "arXiv 2001.08650: no forgetting, up to 5x less energy than the best of its time; its tables were not seen",
-        {},
-        ("cpu_digits", "gpu_cifar10"),
-    ),
-    System(
-        "Decentralized learning by neighborhood gradient clustering",
-        "decentralized",
-        "NGC and CompNGC 0-6 % above the best earlier method, NGC with alpha = 0 1-35 % above those that send no "
-        "gradients, CompNGC with 32x less traffic for gradients: abstract of arXiv 2209.14390; "
-        "its tables were not seen",
-        {},
-        ("cpu_digits", "gpu_cifar10"),
-    ),
-    System(
-        "Low-precision decentralized learning",
-        "low_precision",
-        "8 bits: less than 1 % of accuracy lost on IID and non-IID data, about 4x less compute, memory and traffic: "
-        "abstract of arXiv 2111.09389; its tables were not seen",
-        {"bytes_ratio/int8": "about 4"},
-        ("cpu_digits", "gpu_cifar10"),
-    ),
-)  # fmt: skip
 
 VERDICT = {True: "holds", False: "**does not hold**"}
 PAGE = """# Results
@@ -223,12 +133,13 @@ def main(workdirs: list[str]) -> None:
 def page() -> str:
     """RESULTS.md as results/*.json has it."""
     systems = []
-    for system in SYSTEMS:
-        paths = {name: FOLDER / f"{system.experiment}_{name}.json" for name in system.runs}
+    for question in questions():
+        known = system(question)
+        paths = {name: FOLDER / f"{question}_{name}.json" for name in known.runs}
         found = [json.loads(path.read_text()) for path in paths.values() if path.exists()]
-        found = [run | {"tables": figure_tables(run, system.published)} for run in found]
+        found = [run | {"tables": figure_tables(run, known.figures)} for run in found]
         missing = [f"preset {name.replace('_', ', ', 1)}" for name, path in paths.items() if not path.exists()]
-        systems.append(system._asdict() | {"found": found, "missing": missing})
+        systems.append(known._asdict() | {"found": found, "missing": missing})
     benchmarks = {path.stem[-3:]: json.loads(path.read_text()) for path in FOLDER.glob("benchmark_curvature_*.json")}
     tables = [
         (title, run, _parts(run, keys))

@@ -1,5 +1,6 @@
 """Strict settings for every test: 8 simulated devices, shapes checked at run time, silent broadcasting refused."""
 
+import collections
 import os
 import pathlib
 
@@ -16,17 +17,40 @@ jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 MAPS = 25_000  # kept below it, of Linux' 65,530
-settings.register_profile("library", deadline=None, derandomize=True, max_examples=20)
+BUDGET = 35  # quiet worker-seconds of a system in the default run; printed, never enforced
+settings.register_profile("library", deadline=None, derandomize=True, max_examples=10)
+settings.register_profile("campaign", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("library")
 jaxtyping.install_import_hook("subspace_jax", "beartype.beartype")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups become part of the names
 def pytest_collection_modifyitems(items):
     for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
         if item.get_closest_marker("gpu") and jax.default_backend() == "cpu":
             item.add_marker(pytest.mark.skip(reason="needs an accelerator"))
         if item.get_closest_marker("data") and "SUBSPACE_DATA_DIR" not in os.environ:
             item.add_marker(pytest.mark.skip(reason="needs SUBSPACE_DATA_DIR"))
+
+
+def group(item):
+    """Tests that share something stay together: those of a question, of a page, of a file."""
+    values = getattr(item, "callspec", None)
+    shared = values and (values.params.get("question") or values.params.get("page"))
+    return str(shared or item.path.stem.removeprefix("test_"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Seconds of all workers by folder, question or file, beside the budget of a system."""
+    spent = collections.Counter()
+    for report in (r for found in terminalreporter.stats.values() for r in found if hasattr(r, "duration")):
+        path = pathlib.PurePath(report.nodeid.partition("::")[0])
+        spent[path.parts[1] if len(path.parts) > 2 and path.parts[1] != "experiments" else path.stem] += report.duration
+    terminalreporter.section("worker-seconds")
+    for name, seconds in spent.most_common(25):
+        terminalreporter.write_line(f"{seconds:7.1f}  {name}")
+    terminalreporter.write_line(f"{sum(spent.values()):7.1f}  in all; a new system adds at most {BUDGET}")
 
 
 @pytest.fixture

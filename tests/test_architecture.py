@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from experiments.harness.published import questions
+
 ROOT = pathlib.Path(__file__).parent.parent
 RANKS = {"typing": 0, "trees": 1, "core": 2, "nn": 3, "data": 3, "training": 4, "checkpoint": 5}
 DOMAIN = 6
@@ -52,6 +54,45 @@ def test_imports_go_down_the_ranks(path):
         if own == "__init__" or not known or other == own:
             continue
         assert RANKS.get(other, DOMAIN) < RANKS.get(own, DOMAIN), f"{relative} imports {name}"
+
+
+ROOMS = "__init__", "__main__", "experiment", "methods", "protocol", "published", "report"
+BELOW = {  # what the part of an experiment may not import, beside what its rank forbids
+    "report": ("subspace_jax.training", "subspace_jax.checkpoint"),
+    "protocol": ("experiments.harness.plots", "experiments.harness.report", "matplotlib"),
+}
+QUESTIONS = questions()
+
+
+def rank(room):
+    """harness < families < questions."""
+    return {"harness": 0, "families": 1}.get(room, 2)
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.is_relative_to(ROOT / "experiments")], ids=lambda p: str(p))
+def test_experiments_import_down_their_ranks(path):
+    pieces = path.relative_to(ROOT / "experiments").with_suffix("").parts
+    if len(pieces) == 1:  # commands over all questions
+        assert pieces[0] in ("__init__", "__main__", "results")
+        return
+    room, part_of_it = pieces[0], pieces[-1]
+    assert rank(room) < 2 or room in QUESTIONS, f"{room} is no question: it has no __main__"
+    assert rank(room) < 2 or (len(pieces) == 2 and part_of_it in ROOMS), f"{path} has no place in a room: {ROOMS}"
+    for name in set(imports(path)):
+        assert not any(name == n or name.startswith(n + ".") for n in BELOW.get(part_of_it, ())), f"{path}: {name}"
+        other = name.split(".")[1] if name.startswith("experiments.") else room
+        assert other == room or rank(other) < rank(room), f"{path} imports {name}"
+        domains = room == "harness" and RANKS.get(part(name) or "core", DOMAIN) == DOMAIN
+        assert not domains, f"{path} imports {name}: the harness knows no method"
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_every_command_is_the_same_three_lines(question):
+    lines = (ROOT / "experiments" / question / "__main__.py").read_text().split("\n")
+    assert sorted(line for line in lines if line) == sorted((
+        f'"""The command: python -m experiments.{question}."""', "from experiments.harness import runner",
+        f"from experiments.{question} import PRESETS, main", "runner.run(main, PRESETS)",
+    ))  # fmt: skip
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -1,9 +1,11 @@
 """The methods of class unlearning on one network: the edit and its ablations, the baselines, the attack by shadows."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,9 @@ from subspace_jax.core import capture, moments
 from subspace_jax.typing import Variables
 from subspace_jax.unlearning import baselines, class_projection, evaluation, samples
 from subspace_jax.unlearning.baselines import last_layers
+
+if TYPE_CHECKING:
+    from experiments.class_unlearning.experiment import Config
 
 DRAW_KEY, METHOD_KEY = 8, 9  # folded into the seed's key, beside those of `planted`
 HELD_SHARE, HELD_MOST = 0.2, 2000  # training samples on which the strengths are chosen
@@ -38,7 +43,7 @@ class Rows(NamedTuple):
 class Case(NamedTuple):
     """One network, and what it is to forget."""
 
-    config: Any
+    config: Config
     shared: classifier.Setup
     task: classifier.Task
     seed: int
@@ -51,7 +56,7 @@ class Case(NamedTuple):
         return self.task.x[rows], self.task.label[rows]
 
 
-def check(config: Any, shared: classifier.Setup, task: classifier.Task, seed: int) -> None:
+def check(config: Config, shared: classifier.Setup, task: classifier.Task, seed: int) -> None:
     """Refuse flags that no method could use, before anything is trained."""
     if config.shadows < 0 or config.shadows in (1, 2):
         raise ValueError(f"--shadows is 0 or at least 3, of which one is held out in turn; got {config.shadows}.")
@@ -62,7 +67,7 @@ def check(config: Any, shared: classifier.Setup, task: classifier.Task, seed: in
     last_layers.leaves(shared.network, shapes, task.x, config.last_layers)
 
 
-def choose(config: Any, task: classifier.Task, seed: int, forget: tuple[int, ...], earlier: tuple[int, ...]) -> Rows:
+def choose(config: Config, task: classifier.Task, seed: int, forget: tuple[int, ...], earlier: tuple[int, ...]) -> Rows:
     """A part is held out first, the same whatever is forgotten; the samples of the methods are drawn from the rest."""
     from sklearn.model_selection import train_test_split
 
@@ -145,8 +150,7 @@ def train_on(case: Case, name: str) -> tuple[baselines.Unlearned, dict[str, Any]
     options: dict[str, Any] = {"recipe": dataclasses.replace(baselines.RECIPE, epochs=config.tune_epochs)}
     if name == "retrain":
         retain = task.image[case.rows.stay], task.label[case.rows.stay]
-        prepare = classifier.prepare(shared.scaling, augment=config.augment)
-        options = {"recipe": shared.recipe, "prepare": prepare}
+        options = {"recipe": shared.recipe, "prepare": shared.prepare}
     elif name in ("cf_k", "eu_k"):
         options["last"] = config.last_layers
     key = jax.random.fold_in(jax.random.key(case.seed), METHOD_KEY)
@@ -160,7 +164,7 @@ def attack(case: Case, alpha_r: float, alpha_f: float) -> dict[str, Any]:
     members = np.isin(np.arange(len(task.label)), case.rows.stay)
     full, without = (
         trees.unstack(training.variables(retrained.train_on(
-            config, case.shared, case.shared.network, task, case.seed + offset, [mask] * config.shadows,
+            config, case.shared, task, case.seed + offset, [mask] * config.shadows,
             label="networks " + label,
         )[0]))
         for offset, mask, label in zip(SHADOW_SEEDS, (members | True, members), ("with", "without"), strict=True)

@@ -1,11 +1,16 @@
 """What is shown of networks that were made to forget: figures, rows, pictures."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from experiments.harness import plots, report
 from subspace_jax.unlearning import class_projection, evaluation
+
+if TYPE_CHECKING:
+    from experiments.class_unlearning.experiment import Config
 
 Arrays = dict[str, dict[str, np.ndarray]]  # by method, and under "ulira" the attack
 KINDS = "retain_accuracy", "forget_accuracy", "mia", "probe", "seconds", "forward", "backward"
@@ -37,7 +42,7 @@ def metric_rows(seed: int, arrays: Arrays) -> list[dict[str, Any]]:
     ]
 
 
-def sections(config, figures: dict[str, float], found: dict[int, Arrays]) -> list[report.Section]:
+def sections(config: Config, figures: dict[str, float], found: dict[int, Arrays]) -> list[report.Section]:
     """The report: figures of all seeds, then the pictures of the first."""
     arrays = next(iter(found.values()))
     return [
@@ -46,7 +51,7 @@ def sections(config, figures: dict[str, float], found: dict[int, Arrays]) -> lis
     ]
 
 
-def scoreboard(config, figures: dict[str, float], names: list[str]) -> report.Section:
+def scoreboard(config: Config, figures: dict[str, float], names: list[str]) -> report.Section:
     """All methods, the best score first, and retain against forget accuracy."""
     names = sorted(names, key=lambda name: -figures[f"score/{name}"])
     kinds = ("score", *KINDS)
@@ -70,7 +75,7 @@ def scoreboard(config, figures: dict[str, float], names: list[str]) -> report.Se
     return report.Section("Methods", text, (figure,), (head, *table))
 
 
-def per_class(config, arrays: Arrays) -> report.Section:
+def per_class(config: Config, arrays: Arrays) -> report.Section:
     """Accuracy of each class before and after."""
     shown = {name: accuracies(arrays[name]["confusion"]) for name in ("original", "projection", "retrain")}
     labels = range(len(shown["original"]))
@@ -84,7 +89,7 @@ def accuracies(confusion: np.ndarray) -> np.ndarray:
     return np.diag(confusion) / np.maximum(confusion.sum(axis=1), 1)
 
 
-def strengths(config, arrays: Arrays) -> report.Section:
+def strengths(config: Config, arrays: Arrays) -> report.Section:
     """The score of each pair of strengths, the chosen one marked."""
     grid, rows, columns = arrays["projection"]["grid"], class_projection.ALPHAS_R, class_projection.ALPHAS_F
     chosen = (rows.index(float(arrays["projection"]["alpha_r"])), columns.index(float(arrays["projection"]["alpha_f"])))
@@ -96,7 +101,7 @@ def strengths(config, arrays: Arrays) -> report.Section:
     return report.Section("Choice of the strengths", text, (figure,))
 
 
-def confusions(config, arrays: Arrays) -> report.Section:
+def confusions(config: Config, arrays: Arrays) -> report.Section:
     """What the samples of the classes become."""
     drawn = tuple(
         plots.heatmap(
@@ -108,7 +113,7 @@ def confusions(config, arrays: Arrays) -> report.Section:
     return report.Section("Confusion before and after", "Test samples, first seed.", drawn)
 
 
-def weights(config, arrays: Arrays) -> report.Section:
+def weights(config: Config, arrays: Arrays) -> report.Section:
     """How far each layer moved."""
     shown = {name: arrays[name]["change"] for name in BESIDE}
     layers = [str(path).removesuffix("/kernel") for path in arrays["projection"]["layers"]]

@@ -1,48 +1,80 @@
 """Every method of continual_learning by its name, on a network with one head or with a head a task."""
 
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
+from experiments.families import task_sequence
 from subspace_jax import nn
 from subspace_jax.continual import projected, projection, protocol, space, trgp
 from subspace_jax.continual.baselines import a_gem, er, ewc, hat, ogd, owm
 from subspace_jax.core import capture
 
+if TYPE_CHECKING:
+    from experiments.continual_learning.experiment import Config
+
+
+class Frame(NamedTuple):
+    """What a method is built from; one object for all seeds, and so one compilation."""
+
+    config: Config
+    x: np.ndarray  # training inputs
+    classes: int
+    model: nn.Model
+    table: capture.Layers
+    tx: optax.GradientTransformation
+    bases: dict[str, Any]  # energy, samples and heads of the projections
+    capacity: int  # samples of a replay buffer
+    told: bool  # a head a task
+
+
+METHODS: dict[str, Callable[[Frame], protocol.Learner]] = {
+    "finetune": lambda f: protocol.learner(f.model, f.tx, told=f.told),
+    "gpm": lambda f: projected.gpm_learner(f.model, f.tx, f.table, told=f.told, **f.bases),
+    "gpm_reference": lambda f: projected.gpm_learner(f.model, f.tx, f.table, rule="reference", told=f.told, **f.bases),
+    "sgp": lambda f: projected.sgp_learner(f.model, f.tx, f.table, a=f.config.scale, told=f.told, **f.bases),
+    "trgp": lambda f: trgp.trgp_learner(f.model, f.tx, f.table, tasks=f.config.tasks, **f.bases),
+    "space": lambda f: space_on(f),
+    "ewc": lambda f: ewc.ewc(
+        f.model, f.tx, strength=f.config.ewc_strength, samples=f.config.basis_samples, told=f.told
+    ),
+    "a_gem": lambda f: a_gem.a_gem(f.model, f.tx, capacity=f.capacity, told=f.told),
+    "er": lambda f: er.er(f.model, f.tx, capacity=f.capacity, told=f.told),
+    "hat": lambda f: hat.hat(
+        f.model, f.tx, f.table, tasks=f.config.tasks, period=steps_an_epoch(f), sparsity=f.config.hat_sparsity
+    ),
+    "owm": lambda f: owm.owm(f.model, sgd(f.config.owm_lr), f.table, heads=f.bases["heads"], told=f.told),
+    "ogd": lambda f: ogd.ogd(f.model, f.tx, tasks=f.config.tasks, samples=f.config.ogd_samples, told=f.told),
+}
 TOLD = "trgp", "hat", "space"  # a head a task whatever the benchmark
+NAMES = ("finetune", "multitask", *(name for name in METHODS if name != "finetune"))  # multitask: all tasks at once
 
 
-def methods(config: Any, x: np.ndarray, *, classes: int, told: bool) -> tuple[nn.Model, dict[str, protocol.Learner]]:
-    """The network of those that are compared alike, and all methods; one object for all seeds: one compilation."""
-    widths = {"widths": list(config.widths)} if config.widths else {}
-    plain = {"use_bias": False, "init": "he"} | widths
-    single = nn.build(config.model, classes=classes, **plain)
-    heads = nn.multi_head(nn.build(config.model, classes=0, **plain), tasks=config.tasks, classes=classes)
-    made = on(config, heads if told else single, x, told=told)
-    made |= {name: method for name, method in on(config, heads, x, told=True).items() if name in TOLD}
-    owning = nn.multi_head(nn.build(config.model, classes=0, init="he", **widths), tasks=config.tasks, classes=classes)
-    made["space"] = space.space(  # its filters own their biases
-        owning, optax.sgd(config.space_lr, momentum=0.9), layers(owning, x), tasks=config.tasks,
-        v=config.space_variance, steps=config.space_steps, batch=config.space_batch,
-    )  # fmt: skip
-    return heads if told else single, made
+def sgd(lr: float) -> optax.GradientTransformation:
+    """Plain SGD whose rate a plateau may lower."""
+    return optax.inject_hyperparams(optax.sgd)(learning_rate=lr)
 
 
-def layers(model: nn.Model, x: np.ndarray) -> capture.Layers:
-    """The table of a network, from shapes alone."""
-    return capture.layers(model.apply, jax.eval_shape(model.init, jax.random.key(0), x[:1]), x[:1])
-
-
-def on(config: Any, model: nn.Model, x: np.ndarray, *, told: bool) -> dict[str, protocol.Learner]:
-    """The methods on one network."""
-    table = layers(model, x)
-    tx = optax.inject_hyperparams(optax.sgd)(learning_rate=config.lr)
-    heads = ("heads",) if told else ()
+def frame(config: Config, found: task_sequence.Source, *, told: bool) -> Frame:
+    """The network, with one head or with one a task, and what the methods take of the flags."""
+    x, classes = found.whole.x, found.classes
+    own = {"use_bias": False, "init": "he"} | ({"widths": list(config.widths)} if config.widths else {})
+    trunk = nn.build(config.model, classes=0 if told else classes, **own)
+    model = nn.multi_head(trunk, tasks=config.tasks, classes=classes) if told else trunk
+    table, heads = layers(model, x), ("heads",) if told else ()
     full = sum(layer.d_in**2 for path, layer in table.items() if not path.startswith("heads"))
+    bases = {"energy": energies(config, table, heads), "samples": config.basis_samples, "heads": heads}
     capacity = config.buffer or max(1, full // (x[0].size + 2))
+    return Frame(config, x, classes, model, table, sgd(config.lr), bases, capacity, told)
 
+
+def energies(config: Config, table: capture.Layers, heads: tuple[str, ...]) -> Callable[[int], dict[str, float]]:
+    """Task t -> the share of its layer inputs that each layer protects."""
     if len(config.energy) not in (1, len(table)) or not all(0 <= share <= 1 for share in config.energy):
         raise ValueError(f"--energy is a share in [0, 1], or one for each of {', '.join(table)}; got {config.energy}.")
     first = dict(zip(table, config.energy * (len(table) if len(config.energy) == 1 else 1), strict=True))
@@ -51,23 +83,27 @@ def on(config: Any, model: nn.Model, x: np.ndarray, *, told: bool) -> dict[str, 
         grown = {path: min(1.0, share + config.energy_growth * t) for path, share in first.items()}
         return {path: share for path, share in grown.items() if not projection.under(path, heads)}
 
-    bases = {"energy": energy, "samples": config.basis_samples, "heads": heads}
-    made = {
-        "finetune": protocol.learner(model, tx, told=told),
-        "gpm": projected.gpm_learner(model, tx, table, told=told, **bases),
-        "gpm_reference": projected.gpm_learner(model, tx, table, rule="reference", told=told, **bases),
-        "sgp": projected.sgp_learner(model, tx, table, a=config.scale, told=told, **bases),
-        "ewc": ewc.ewc(model, tx, strength=config.ewc_strength, samples=config.basis_samples, told=told),
-        "a_gem": a_gem.a_gem(model, tx, capacity=capacity, told=told),
-        "er": er.er(model, tx, capacity=capacity, told=told),
-        "owm": owm.owm(
-            model, optax.inject_hyperparams(optax.sgd)(learning_rate=config.owm_lr), table, heads=heads, told=told
-        ),
-        "ogd": ogd.ogd(model, tx, tasks=config.tasks, samples=config.ogd_samples, told=told),
-    }
-    if told:
-        own = len(x) // (config.tasks if config.benchmark in ("split", "superclass") else 1)
-        period = max(1, own // config.batch)
-        made["trgp"] = trgp.trgp_learner(model, tx, table, tasks=config.tasks, **bases)
-        made["hat"] = hat.hat(model, tx, table, tasks=config.tasks, period=period, sparsity=config.hat_sparsity)
-    return made
+    return energy
+
+
+def layers(model: nn.Model, x: np.ndarray) -> capture.Layers:
+    """The table of a network, from shapes alone."""
+    return capture.layers(model.apply, jax.eval_shape(model.init, jax.random.key(0), x[:1]), x[:1])
+
+
+def steps_an_epoch(f: Frame) -> int:
+    """Over which HAT's gates harden."""
+    samples = len(f.x) // (f.config.tasks if f.config.benchmark in task_sequence.HEADS else 1)
+    return max(1, samples // f.config.batch)
+
+
+def space_on(f: Frame) -> protocol.Learner:
+    """SPACE, whose filters own their biases, on a network of its own with a head a task."""
+    config = f.config
+    widths = {"widths": list(config.widths)} if config.widths else {}
+    trunk = nn.build(config.model, classes=0, init="he", **widths)
+    model = nn.multi_head(trunk, tasks=config.tasks, classes=f.classes)
+    return space.space(
+        model, optax.sgd(config.space_lr, momentum=0.9), layers(model, f.x), tasks=config.tasks,
+        v=config.space_variance, steps=config.space_steps, batch=config.space_batch,
+    )  # fmt: skip

@@ -15,14 +15,15 @@ backward passes) and the consensus network of each method, which every experimen
 import dataclasses
 from typing import Literal
 
-from experiments.families.agents import methods, protocol, report
+from experiments.decentralized import methods, protocol, report
+from experiments.families import agents
 from experiments.harness import launch, runner
 from subspace_jax.core import topology
 from subspace_jax.data import partition
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(launch.Config, runner.Config):
+class Config(agents.Config):
     """Train one network on data that are spread over agents, by each method; test every agent and their mean."""
 
     method: tuple[str, ...] = ("all",)
@@ -30,44 +31,16 @@ class Config(launch.Config, runner.Config):
     and 1. ngc_alpha_0.5 is NGC at that alpha."""
     alpha: float = 1.0
     """NGC's share of the neighbours' gradients at one's own model; all: 0 and 1."""
-    topology: str = "ring"
-    """Graph: ring, torus, chain, star, full, exponential, one_peer_exponential, petersen, dyck, florentine, ..."""
     partition: Literal["label_sorted", "dirichlet", "shards", "label_pairs", "iid"] = "label_sorted"
     """How the training samples are spread over the agents."""
     skew: float = 1.0
     """Of label_sorted: share of the samples that are sorted."""
     dirichlet: float = 0.1
     """Of dirichlet: the concentration; the smaller, the more the agents differ."""
-    samples: int | None = None
-    """Use the first so many training samples; all when not given."""
-    model: str = "mlp"
-    """Network: mlp, cnn5, resnet20, ..., see nn.build."""
-    widths: tuple[int, ...] = (64, 64, 64)
-    """Hidden layers of an mlp."""
-    norm: str = "none"
-    """Its norm: none, evonorm, evonorm_hard, group, ...; batch is refused where gradients cross."""
     dtype: Literal["float32", "float64"] = "float32"
     """Of parameters and computation; float64 to compare runners."""
-    augment: bool = False
-    """Random crops and flips while training."""
-    steps: int = 1200
-    """Steps of every agent."""
-    batch: int = 32
-    """Samples per agent and step, drawn with replacement."""
-    lr: float = 0.1
-    """Learning rate."""
-    decay: bool = False
-    """x.1 at 50 and 75 % of the steps."""
-    momentum: float = 0.0
-    """Of the local Nesterov buffer."""
-    gamma: float = 1.0
-    """Averaging rate."""
-    weight_decay: float = 0.0
-    """L2 penalty."""
     self_grad_at: Literal["sent", "mixed"] = "sent"
     """Where NGC takes an agent's own gradient: at the model it sent, or at the mixed one."""
-    sparsity: float = 0.9
-    """Share of the entries that CHOCO-SGD and DeepSqueeze do not send."""
     settings: tuple[str, ...] = ("qgm.lr=0.05", "choco_sgd.gamma=0.1", "deep_squeeze.gamma=0.1")
     """Where a method differs from these flags: method.name=value."""
     tuned: tuple[str, ...] = ()
@@ -77,12 +50,6 @@ class Config(launch.Config, runner.Config):
     beside: bool = True
     """Also run: D-PSGD as long as NGC computes, the other place of the own gradient, shuffled data, all data in one
     place."""
-    every: int = 100
-    """Steps between two evaluations."""
-    save_every: int = 4
-    """Evaluations between two checkpoints."""
-    loop: Literal["vmap", "map"] = "vmap"
-    """Gradients of the agents of a device at once, or one after the other: faster for convolutions on a GPU."""
 
 
 PRESETS = {
@@ -129,19 +96,19 @@ def main(config: Config) -> runner.Summary:
     listed = trials(config, names(config))
     runs = {trial.name: protocol.course(config, shared, trial) for trial in listed}
     figures, std = runner.over_seeds(
-        [report.figures(listed, {name: found[k] for name, found in runs.items()}) for k in range(config.seeds)]
+        [agents.report.figures(listed, {name: found[k] for name, found in runs.items()}) for k in range(config.seeds)]
     )
     if config.dtype == "float64" and (launch.several(config) or config.runner != "vmap"):
         figures["max_difference/vmap"] = protocol.difference(config, shared, listed, runs)
         std["max_difference/vmap"] = 0.0
-    report.write_agents(config, runs)
-    parts = protocol.spread(config, shared, config.seed, config.partition, config.agents)
+    agents.report.write_agents(config, runs)
+    parts = agents.spread(shared.data, config.seed, listed[0])
     sections = report.sections(
         config, listed, figures, std, {name: found[0] for name, found in runs.items()},
-        partition.histogram(shared.columns["label"], parts, classes=shared.classes),
-        topology.weights(config.topology, config.agents),
+        partition.histogram(shared.data.columns["label"], parts, classes=shared.data.classes),
+        agents.graph(config, config.agents),
     )  # fmt: skip
-    return runner.Summary(figures, std, claims(config, figures), sections, report.rows(config, runs))
+    return runner.Summary(figures, std, claims(config, figures), sections, agents.report.rows(config, runs))
 
 
 def names(config: Config) -> tuple[str, ...]:
@@ -154,11 +121,12 @@ def names(config: Config) -> tuple[str, ...]:
     return tuple(dict.fromkeys(listed))
 
 
-def trials(config: Config, compared: tuple[str, ...]) -> list[methods.Trial]:
+def trials(config: Config, compared: tuple[str, ...]) -> list[agents.Trial]:
     """The methods by the flags; then tuned; then what puts them into proportion."""
 
-    def trial(name, method, extra=(), steps=config.steps, partition=config.partition, agents=config.agents):
-        return methods.Trial(name, method, methods.settings(config, method, extra), steps, partition, agents)
+    def trial(name, method, extra=(), steps=config.steps, partition=config.partition, count=config.agents):
+        own = methods.settings(config, method, extra)
+        return agents.Trial(name, method, own, steps, partition, count, config.skew, config.dirichlet)
 
     listed = [trial(name, name) for name in compared]
     tuned = {line.split(".")[0] for line in config.tuned}
@@ -174,7 +142,7 @@ def trials(config: Config, compared: tuple[str, ...]) -> list[methods.Trial]:
         listed.append(trial(f"d_psgd_gamma_{slow:g}", "d_psgd", (f"d_psgd.gamma={slow}",)))
     listed.append(trial("d_psgd_equal_compute", "d_psgd", steps=passes * config.steps))
     listed.append(trial("d_psgd_iid", "d_psgd", partition="iid"))
-    listed.append(trial("centralized", "d_psgd", partition="iid", agents=1))
+    listed.append(trial("centralized", "d_psgd", partition="iid", count=1))
     return listed
 
 

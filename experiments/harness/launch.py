@@ -178,7 +178,8 @@ def watch(module: str, config: Config, workdir: str) -> int:
         return 0
     message, status = logs[failed].read_text(errors="replace").splitlines(), children[failed].returncode
     if status == REFUSED:
-        print("\n".join(line for line in message if line.startswith(("error: ", "details: "))), file=sys.stderr)
+        told = "error: ", "details: ", "what was finished "
+        print("\n".join(line for line in message if line.startswith(told)), file=sys.stderr)
         return REFUSED
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
     said = f": {message[-1].strip()}" if message and status != -signal.SIGKILL else ""

@@ -1,14 +1,17 @@
 """Pictures of the reports: each function draws one PNG and returns its path."""
 
+from __future__ import annotations
+
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from experiments.harness import launch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLORS = "#2458a6", "#d1495b", "#2e8b57", "#e09f3e", "#7b4fa3", "#3aa6b9", "#8c564b", "#6b7280"
 
@@ -23,10 +26,24 @@ def save(figure: Figure, workdir: str, name: str) -> pathlib.Path:
     return path
 
 
+def canvas(width: float, height: float) -> tuple[Figure, Any]:
+    """A figure and its axes."""
+    from matplotlib.figure import Figure  # a quarter of the time that an experiment takes to load
+
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots()
+
+
+def frame(ax: Any, corner: tuple[float, float], width: float, height: float, *, line: float) -> None:
+    """A red rectangle around something."""
+    from matplotlib.patches import Rectangle
+
+    ax.add_patch(Rectangle(corner, width, height, fill=False, color=COLORS[1], lw=line, clip_on=False))
+
+
 def axes(width: float = 7, height: float = 4.2) -> tuple[Figure, Any]:
     """One plain set of axes."""
-    figure = Figure(figsize=(width, height))
-    ax = figure.subplots()
+    figure, ax = canvas(width, height)
     ax.spines[["top", "right"]].set_visible(False)
     return figure, ax
 
@@ -37,23 +54,20 @@ def gallery(workdir: str, name: str, rows: list[tuple[str, list[tuple[np.ndarray
     across = max(len(images) for _, images in rows)
     down, right = int(1.45 * height) + 1, int(1.15 * width) + 1  # one cell, its caption included
     white = 0 if channels == 1 else 255
-    canvas = np.full((down * len(rows), right * across, channels), white, np.uint8)
-    figure = Figure(figsize=(0.95 * across + 0.8, 0.95 * across / (right * across) * down * len(rows) + 0.2))
-    ax = figure.subplots()
+    page = np.full((down * len(rows), right * across, channels), white, np.uint8)
+    figure, ax = canvas(0.95 * across + 0.8, 0.95 * across / (right * across) * down * len(rows) + 0.2)
     for row, (label, images) in enumerate(rows):
         ax.text(-0.3 * width, row * down + down - height / 2, label, ha="right", va="center", fontsize=9)
         for column, (image, caption, mark) in enumerate(images):
             top, left = (row + 1) * down - height, column * right
-            canvas[top : top + height, left : left + width] = image
+            page[top : top + height, left : left + width] = image
             color = COLORS[1] if mark else "black"
             ax.text(
                 left + width / 2, top - 0.04 * down - 0.5, caption, ha="center", va="bottom", fontsize=7, color=color
             )
             if mark:
-                ax.add_patch(
-                    Rectangle((left - 0.5, top - 0.5), width, height, fill=False, color=color, lw=2, clip_on=False)
-                )
-    ax.imshow(canvas.squeeze(), cmap="gray_r" if channels == 1 else None, interpolation="nearest")
+                frame(ax, (left - 0.5, top - 0.5), width, height, line=2)
+    ax.imshow(page.squeeze(), cmap="gray_r" if channels == 1 else None, interpolation="nearest")
     ax.set_axis_off()
     return save(figure, workdir, name)
 
@@ -150,8 +164,7 @@ def heatmap(
         color = "white" if value > (low + high) / 2 and high > low else "black"
         ax.text(column, row, f"{value:{format}}", ha="center", va="center", fontsize=8, color=color)
     if mark:
-        corner = mark[1] - 0.5, mark[0] - 0.5
-        ax.add_patch(Rectangle(corner, 1, 1, fill=False, color=COLORS[1], lw=2.5, clip_on=False))
+        frame(ax, (mark[1] - 0.5, mark[0] - 0.5), 1, 1, line=2.5)
     ax.set_xticks(range(len(columns)), list(map(str, columns)))
     ax.set_yticks(range(len(rows)), list(map(str, rows)))
     ax.set(xlabel=x, ylabel=y)

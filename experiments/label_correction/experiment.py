@@ -12,21 +12,12 @@ better), and early_stopping, which needs no trusted sample.
 """
 
 import dataclasses
-import functools
 import math
-from typing import Any, Literal
-
-import jax
+from typing import Literal
 
 from experiments.families import classifier
 from experiments.harness import runner
 from experiments.label_correction import protocol, report
-from subspace_jax import training
-from subspace_jax.core import losses
-from subspace_jax.label_noise import early_stopping
-
-COUNTS = 20, 50, 100, 300  # of trusted samples, for the curve of the report
-observe = jax.jit(early_stopping.update)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +90,8 @@ def main(config: Config) -> runner.Summary:
         config = classifier.adopt(config)
     shared = classifier.setup(config)
     check(config, shared)
-    found = [one_seed(config, shared, seed) for seed in range(config.seed, config.seed + config.seeds)]
-    figures, std = runner.over_seeds([judge(config, parts) for *_, parts in found])
+    found = [protocol.one_seed(config, shared, seed) for seed in runner.seeds(config)]
+    figures, std = runner.over_seeds([report.judge(config, parts) for *_, parts in found])
     rows = [row for seed, _, parts in found for row in report.metric_rows(config, seed, parts)]
     return runner.Summary(figures, std, claims(config, figures), report.sections(config, figures, found), rows)
 
@@ -119,83 +110,6 @@ def check(config: Config, shared: classifier.Setup) -> None:
         raise ValueError(f"--alphas are positive and finite, such as 10 100 1000; got {config.alphas}.")
     if not 0 <= config.skip < 1:
         raise ValueError(f"--skip is a share of each class, in [0, 1); got {config.skip}.")
-
-
-def one_seed(config: Config, shared: classifier.Setup, seed: int) -> report.Found:
-    """Train or load the network of one seed, correct it, and do everything else that could be done."""
-    case = protocol.case(config, shared, seed)
-    sets = protocol.random_sets(case, config.trusted_count)  # refused, if at all, before the training
-    original, stopped = vanilla(case)
-
-    def stage(name, compute, *arguments, **options):
-        return runner.stage(config, f"seed{seed}_{name}", functools.partial(compute, case, *arguments, **options))
-
-    rows = stage("low_curvature_rows", protocol.low_curvature, original)["rows"]
-    sets["low_curvature"] = protocol.trust(case, case.members, rows)
-    given = sets[config.trusted]
-    parts = {"before": stage("before", before, original, stopped)}
-    for name in protocol.SETS:
-        parts[name] = stage(name, protocol.verifix, original, sets[name], save=name == config.trusted)
-    for name, run in protocol.baselines(case, original, given).items():
-        also = given if name in protocol.CORRECTED else None
-        parts[name] = stage(name, protocol.baseline, original.model, run, also)
-    if seed == config.seed:
-        for count in (c for c in COUNTS if shared.classes <= c < config.trusted_count):
-            fewer = protocol.random_sets(case, count)["clean_members"]
-            parts[f"count{count}"] = stage(f"count{count}", protocol.verifix, original, fewer)
-    return seed, case, parts
-
-
-def vanilla(case: protocol.Case) -> tuple[classifier.Trained, early_stopping.EarlyStopping | None]:
-    """The network of a seed, and what early stopping would have kept of its training; None where it is loaded."""
-    config, shared, task, seed = case[:4]
-    x, label = protocol.scaled(case, case.selection), case.selection.label
-    tx = training.optimizer(shared.recipe, config.epochs * (len(task.x) // config.batch))
-    blank = classifier.create(case.key, shared.network, tx, task.x[:1])
-
-    def update(carry, state, epoch):
-        variables = training.variables(state)
-        logits = training.predict(shared.network.apply, variables, x)
-        return observe(carry, variables, losses.softmax_cross_entropy(logits, label).mean())
-
-    hooks = {"early_stopping": training.Hook(early_stopping.init(training.variables(blank)), update)}
-    original = classifier.trained(config, shared, task, seed, hooks=hooks)
-    return original, original.carries.get("early_stopping")
-
-
-def before(case: protocol.Case, original: classifier.Trained, stopped: Any) -> dict[str, Any]:
-    """What the network does without a correction, and what it did at its early stop."""
-    apply, task = original.model.apply, case.task
-    arrays = {
-        "train_accuracy": training.evaluate(apply, original.variables, task.x, task.label),
-        "predicted": training.predict(apply, original.variables, task.test_x).argmax(-1),
-    }
-    if stopped is None:
-        return arrays
-    accuracy = training.evaluate(apply, stopped.variables, task.test_x, task.test_label)
-    return arrays | {"early_stopping": accuracy, "early_stopping_epoch": stopped.best}
-
-
-def judge(config: Config, parts: report.Parts) -> dict[str, float]:
-    """Every figure of one seed; alpha 0 says that no edit was better than none."""
-    main, start = parts[config.trusted], parts["before"]
-    accuracy = {"before": main["test"][0], "verifix": report.chosen(main)}
-    accuracy |= {f"verifix_{name}": report.chosen(parts[name]) for name in protocol.SETS}
-    accuracy["verifix_clean_selection"] = report.chosen(main, by="clean_selection")
-    for name in protocol.BASELINES:
-        accuracy[name] = parts[name]["accuracy"]
-        if name in protocol.CORRECTED:
-            accuracy[f"{name}_verifix"] = report.chosen(parts[name])
-    if "early_stopping" in start:
-        accuracy["early_stopping"] = start["early_stopping"]
-    figures = {f"test_accuracy/{name}": value for name, value in accuracy.items()}
-    figures |= {"train_accuracy/before": start["train_accuracy"], "alpha": report.alpha(config, main)}
-    for name in protocol.SETS:
-        figures[f"trusted_clean_share/{name}"] = parts[name]["clean"]
-        figures[f"trusted_count/{name}"] = len(parts[name]["index"])
-    timed = {"verifix": main, **{name: parts[name] for name in protocol.BASELINES}}
-    figures |= {f"seconds/{name}": part["seconds"] for name, part in timed.items()}
-    return {name: float(value) for name, value in figures.items()}
 
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:

@@ -1,201 +1,81 @@
-"""One seed of label_correction: who is trusted, Verifix on any network, and the baselines."""
+"""One seed of label_correction: its network, everything done to correct it, and what could be done instead."""
+
+from __future__ import annotations
 
 import functools
-import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from experiments.families import classifier
-from subspace_jax import data, nn, training
-from subspace_jax.core import capture
-from subspace_jax.label_noise import mixup, sam, trusted
-from subspace_jax.label_noise.verifix import Selected, verifix_select
-from subspace_jax.memorization import scores
-from subspace_jax.typing import Variables
+from experiments.harness import runner
+from experiments.label_correction import methods
+from subspace_jax import training
+from subspace_jax.core import losses
+from subspace_jax.label_noise import early_stopping
 
-SELECTION_KEY, SELECTION_NOISE_KEY, TRUSTED_KEY = range(4, 7)  # folded into the seed's key, beside those of planted
-SETS = "clean_members", "random_members", "low_curvature", "unseen"
-BASELINES, CORRECTED = ("finetune", "trusted_only", "retrain", "sam", "mixup"), ("sam", "mixup")
-CAPTURED = 256  # trusted samples a batch: the patches of a convolution are many times its input
-FINETUNE_STEPS = 500
-FINETUNE = training.Recipe("sgd", lr=0.01, momentum=0.9, weight_decay=0.0, batch=64)
-Arrays = dict[str, Any]
+if TYPE_CHECKING:
+    from experiments.label_correction.experiment import Config
 
 
-class Samples(NamedTuple):
-    """Some samples: raw pixels, the label they came with, the true one, positions in the original files."""
-
-    image: np.ndarray
-    label: np.ndarray
-    true: np.ndarray
-    index: np.ndarray
+Parts = dict[str, dict[str, np.ndarray]]  # arrays by stage
+COUNTS = 20, 50, 100, 300  # of trusted samples, for the curve of the report
 
 
-class Case(NamedTuple):
-    """One seed: what is trained on, and of the training samples left out those that choose alpha and the rest."""
-
-    config: Any
-    shared: classifier.Setup
-    task: classifier.Task
-    seed: int
-    key: Any
-    members: Samples
-    selection: Samples  # labels as noisy as the members'
-    rest: Samples
+observe = jax.jit(early_stopping.update)
 
 
-def case(config: Any, shared: classifier.Setup, seed: int) -> Case:
-    """Plant the noise of one seed, among the samples to train on and among those that choose alpha."""
-    task, key = classifier.task(config, shared, seed), jax.random.key(seed)
-    order = np.asarray(jax.random.permutation(jax.random.fold_in(key, SELECTION_KEY), len(shared.unseen["label"])))
-    chosen, rest = (
-        {name: column[rows] for name, column in shared.unseen.items()}
-        for rows in np.split(order, [config.selection_count])
-    )
-    noise_key = jax.random.fold_in(key, SELECTION_NOISE_KEY)
-    noisy = classifier.noisy_labels(config, shared._replace(columns=chosen), noise_key)
-    return Case(
-        config, shared, task, seed, key,
-        members=Samples(task.image, task.label, task.true, task.index),
-        selection=Samples(chosen["image"], noisy, chosen["label"], chosen["index"]),
-        rest=Samples(rest["image"], rest["label"], rest["label"], rest["index"]),
-    )  # fmt: skip
+def one_seed(config: Config, shared: classifier.Setup, seed: int) -> tuple[int, methods.Case, Parts]:
+    """Train or load the network of one seed, correct it, and do everything else that could be done."""
+    case = methods.case(config, shared, seed)
+    sets = methods.random_sets(case, config.trusted_count)  # refused, if at all, before the training
+    original, stopped = vanilla(case)
+
+    def stage(name, compute, *arguments, **options):
+        return runner.stage(config, f"seed{seed}_{name}", functools.partial(compute, case, *arguments, **options))
+
+    rows = stage("low_curvature_rows", methods.low_curvature, original)["rows"]
+    sets["low_curvature"] = methods.trust(case, case.members, rows)
+    given = sets[config.trusted]
+    parts = {"before": stage("before", before, original, stopped)}
+    for name in methods.SETS:
+        parts[name] = stage(name, methods.verifix, original, sets[name], save=name == config.trusted)
+    for name, run in methods.baselines(case, original, given).items():
+        also = given if name in methods.CORRECTED else None
+        parts[name] = stage(name, methods.baseline, original.model, run, also)
+    if seed == config.seed:
+        for count in (c for c in COUNTS if shared.classes <= c < config.trusted_count):
+            fewer = methods.random_sets(case, count)["clean_members"]
+            parts[f"count{count}"] = stage(f"count{count}", methods.verifix, original, fewer)
+    return seed, case, parts
 
 
-def scaled(case: Case, samples: Samples) -> Any:
-    """Their inputs as the network sees them."""
-    return data.scale(samples.image, case.shared.scaling)
+def vanilla(case: methods.Case) -> tuple[classifier.Trained, early_stopping.EarlyStopping | None]:
+    """The network of a seed, and what early stopping would have kept of its training; None where it is loaded."""
+    config, shared, task, seed = case[:4]
+    x, label = methods.scaled(case, case.selection), case.selection.label
+    tx = training.optimizer(shared.recipe, config.epochs * (len(task.x) // config.batch))
+    blank = classifier.create(case.key, shared.network, tx, task.x[:1])
+
+    def update(carry, state, epoch):
+        variables = training.variables(state)
+        logits = training.predict(shared.network.apply, variables, x)
+        return observe(carry, variables, losses.softmax_cross_entropy(logits, label).mean())
+
+    hooks = {"early_stopping": training.Hook(early_stopping.init(training.variables(blank)), update)}
+    original = classifier.trained(config, shared, task, seed, hooks=hooks)
+    return original, original.carries.get("early_stopping")
 
 
-def take(samples: Samples, rows: np.ndarray) -> Samples:
-    """Some of them."""
-    return Samples(*(column[rows] for column in samples))
-
-
-# ---- who is trusted --------------------------------------------------------------------------------------------------
-def trust(case: Case, samples: Samples, rows: np.ndarray) -> Samples:
-    """Some samples as a trusted set; refused where they leave out a class."""
-    chosen = take(samples, rows)
-    trusted.check_trusted(np.arange(len(rows)), chosen.label, classes=case.shared.classes)
-    return chosen
-
-
-def random_sets(case: Case, count: int) -> dict[str, Samples]:
-    """Trusted sets that need no network: right labels, any labels, and samples never seen, as many as there are."""
-    classes, label = case.shared.classes, case.members.label
-    choose = functools.partial(
-        trusted.select_members, jax.random.fold_in(case.key, TRUSTED_KEY), y=label, per_class=count // classes
-    )
-    unseen = [np.flatnonzero(case.rest.label == c)[: count // classes] for c in range(classes)]
-    return {
-        "clean_members": trust(case, case.members, choose(np.flatnonzero(label == case.members.true))),
-        "random_members": trust(case, case.members, choose(np.arange(len(label)))),
-        "unseen": trust(case, case.rest, np.concatenate(unseen)),
+def before(case: methods.Case, original: classifier.Trained, stopped: Any) -> dict[str, Any]:
+    """What the network does without a correction, and what it did at its early stop."""
+    apply, task = original.model.apply, case.task
+    arrays = {
+        "train_accuracy": training.evaluate(apply, original.variables, task.x, task.label),
+        "predicted": training.predict(apply, original.variables, task.test_x).argmax(-1),
     }
-
-
-def low_curvature(case: Case, original: classifier.Trained) -> Arrays:
-    """Positions of the members that the finished network bends least around, by given label."""
-    curvature = scores.score(
-        jax.random.fold_in(case.key, classifier.SCORE_KEY), original.model.apply, original.variables, case.task.x,
-        case.members.label, index=case.members.index,
-    )  # fmt: skip
-    per_class = case.config.trusted_count // case.shared.classes
-    rows = trusted.select_trusted(curvature, case.members.label, per_class=per_class, skip=case.config.skip)
-    return {"rows": rows}
-
-
-# ---- what is done ----------------------------------------------------------------------------------------------------
-def timed(case: Case, run: Callable[[], Any]) -> tuple[Any, float]:
-    """Result and seconds of a run; where runs are short, the first seed runs once before, to compile."""
-    if case.config.preset == "cpu" and case.seed == case.config.seed:
-        run()
-    started = time.perf_counter()
-    return jax.block_until_ready(run()), time.perf_counter() - started
-
-
-def correct(case: Case, model: nn.Model, variables: Variables, x: Any) -> tuple[Selected, list[Variables]]:
-    """Verifix from the trusted inputs x: the edit that noisy labels choose, and all that were tried."""
-    table = capture.layers(model.apply, variables, x[:1])
-    batches = np.array_split(x, -(-len(x) // CAPTURED))
-    moments = capture.collect(model.apply, variables, batches, dtype="float64")
-    selection, edits = scaled(case, case.selection), []
-
-    def score(edit: Variables) -> Any:
-        edits.append(edit)
-        return training.evaluate(model.apply, edit, selection, case.selection.label)
-
-    return verifix_select(table, variables, moments, alphas=case.config.alphas, score_fn=score), edits
-
-
-def corrected(case: Case, model: nn.Model, variables: Variables, given: Samples) -> tuple[Selected, Arrays]:
-    """The edit, and accuracies without it and at each alpha: of the selection with noisy and clean labels, of test."""
-    (best, edits), seconds = timed(case, lambda: correct(case, model, variables, scaled(case, given)))
-    selection, task = scaled(case, case.selection), case.task
-    judges = {"clean_selection": (selection, case.selection.true), "test": (task.test_x, task.test_label)}
-    curves = {name: [training.evaluate(model.apply, e, *samples) for e in edits] for name, samples in judges.items()}
-    return best, {"selection": best.scores, **curves, "seconds": seconds}
-
-
-def verifix(case: Case, original: classifier.Trained, given: Samples, *, save: bool = False) -> Arrays:
-    """The network corrected from one trusted set, saved where asked for."""
-    best, arrays = corrected(case, original.model, original.variables, given)
-    if save:
-        layers = list(capture.layers(original.model.apply, original.variables, case.task.x[:1]))
-        classifier.save_edited(
-            case.config, case.seed, original, best.params, method="verifix", layers=layers, alpha=best.alpha,
-            trusted=given.index.tolist(), data=case.config.data,
-        )  # fmt: skip
-    predicted = training.predict(original.model.apply, best.params, case.task.test_x).argmax(-1)
-    return arrays | {"predicted": predicted, "clean": (given.label == given.true).mean(), "index": given.index}
-
-
-def baselines(case: Case, original: classifier.Trained, given: Samples) -> dict[str, Callable[[], Variables]]:
-    """By name, what trains the network of a baseline; those from scratch start where the network did."""
-    model, members = original.model, case.members
-    plain = training.mean_loss(model.train_apply)
-    clean = take(members, members.label == members.true)
-    return {
-        "finetune": functools.partial(finetune, case, original, given),
-        "trusted_only": functools.partial(from_scratch, case, model, plain, given),
-        "retrain": functools.partial(from_scratch, case, model, plain, clean),
-        "sam": functools.partial(from_scratch, case, model, sam.sam(plain), members),
-        "mixup": functools.partial(from_scratch, case, model, mixup.mixup(model.train_apply), members),
-    }
-
-
-def baseline(case: Case, model: nn.Model, run: Callable[[], Variables], given: Samples | None = None) -> Arrays:
-    """Accuracy and seconds of a baseline, and of its correction where there are samples for it."""
-    variables, seconds = timed(case, run)
-    arrays = {} if given is None else corrected(case, model, variables, given)[1]
-    accuracy = training.evaluate(model.apply, variables, case.task.test_x, case.task.test_label)
-    return arrays | {"accuracy": accuracy, "seconds": seconds}
-
-
-def finetune(case: Case, original: classifier.Trained, given: Samples) -> Variables:
-    """The network trained on, by the trusted samples."""
-    objective = training.mean_loss(original.model.train_apply)
-    return training.minimise(
-        case.key, objective, training.optimizer(FINETUNE, FINETUNE_STEPS), original.variables,
-        [(given.image, given.label)], steps=FINETUNE_STEPS, batch=FINETUNE.batch, prepare=prepare(case),
-    )  # fmt: skip
-
-
-def from_scratch(case: Case, model: nn.Model, objective: Callable, samples: Samples) -> Variables:
-    """A new network, by the recipe of the run and as many steps, whatever the number of samples."""
-    steps = case.config.epochs * (len(case.members.label) // case.config.batch)
-    tx = training.optimizer(case.shared.recipe, steps)
-    key = jax.random.fold_in(case.key, classifier.TRAIN_KEY)
-    start = training.variables(classifier.create(key, model, tx, case.task.x[:1]))
-    return training.minimise(
-        key, objective, tx, start, [(samples.image, samples.label)], steps=steps, batch=case.config.batch,
-        prepare=prepare(case), label="from scratch",
-    )  # fmt: skip
-
-
-def prepare(case: Case) -> Callable:
-    """From raw pixels to inputs, as in the training of the run."""
-    return classifier.prepare(case.shared.scaling, augment=case.config.augment)
+    if stopped is None:
+        return arrays
+    accuracy = training.evaluate(apply, stopped.variables, task.test_x, task.test_label)
+    return arrays | {"early_stopping": accuracy, "early_stopping_epoch": stopped.best}

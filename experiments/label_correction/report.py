@@ -1,14 +1,19 @@
 """What the correction of label noise achieved: its figures, and the pictures of the report."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from experiments.harness import plots, report
-from experiments.label_correction import protocol
+from experiments.label_correction import methods
+
+if TYPE_CHECKING:
+    from experiments.label_correction.experiment import Config
 
 Parts = dict[str, dict[str, np.ndarray]]  # arrays by stage
-Found = tuple[int, protocol.Case, Parts]  # one seed
+Found = tuple[int, methods.Case, Parts]  # one seed
 SHOWN = 10  # images a row
 
 
@@ -17,29 +22,34 @@ def chosen(part: dict[str, np.ndarray], *, by: str = "selection") -> float:
     return float(part["test"][np.argmax(part[by])])
 
 
-def alpha(config, part: dict[str, np.ndarray]) -> float:
+def alpha(config: Config, part: dict[str, np.ndarray]) -> float:
     """The alpha chosen; 0 where the unedited network was kept."""
     return (0.0, *config.alphas)[int(np.argmax(part["selection"]))]
 
 
-def metric_rows(config, seed: int, parts: Parts) -> list[dict[str, Any]]:
+def metric_rows(config: Config, seed: int, parts: Parts) -> list[dict[str, Any]]:
     """One row a trusted set and alpha; alpha 0 is the unedited network."""
     judges = "selection", "clean_selection", "test"
     return [
         {"seed": seed, "trusted": name, "alpha": a} | {judge: float(parts[name][judge][i]) for judge in judges}
-        for name in protocol.SETS
+        for name in methods.SETS
         for i, a in enumerate((0.0, *config.alphas))
     ]
 
 
-def sections(config, figures: dict[str, float], found: list[Found]) -> list[report.Section]:
+def sections(config: Config, figures: dict[str, float], found: list[Found]) -> list[report.Section]:
     """The report: all seeds, then the images of the first."""
     _, case, parts = found[0]
-    listed = [methods(config, figures), over_alpha(config, found), who(config, figures, found), classes(config, found)]
+    listed = [
+        everything(config, figures),
+        over_alpha(config, found),
+        who(config, figures, found),
+        classes(config, found),
+    ]
     return [*listed, *counts(config, parts), images(config, case, parts)]
 
 
-def methods(config, figures: dict[str, float]) -> report.Section:
+def everything(config: Config, figures: dict[str, float]) -> report.Section:
     """Test accuracy of everything."""
     heights = {k.removeprefix("test_accuracy/"): v for k, v in figures.items() if k.startswith("test_accuracy/")}
     picture = plots.bars(
@@ -57,7 +67,7 @@ def methods(config, figures: dict[str, float]) -> report.Section:
     return report.Section("All methods", text, (picture,), (("method", "seconds"), *seconds))
 
 
-def over_alpha(config, found: list[Found]) -> report.Section:
+def over_alpha(config: Config, found: list[Found]) -> report.Section:
     """The inverted U: by the test set, and by the noisy labels that choose alpha."""
 
     def mean(name, judge):
@@ -65,7 +75,7 @@ def over_alpha(config, found: list[Found]) -> report.Section:
 
     pictures = []
     for judge, y in (("test", "test accuracy"), ("selection", "accuracy on noisy selection labels")):
-        lines = {name: (config.alphas, mean(name, judge)[1:]) for name in protocol.SETS}
+        lines = {name: (config.alphas, mean(name, judge)[1:]) for name in methods.SETS}
         lines["unedited"] = config.alphas, [mean(config.trusted, judge)[0]] * len(config.alphas)
         pictures.append(plots.curves(config.workdir, f"alpha_{judge}", lines, x="alpha", y=y, log_x=True))
     text = (
@@ -75,20 +85,20 @@ def over_alpha(config, found: list[Found]) -> report.Section:
     return report.Section("Strength of the edit", text, tuple(pictures))
 
 
-def who(config, figures: dict[str, float], found: list[Found]) -> report.Section:
+def who(config: Config, figures: dict[str, float], found: list[Found]) -> report.Section:
     """The trusted sets."""
     head = "trusted", "samples", "share of right labels", "alpha of each seed (0: unedited)", "test accuracy"
     rows = [
         (name, f"{figures[f'trusted_count/{name}']:.0f}", f"{figures[f'trusted_clean_share/{name}']:.3f}",
          ", ".join(f"{alpha(config, parts[name]):g}" for *_, parts in found),
          f"{figures[f'test_accuracy/verifix_{name}']:.3f}")
-        for name in protocol.SETS
+        for name in methods.SETS
     ]  # fmt: skip
     text = "Alpha 0 says that no edit was better than none on the selection samples: the network is left as it is."
     return report.Section("Who is trusted", text, (), (head, *rows))
 
 
-def classes(config, found: list[Found]) -> report.Section:
+def classes(config: Config, found: list[Found]) -> report.Section:
     """Accuracy of each class, means over the seeds."""
     test_label = found[0][1].task.test_label
     names = np.unique(test_label)
@@ -104,7 +114,7 @@ def classes(config, found: list[Found]) -> report.Section:
     return report.Section("Accuracy per class", "Before and after the edit.", (picture,))
 
 
-def counts(config, parts: Parts) -> list[report.Section]:
+def counts(config: Config, parts: Parts) -> list[report.Section]:
     """Test accuracy against the number of trusted samples, first seed."""
     tried = [parts[name] for name in parts if name.startswith("count")] + [parts["clean_members"]]
     along = [len(part["index"]) for part in tried]
@@ -116,7 +126,7 @@ def counts(config, parts: Parts) -> list[report.Section]:
     return [report.Section("How many are trusted", text, (picture,))] if len(tried) > 1 else []
 
 
-def images(config, case: protocol.Case, parts: Parts) -> report.Section:
+def images(config: Config, case: methods.Case, parts: Parts) -> report.Section:
     """Test images that the edit corrected, and those it broke."""
     task, old, new = case.task, parts["before"]["predicted"], parts[config.trusted]["predicted"]
     right, still = old == task.test_label, new == task.test_label
@@ -129,3 +139,25 @@ def images(config, case: protocol.Case, parts: Parts) -> report.Section:
     pictures = (plots.gallery(config.workdir, "images", rows),) if rows else ()
     text = "First seed, test images. True label: prediction before and after."
     return report.Section("What the edit changed", text if rows else "No prediction.", pictures)
+
+
+def judge(config: Config, parts: Parts) -> dict[str, float]:
+    """Every figure of one seed; alpha 0 says that no edit was better than none."""
+    main, start = parts[config.trusted], parts["before"]
+    accuracy = {"before": main["test"][0], "verifix": chosen(main)}
+    accuracy |= {f"verifix_{name}": chosen(parts[name]) for name in methods.SETS}
+    accuracy["verifix_clean_selection"] = chosen(main, by="clean_selection")
+    for name in methods.BASELINES:
+        accuracy[name] = parts[name]["accuracy"]
+        if name in methods.CORRECTED:
+            accuracy[f"{name}_verifix"] = chosen(parts[name])
+    if "early_stopping" in start:
+        accuracy["early_stopping"] = start["early_stopping"]
+    figures = {f"test_accuracy/{name}": value for name, value in accuracy.items()}
+    figures |= {"train_accuracy/before": start["train_accuracy"], "alpha": alpha(config, main)}
+    for name in methods.SETS:
+        figures[f"trusted_clean_share/{name}"] = parts[name]["clean"]
+        figures[f"trusted_count/{name}"] = len(parts[name]["index"])
+    timed = {"verifix": main, **{name: parts[name] for name in methods.BASELINES}}
+    figures |= {f"seconds/{name}": part["seconds"] for name, part in timed.items()}
+    return {name: float(value) for name, value in figures.items()}

@@ -12,23 +12,14 @@ The run leaves scores.csv and scores.npz in its folder: index, given, true and p
 
 import dataclasses
 import functools
-import time
-from typing import Any, Literal
+from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.families import classifier
 from experiments.families.classifier import retrained
 from experiments.harness import runner
-from experiments.memorization import report
-from subspace_jax import checkpoint, nn, training
-from subspace_jax.memorization import dynamics, epoch_average, scores
-
-AVERAGED = ("fd_norm", "ggn_exact", "hv_norm", "input_grad")
-SWEEP_STEPS, SWEEP_PROBES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1), (1, 2, 3, 5, 10, 20)
-SWEEP_EVERY, SWEEP_SAMPLES = 5, 5000  # the sensitivity curves use every fifth scored epoch and the first samples
+from experiments.memorization import protocol, report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +69,6 @@ PRESETS = {
         score_batch=1000,
     ),
 }
-observe = jax.jit(dynamics.update)
 THRESHOLDS = {  # mislabel AUROC, duplicates AUROC at 10 % symmetric noise
     ("digits", "mlp"): (0.97, None),
     ("cifar10", "resnet18"): (0.97, 0.90),
@@ -94,15 +84,12 @@ def main(config: Config) -> runner.Summary:
     if not 1 <= config.score_every <= config.epochs:
         raise ValueError(f"--score-every is in [1, {config.epochs}], the epochs; got {config.score_every}.")
     shared = classifier.setup(config)
-    network = shared.network
-    tx = training.optimizer(shared.recipe, shared.recipe.epochs * (len(shared.columns["label"]) // shared.recipe.batch))
-    epoch_fn = training.train_epoch(
-        network, tx, batch=shared.recipe.batch, prepare=classifier.prepare(shared.scaling, augment=config.augment)
-    )
+    if not config.checkpoint:
+        retrained.check_scores(config, len(shared.columns["label"]))
     runs, found = [], []
-    for seed in range(config.seed, config.seed + config.seeds):
+    for seed in runner.seeds(config):
         task = classifier.task(config, shared, seed)
-        one_seed = functools.partial(score_run, config, shared, network, tx, epoch_fn, task, seed)
+        one_seed = functools.partial(protocol.score_run, config, shared, task, seed)
         found.append((seed, task, runner.stage(config, f"seed{seed}", one_seed)))
         runs.append(report.judge(config, task, found[-1][2]))
     figures, std = runner.over_seeds(runs)
@@ -131,125 +118,3 @@ def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     if known[1] and config.duplicates:
         listed.append(runner.Claim("duplicates_auroc/fd_norm", figures["duplicates_auroc/fd_norm"], known[1]))
     return listed
-
-
-def score_run(config, shared, network, tx, epoch_fn, task: classifier.Task, seed: int) -> dict[str, Any]:
-    """All scores of one seed: arrays (n,) by name, seconds, curves."""
-    hooks = hooks_of(config, network, task, seed)
-    if config.checkpoint:
-        variables, carries = visit_checkpoints(config, hooks, seed)
-    else:
-        epoch_fn, hooks["training"] = clocked(epoch_fn, config.epochs)
-        key = jax.random.fold_in(jax.random.key(seed), classifier.TRAIN_KEY)
-        state, carries = checkpoint.resumable_fit(
-            f"{config.workdir}/checkpoints/seed{seed}", epoch_fn,
-            classifier.create(key, network, tx, task.x[:1]), (task.image, task.label),
-            epochs=config.epochs, hooks=hooks, save_every=config.save_every, keep_every=config.keep_every,
-            config=classifier.checkpoint_config(config, shared, seed),
-            label=f"seed {seed}",
-        )  # fmt: skip
-        variables = training.variables(state)
-    arrays = collect(carries)
-    arrays["predicted"] = training.predict(network.apply, variables, task.x).argmax(-1)
-    arrays["test_accuracy"] = training.evaluate(network.apply, variables, task.test_x, task.test_label)
-    if not config.checkpoint:
-        for name, part in retrained.scores(config, shared, network, task, seed).items():
-            arrays |= runner.stage(config, f"seed{seed}_{name}", part)
-    return arrays
-
-
-def hooks_of(config: Config, network: nn.Model, task: classifier.Task, seed: int) -> dict[str, training.Hook]:
-    """One accumulator a score, one for the training dynamics, and on the first seed those of the sensitivity curves."""
-    key = jax.random.fold_in(jax.random.key(seed), classifier.SCORE_KEY)
-
-    def hook(name, *, step=config.step, probes=config.probes, every=config.score_every, samples=None):
-        fn = scores.scorer(name, network.apply, step=step, probes=probes, precision=config.precision)
-        arrays = tuple(part[:samples] for part in (task.x, task.label))
-        samples = len(arrays[0])
-
-        def update(carry, state, epoch):
-            started = time.perf_counter()
-            values = training.score_dataset(
-                jax.random.fold_in(key, epoch), fn, training.variables(state), arrays,
-                index=task.index[:samples], batch=config.score_batch, label=name,
-            )  # fmt: skip
-            values = scores.refuse_nan(jax.block_until_ready(values), name=name, epoch=epoch + 1)
-            seconds = carry["seconds"].at[carry["average"].count].set(time.perf_counter() - started)
-            return {"average": epoch_average.update(carry["average"], values), "seconds": seconds}
-
-        passes = max(1, config.epochs // every)
-        carry = {"average": epoch_average.init(samples, history=passes), "seconds": jnp.full(passes, jnp.nan)}
-        return training.Hook(carry, update, every)
-
-    hooks = {name: hook(name) for name in dict.fromkeys((*AVERAGED, config.score))}
-    hooks["dynamics"] = dynamics_hook(config, network, task)
-    every = config.score_every * SWEEP_EVERY
-    if config.sweep and seed == config.seed and not config.checkpoint and every <= config.epochs:
-        options = {"every": every, "samples": min(SWEEP_SAMPLES, len(task.x))}
-        hooks |= {f"step_{step:g}": hook("fd_norm", step=step, **options) for step in SWEEP_STEPS}
-        hooks |= {f"probes_{probes}": hook("fd_norm", probes=probes, **options) for probes in SWEEP_PROBES}
-    return hooks
-
-
-def dynamics_hook(config: Config, network: nn.Model, task: classifier.Task) -> training.Hook:
-    """Loss, margin, learning time and forgetting, from one forward pass after every epoch."""
-
-    def update(carry, state, epoch):
-        started = time.perf_counter()
-        logits = training.predict(network.apply, training.variables(state), task.x)
-        new = jax.block_until_ready(observe(carry["dynamics"], logits, jnp.asarray(task.label)))
-        return {"dynamics": new, "seconds": carry["seconds"].at[epoch].set(time.perf_counter() - started)}
-
-    return training.Hook({"dynamics": dynamics.init(len(task.x)), "seconds": jnp.full(config.epochs, jnp.nan)}, update)
-
-
-def clocked(epoch_fn, epochs: int):
-    """The same function, and a hook that keeps how long its latest call took."""
-    latest = [0.0]
-
-    def timed(*arguments):
-        started = time.perf_counter()
-        result = jax.block_until_ready(epoch_fn(*arguments))
-        latest[0] = time.perf_counter() - started
-        return result
-
-    def update(carry, state, epoch):
-        return {"seconds": carry["seconds"].at[epoch].set(latest[0])}
-
-    return timed, training.Hook({"seconds": jnp.full(epochs, jnp.nan)}, update)
-
-
-def visit_checkpoints(config: Config, hooks, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run the hooks on the saved networks instead of training one: (last variables, carries)."""
-    carries, variables = training.initial_carries(hooks, config.epochs), {}
-    for number, epoch in enumerate(checkpoint.epochs(config.checkpoint, seed=seed)):
-        _, variables, _ = checkpoint.load_model(config.checkpoint, seed=seed, epoch=epoch)
-        state = training.TrainState(jnp.int32(0), **variables, opt_state=None, key=jax.random.key(seed))
-        carries |= {name: hook.update(carries[name], state, number) for name, hook in hooks.items()}
-    return variables, carries
-
-
-def collect(carries: dict[str, Any]) -> dict[str, Any]:
-    """Arrays by "<what>/<name>" from the accumulators; seconds are median pass x passes, so without compilation."""
-    arrays = {f"metrics/{name}": rows for name, rows in carries["metrics"].items()}
-    for name, carry in carries.items():
-        if name.startswith(("step_", "probes_")):
-            arrays[f"sweep/{name}"] = epoch_average.finalize(carry["average"])
-        elif name != "metrics":
-            passes = int(np.count_nonzero(~np.isnan(carry["seconds"])))
-            arrays |= collect_one(name, carry, passes, float(np.nanmedian(carry["seconds"]) * passes))
-    return arrays
-
-
-def collect_one(name: str, carry: dict[str, Any], passes: int, seconds: float) -> dict[str, Any]:
-    """What one accumulator gives: a score, the scores of the dynamics, or only the time of the training."""
-    if name == "training":
-        return {"seconds/training": seconds}
-    if name == "dynamics":
-        found = dynamics.finalize(carry["dynamics"])
-        return {f"score/{k}": v for k, v in found.items()} | {f"seconds/{k}": seconds for k in found}
-    average = carry["average"]
-    arrays = {f"score/{name}": epoch_average.finalize(average), f"seconds/{name}": seconds}
-    if name == "fd_norm":
-        arrays |= {"score/fd_norm_last": average.last, "seconds/fd_norm_last": seconds / passes}
-    return arrays | {f"history/{name}": average.history[:passes]}

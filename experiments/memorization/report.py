@@ -1,6 +1,8 @@
 """How well the scores find what was planted, the table of suspects, and the pictures of both."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,9 @@ from experiments.families.classifier import Task
 from experiments.harness import plots, report, runner
 from subspace_jax.core import metrics
 from subspace_jax.memorization import duplicates
+
+if TYPE_CHECKING:
+    from experiments.memorization.experiment import Config
 
 Found = list[tuple[Any, Task, dict[str, np.ndarray]]]  # seed, task, arrays
 auroc, roc = jax.jit(metrics.auroc), jax.jit(metrics.roc)
@@ -22,7 +27,7 @@ def named(arrays: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
     return {key.split("/", 1)[1]: value for key, value in arrays.items() if key.startswith(f"{kind}/")}
 
 
-def judge(config, task: Task, arrays: dict[str, np.ndarray]) -> dict[str, float]:
+def judge(config: Config, task: Task, arrays: dict[str, np.ndarray]) -> dict[str, float]:
     """AUROC, precision and seconds of every score; planted copies are left out of the mislabel figures."""
     figures = {f"seconds/{name}": float(value) for name, value in named(arrays, "seconds").items()}
     keep = ~task.planted
@@ -47,7 +52,7 @@ def metric_rows(seed: int, arrays: dict[str, np.ndarray]) -> list[dict[str, Any]
     return [{"seed": seed, "epoch": int(e) + 1} | {k: float(v[e]) for k, v in columns.items()} for e in epochs]
 
 
-def write_table(config, found: Found) -> None:
+def write_table(config: Config, found: Found) -> None:
     """scores.npz and scores.csv, one row a sample and seed; where nothing was planted, one a sample, seeds averaged."""
     if not any(task.noisy.any() or task.planted.any() for _, task, _ in found):
         found = [("mean", found[0][1], mean_scores(found))]
@@ -63,7 +68,7 @@ def mean_scores(found: Found) -> dict[str, np.ndarray]:
     return first | scores
 
 
-def table(config, seed: Any, task: Task, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def table(config: Config, seed: Any, task: Task, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The columns of one seed, most suspicious first."""
     order = np.argsort(-arrays[f"score/{config.score}"], kind="stable")
     known = task.noisy.any() or task.planted.any()
@@ -79,7 +84,7 @@ def table(config, seed: Any, task: Task, arrays: dict[str, np.ndarray]) -> dict[
     return columns | {name: values[order] for name, values in named(arrays, "score").items()}
 
 
-def sections(config, figures: dict[str, float], found: Found) -> list[report.Section]:
+def sections(config: Config, figures: dict[str, float], found: Found) -> list[report.Section]:
     """The report: scores of all seeds, then the pictures of the first."""
     _, task, arrays = found[0]
     listed = [scoreboard(figures)]
@@ -110,7 +115,7 @@ def scoreboard(figures: dict[str, float]) -> report.Section:
     return report.Section("Scores", text, table=(head, *cells))
 
 
-def rocs(config, figures, task: Task, arrays) -> report.Section:
+def rocs(config: Config, figures, task: Task, arrays) -> report.Section:
     """ROC of all scores, cost in the legend."""
     keep = ~task.planted
     lines = {}
@@ -123,7 +128,7 @@ def rocs(config, figures, task: Task, arrays) -> report.Section:
     return report.Section("Finding the wrong labels", "First seed; in the legend mean AUROC and seconds.", (figure,))
 
 
-def over_epochs(config, task: Task, arrays) -> report.Section:
+def over_epochs(config: Config, task: Task, arrays) -> report.Section:
     """Mean score of wrong and clean labels, and AUROC of each epoch and of the mean so far."""
     history = named(arrays, "history")[config.score]
     keep = ~task.planted
@@ -146,7 +151,7 @@ def over_epochs(config, task: Task, arrays) -> report.Section:
     return report.Section("Over the training run", text, (first, second))
 
 
-def separated(config, task: Task, arrays) -> report.Section:
+def separated(config: Config, task: Task, arrays) -> report.Section:
     """Histograms of clean and wrong labels."""
     values = arrays[f"score/{config.score}"]
     groups = {"clean": values[~task.noisy & ~task.planted], "wrong label": values[task.noisy]}
@@ -156,7 +161,7 @@ def separated(config, task: Task, arrays) -> report.Section:
     return report.Section("Clean and wrong labels", "", (figure,))
 
 
-def sensitivity(config, task: Task, arrays) -> list[report.Section]:
+def sensitivity(config: Config, task: Task, arrays) -> list[report.Section]:
     """AUROC against step and against probes."""
     figures = []
     for kind, start in (("step", "step_"), ("probes", "probes_")):
@@ -179,7 +184,7 @@ def cell(task: Task, arrays, position: int) -> tuple[np.ndarray, str, bool]:
     return task.image[position], caption, bool(task.label[position] != task.true[position])
 
 
-def galleries(config, task: Task, arrays) -> report.Section:
+def galleries(config: Config, task: Task, arrays) -> report.Section:
     """The highest and the lowest scores of each given label."""
     values = arrays[f"score/{config.score}"]
     figures = []
@@ -194,7 +199,7 @@ def galleries(config, task: Task, arrays) -> report.Section:
     return report.Section("Images", text + "Red: the given label is known to be wrong.", tuple(figures))
 
 
-def copies(config, task: Task, arrays) -> report.Section:
+def copies(config: Config, task: Task, arrays) -> report.Section:
     """Identical images under different labels, planted or not."""
     title = "Identical images under different labels"
     groups = duplicates.conflicting_copies(task.image, task.label)
@@ -213,7 +218,7 @@ def copies(config, task: Task, arrays) -> report.Section:
     return report.Section(title, text, (figure,), (("index", "labels"), *table[: 2 * SHOWN]))
 
 
-def most_suspicious(config, task: Task, arrays) -> report.Section:
+def most_suspicious(config: Config, task: Task, arrays) -> report.Section:
     """The head of scores.csv as pictures and rows."""
     order = np.argsort(-arrays[f"score/{config.score}"], kind="stable")[: 2 * SHOWN]
     figure = plots.gallery(

@@ -20,7 +20,7 @@ import numpy as np
 
 from experiments.families import classifier
 from experiments.harness import runner
-from experiments.utilized_rank import protocol
+from experiments.utilized_rank import protocol, report
 from subspace_jax import nn
 from subspace_jax.compression import utilized_rank
 from subspace_jax.core import capture
@@ -78,14 +78,14 @@ def main(config: Config) -> runner.Summary:
     table = layers(config, shared)
     compare = wider(config, shared) if config.wider and not config.checkpoint else None
     found = []
-    for seed in range(config.seed, config.seed + config.seeds):
+    for seed in runner.seeds(config):
         task = classifier.task(config, shared, seed)
         parts = stages(config, shared, protocol.case(config, shared, table, task, seed))
         if compare:
             parts["wider"] = runner.stage(config, f"seed{seed}_wider", functools.partial(compare, task, seed))
         found.append((seed, parts))
     figures, std = runner.over_seeds([figures_of(parts) for _, parts in found])
-    sections = protocol.sections(config, figures, table, found[0][1])
+    sections = report.sections(config, figures, table, found[0][1])
     return runner.Summary(figures, std, claims(config, figures), sections, rows(found))
 
 

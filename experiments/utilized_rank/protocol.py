@@ -1,26 +1,30 @@
 """One trained network cut to the ranks that its layers use: every figure of a cut, the baselines, and the pictures."""
 
+from __future__ import annotations
+
 import functools
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
 from experiments.families import classifier
-from experiments.harness import plots, report
+from experiments.harness.timing import timed
 from subspace_jax import nn, training
 from subspace_jax.compression import baselines, factorised_model, spectra, utilized_rank
 from subspace_jax.core import capture
 from subspace_jax.typing import Variables
+
+if TYPE_CHECKING:
+    from experiments.utilized_rank.experiment import Config
 
 REFERENCE = 0.999  # the tau of the figures utilization/... and of the saved network
 COMPARED = "tau_0.99", "tau_0.999", "search"  # where the baselines run, at the same ranks
 METHODS = "plain_svd", "input_only", "output_only", "whitened_svd", "random_subspaces", "magnitude_pruning"
 FINETUNE_KEY, RANDOM_KEY = 10, 11  # folded into the seed's key
 BATCH, TIMED, TURNS = 500, 1024, 15  # samples of a capture call; samples and turns of the timed inference
-CEILING = 8  # nines of energy that are drawn
 
 
 class Case(NamedTuple):
@@ -38,7 +42,7 @@ class Case(NamedTuple):
         return accuracy(model, variables, self.task.test_x, self.task.test_label) - self.before
 
 
-def case(config: Any, shared: classifier.Setup, table: capture.Layers, task: classifier.Task, seed: int) -> Case:
+def case(config: Config, shared: classifier.Setup, table: capture.Layers, task: classifier.Task, seed: int) -> Case:
     """Train or load the network of one seed; its layers are measured when a stage needs them."""
     net = classifier.trained(config, shared, task, seed)
     x = task.x[: config.calibration]
@@ -56,7 +60,7 @@ def case(config: Any, shared: classifier.Setup, table: capture.Layers, task: cla
     return Case(seed, task, net, table, before, solve)
 
 
-def use(config: Any, one: Case) -> dict[str, Any]:
+def use(config: Config, one: Case) -> dict[str, Any]:
     """What each layer uses at the reference tau, and its spectra; the network cut there is saved."""
     solved, seconds = one.solve()
     used = utilized_rank.utilization(one.table, one.net.variables, solved, energy=REFERENCE)
@@ -77,7 +81,7 @@ def use(config: Any, one: Case) -> dict[str, Any]:
     return found
 
 
-def searched(config: Any, one: Case) -> dict[str, Any]:
+def searched(config: Config, one: Case) -> dict[str, Any]:
     """The lowest tau of each layer that keeps the accuracy on the calibration samples."""
     x, y = one.task.x[: config.calibration], one.task.label[: config.calibration]
     started = time.perf_counter()
@@ -89,19 +93,19 @@ def searched(config: Any, one: Case) -> dict[str, Any]:
     return {"energies": energies, "seconds/search": time.perf_counter() - started}
 
 
-def cut(config: Any, shared: classifier.Setup, one: Case, name: str, energy: float | Mapping[str, float]):
+def cut(config: Config, shared: classifier.Setup, one: Case, name: str, energy: float | Mapping[str, float]):
     """The network cut to its spaces: projected, factorised, fine-tuned; the baselines at the same ranks."""
     table, net, solved = one.table, one.net, one.solve()[0]
     arguments, seconds = (table, net.variables["params"], solved), {}
     used = utilized_rank.utilization(*arguments, energy=energy)
     ranks = utilized_rank.ranks(used, multiple=config.multiple)
-    projected = timed(seconds, "project", lambda: utilized_rank.project(*arguments, energy=energy))
+    projected, seconds["seconds/project"] = timed(lambda: utilized_rank.project(*arguments, energy=energy))
     thin = factorised_model(net.model, ranks)
-    factors = timed(
-        seconds, "factorise", lambda: utilized_rank.factorise(*arguments, energy=energy, multiple=config.multiple)
+    factors, seconds["seconds/factorise"] = timed(
+        lambda: utilized_rank.factorise(*arguments, energy=energy, multiple=config.multiple)
     )
     start = net.variables | {"params": factors}
-    end = timed(seconds, "finetune", lambda: finetune(config, shared, one, thin, start))
+    end, seconds["seconds/finetune"] = timed(lambda: finetune(config, shared, one, thin, start))
     figures = {
         "parameters_ratio": utilized_rank.parameters_ratio(table, ranks),
         "accuracy_change": one.accuracy_change(net.model, net.variables | {"params": projected}),
@@ -127,27 +131,19 @@ def peer(method: str, one: Case, solved: dict, ranks: dict[str, int]) -> Any:
     return fn(table, params, *measured, ranks=ranks)
 
 
-def finetune(config: Any, shared: classifier.Setup, one: Case, thin: nn.Model, start: Variables) -> Variables:
+def finetune(config: Config, shared: classifier.Setup, one: Case, thin: nn.Model, start: Variables) -> Variables:
     """The factorised network after some more epochs on the same labels."""
     steps = config.finetune_epochs * (len(one.task.x) // config.batch)
     recipe = training.Recipe(lr=config.finetune_lr, weight_decay=config.weight_decay, batch=config.batch)
     return training.minimise(
         jax.random.fold_in(jax.random.key(one.seed), FINETUNE_KEY), training.mean_loss(thin.train_apply),
         training.optimizer(recipe, steps), start, [(one.task.image, one.task.label)], steps=steps, batch=config.batch,
-        prepare=classifier.prepare(shared.scaling, augment=config.augment), label=f"seed {one.seed}, fine-tuning",
+        prepare=shared.prepare, label=f"seed {one.seed}, fine-tuning",
     )  # fmt: skip
 
 
 def accuracy(model: nn.Model, variables: Variables, x: Any, y: Any) -> float:
     return float(training.evaluate(model.apply, variables, x, y))
-
-
-def timed(seconds: dict[str, float], name: str, compute: Callable) -> Any:
-    """What it gives; the time goes to seconds/<name>, compilation included."""
-    started = time.perf_counter()
-    result = jax.block_until_ready(compute())
-    seconds[f"seconds/{name}"] = time.perf_counter() - started
-    return result
 
 
 def inference_time(thin: nn.Model, factorised: Variables, net: classifier.Trained, x: Any) -> float:
@@ -157,89 +153,5 @@ def inference_time(thin: nn.Model, factorised: Variables, net: classifier.Traine
     turns = np.zeros((TURNS + 1, 2))
     for turn in turns:
         for i, call in enumerate(calls):
-            started = time.perf_counter()
-            jax.block_until_ready(call())
-            turn[i] = time.perf_counter() - started
+            _, turn[i] = timed(call)
     return float(np.median(turns[1:, 0] / turns[1:, 1]))  # the first turn compiles
-
-
-def sections(config: Any, figures: dict[str, float], table: capture.Layers, parts: dict) -> list[report.Section]:
-    """What is used, what is lost: pictures of the first seed, figures over all."""
-    cuts = [name for name, part in parts.items() if "shares" in part]
-    return [used_section(config, table, parts, cuts), spectra_section(config, table, parts["use"]),
-            lost_section(config, figures, cuts), peers_section(figures, cuts)]  # fmt: skip
-
-
-def used_section(config: Any, table: capture.Layers, parts: dict, cuts: list[str]) -> report.Section:
-    """Bars of utilization by layer and cut, and the ranks behind them."""
-    groups = {name: parts[name]["shares"].tolist() for name in cuts}
-    bars = plots.bars(config.workdir, "utilization", groups, labels=list(table), x="layer", y="utilization")
-    use = parts["use"]
-    lines = [
-        (path, layer.d_in, layer.d_out, *use[f"ranks/{path}"].tolist(), f"{use[f'utilization/{path}']:.3f}",
-         f"{use[f'effective_rank/{path}']:.1f}") for path, layer in table.items()
-    ]  # fmt: skip
-    head = (
-        "layer",
-        "inputs",
-        "outputs",
-        "rank of the kernel",
-        "k of inputs",
-        "k of outputs",
-        "utilization",
-        "effective rank",
-    )
-    text = (
-        f"Utilization is the smaller k over the smaller side of the kernel; the table is that of tau {REFERENCE}. The "
-        "effective rank, exp(entropy), counts without a threshold. First seed."
-    )
-    return report.Section("What each layer uses", text, (bars,), (head, *lines))
-
-
-def spectra_section(config: Any, table: capture.Layers, use: dict[str, np.ndarray]) -> report.Section:
-    """Kept energy of inputs and outputs against the number of directions, and where each tau cuts."""
-    drawn = []
-    for side in ("inputs", "outputs"):
-        kept = {path: np.cumsum(use[f"{side}/{path}"]) / use[f"{side}/{path}"].sum() for path in table}
-        lines = {path: (1 + np.arange(len(share)), nines(share)) for path, share in kept.items()}
-        ends = np.array([1, max(map(len, kept.values()))])
-        lines |= {f"tau {tau}": (ends, nines(np.array([tau, tau]))) for tau in config.tau}
-        x, y = f"directions of the {side}", "kept energy: 1, 2, 3 for .9, .99, .999"
-        drawn.append(plots.curves(config.workdir, f"spectra_{side}", lines, x=x, y=y, log_x=True))
-    text = "A layer reaches the line of a tau at the number of directions that the projection keeps. First seed."
-    return report.Section("Spectra", text, tuple(drawn))
-
-
-def nines(share: np.ndarray) -> np.ndarray:
-    """-log10(1 - share), cut where rounding begins."""
-    return -np.log10(np.maximum(1 - share, 10.0**-CEILING))
-
-
-def lost_section(config: Any, figures: dict[str, float], cuts: list[str]) -> report.Section:
-    """Accuracy against parameters, every cut and every baseline."""
-    taus = sorted((name for name in cuts if name != "search"), key=lambda name: figures[f"parameters_ratio/{name}"])
-    curves = {"projected": "accuracy_change/{}", "fine-tuned": "accuracy_change_finetuned/{}"}
-    curves |= {method: f"accuracy_change/{method}_{{}}" for method in METHODS}
-    points = {legend: [(name, key.format(name)) for name in taus] for legend, key in curves.items()}
-    points["searched"] = [("search", "accuracy_change/search")]
-    lines: dict[str, tuple[Any, Any]] = {}
-    for legend, named in points.items():
-        if there := [(figures[f"parameters_ratio/{name}"], figures[key]) for name, key in named if key in figures]:
-            lines[legend] = tuple(np.transpose(there))
-    x, y = "kernel parameters left", "change of test accuracy"
-    drawn = plots.curves(config.workdir, "accuracy_and_parameters", lines, x=x, y=y)
-    kinds = "parameters_ratio", "accuracy_change", "accuracy_change_finetuned", "inference_time"
-    cells = [(name, *(f"{figures[f'{kind}/{name}']:.4f}" for kind in kinds)) for name in cuts]
-    text = f"Means over the seeds; test accuracy before: {figures['test_accuracy/before']:.4f}. Inference time is that "
-    text += "of the factorised network over that of the dense one."
-    head = "cut", "parameters left", "accuracy change", "after fine-tuning", "inference time"
-    return report.Section("What is lost", text, (drawn,), (head, *cells))
-
-
-def peers_section(figures: dict[str, float], cuts: list[str]) -> report.Section:
-    """Accuracy change of every baseline."""
-    names = [name for name in cuts if name in COMPARED]
-    lines = [("utilized rank", *(f"{figures[f'accuracy_change/{name}']:.4f}" for name in names))]
-    lines += [(m, *(f"{figures[f'accuracy_change/{m}_{name}']:.4f}" for name in names)) for m in METHODS]
-    text = "Change of test accuracy before any fine-tuning, means over the seeds."
-    return report.Section("Other kernels of the same ranks", text, table=(("method", *names), *lines))

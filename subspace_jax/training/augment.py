@@ -1,9 +1,23 @@
-"""Augmentation on the device, inside the training step."""
+"""What happens to raw pixels on the device, inside the training step: augmentation, then scaling."""
+
+from collections.abc import Callable
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
 
+from subspace_jax.data import Scaling, scale
 from subspace_jax.typing import Array, Key, Shaped
+
+
+@lru_cache  # one function object, and so one compilation
+def prepare(scaling: Scaling, *, augment: bool = False) -> Callable:
+    """(key, raw pixels) -> inputs of the network: crops and flips where asked for, then the scale of the data set."""
+
+    def run(key, x):
+        return scale(crop_flip(key, x) if augment else x, scaling)
+
+    return run
 
 
 def crop_flip(key: Key[Array, ""], x: Shaped[Array, "b h w c"], *, pad: int = 4) -> Shaped[Array, "b h w c"]:

@@ -1,5 +1,20 @@
-"""Agents on a graph: methods by name, one run of each, figures and pictures."""
+"""Agents on a graph: runs by name, one course of each, figures of what they know and send."""
 
-from experiments.families.agents import follow, methods, protocol, report
+from experiments.families.agents import report
+from experiments.families.agents.methods import Trial, rate
+from experiments.families.agents.protocol import (
+    PARTITION_KEY,
+    TRAIN_KEY,
+    Config,
+    Data,
+    course,
+    graph,
+    load,
+    spread,
+    warn_of_statistics,
+)
 
-__all__ = ["follow", "methods", "protocol", "report"]
+__all__ = [
+    "PARTITION_KEY", "TRAIN_KEY", "Config", "Data", "Trial", "course", "graph", "load", "rate", "report", "spread",
+    "warn_of_statistics",
+]  # fmt: skip

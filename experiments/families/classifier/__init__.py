@@ -9,13 +9,12 @@ from experiments.families.classifier.data import (
     checkpoint_config,
     network_arguments,
     noisy_labels,
-    prepare,
     setup,
     task,
 )
-from experiments.families.classifier.network import Trained, adopt, create, save_edited, trained
+from experiments.families.classifier.network import Trained, adopt, create, epoch, save_edited, trained
 
 __all__ = [
-    "SCORE_KEY", "TRAIN_KEY", "Config", "Setup", "Task", "Trained", "adopt", "checkpoint_config", "create",
-    "network_arguments", "noisy_labels", "prepare", "save_edited", "setup", "task", "trained",
+    "SCORE_KEY", "TRAIN_KEY", "Config", "Setup", "Task", "Trained", "adopt", "checkpoint_config", "create", "epoch",
+    "network_arguments", "noisy_labels", "save_edited", "setup", "task", "trained",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """A training set with known errors: label noise and duplicates planted into real images, as flags of an experiment."""
 
 import dataclasses
-import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -74,6 +74,7 @@ class Setup(NamedTuple):
     classes: int
     recipe: training.Recipe
     network: nn.Model
+    prepare: Callable  # (key, raw pixels) -> inputs, on the device
 
 
 def setup(config: Config) -> Setup:
@@ -90,23 +91,15 @@ def setup(config: Config) -> Setup:
             f"--batch {recipe.batch} is larger than the {len(columns['label'])} training samples; lower it."
         )
     network = nn.build(config.model, **network_arguments(config, classes))
-    return Setup(columns, unseen, test, data.scaling(config.data, columns["image"]), classes, recipe, network)
+    scaling = data.scaling(config.data, columns["image"])
+    prepare = training.prepare(scaling, augment=config.augment)
+    return Setup(columns, unseen, test, scaling, classes, recipe, network, prepare)
 
 
 def network_arguments(config: Config, classes: int) -> dict[str, Any]:
     """What nn.build takes, beside the name."""
     widths = {"widths": list(config.widths)} if config.widths else {}
     return {"classes": classes, "dtype": config.dtype} | widths
-
-
-@functools.lru_cache  # one function object, and so one compilation
-def prepare(scaling: data.Scaling, *, augment: bool) -> Any:
-    """(key, raw pixels) -> inputs, on the device."""
-
-    def run(key, x):
-        return data.scale(training.crop_flip(key, x) if augment else x, scaling)
-
-    return run
 
 
 def task(config: Config, shared: Setup, seed: int) -> Task:

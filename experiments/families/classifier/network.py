@@ -1,7 +1,8 @@
 """The network of a run: trained here or loaded, and what an edit makes of it, saved so that any experiment loads it."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 
@@ -11,6 +12,7 @@ from subspace_jax.core.inference import check_inference
 from subspace_jax.typing import Variables
 
 SAVED_RECIPE = "optimizer", "lr", "schedule", "weight_decay", "epochs", "batch", "augment"
+C = TypeVar("C", bound=data.Config)
 create = jax.jit(training.create, static_argnums=(1, 2))
 
 
@@ -23,7 +25,7 @@ class Trained(NamedTuple):
     carries: dict[str, Any]
 
 
-def adopt(config: Any) -> Any:
+def adopt(config: C) -> C:
     """The flags with which the network at --checkpoint was trained: its labels are planted again."""
     seeds = checkpoint.seeds(config.checkpoint)
     _, _, saved = checkpoint.load_model(config.checkpoint, seed=seeds[0])
@@ -38,27 +40,35 @@ def adopt(config: Any) -> Any:
     return dataclasses.replace(config, seed=seeds[0], seeds=len(seeds), **same)
 
 
-def trained(config: Any, shared: data.Setup, task: data.Task, seed: int, *, hooks: Any = None) -> Trained:
+def epoch(config: data.Config, shared: data.Setup) -> Callable:
+    """One epoch by the run's recipe, the same function for every seed."""
+    steps = config.epochs * (len(shared.columns["label"]) // config.batch)
+    return training.train_epoch(
+        shared.network, training.optimizer(shared.recipe, steps), batch=config.batch, prepare=shared.prepare
+    )
+
+
+def trained(
+    config: data.Config, shared: data.Setup, task: data.Task, seed: int, *, hooks: Any = None,
+    epoch_fn: Callable | None = None, save_every: int = 10, keep_every: int | None = None,
+) -> Trained:  # fmt: skip
     """The network of one seed at --checkpoint, or one trained by the run's recipe, resumable; the hooks go with it."""
     if config.checkpoint:
         loaded = Trained(*checkpoint.load_model(config.checkpoint, seed=seed), {})
         check_inference(loaded.model.apply, loaded.variables, task.x[:8])
         return loaded
-    steps = config.epochs * (len(task.x) // config.batch)
-    tx = training.optimizer(shared.recipe, steps)
-    run = training.train_epoch(
-        shared.network, tx, batch=config.batch, prepare=data.prepare(shared.scaling, augment=config.augment)
-    )
+    tx = training.optimizer(shared.recipe, config.epochs * (len(task.x) // config.batch))
     key = jax.random.fold_in(jax.random.key(seed), data.TRAIN_KEY)
     saved = data.checkpoint_config(config, shared, seed)
     state, carries = checkpoint.resumable_fit(
-        f"{config.workdir}/checkpoints/seed{seed}", run, create(key, shared.network, tx, task.x[:1]),
-        (task.image, task.label), epochs=config.epochs, config=saved, hooks=hooks, label=f"seed {seed}",
+        f"{config.workdir}/checkpoints/seed{seed}", epoch_fn or epoch(config, shared),
+        create(key, shared.network, tx, task.x[:1]), (task.image, task.label), epochs=config.epochs, config=saved,
+        hooks=hooks, save_every=save_every, keep_every=keep_every, label=f"seed {seed}",
     )  # fmt: skip
     return Trained(shared.network, training.variables(state), saved, carries)
 
 
-def save_edited(config: Any, seed: int, original: Trained, variables: Variables, **edit: Any) -> None:
+def save_edited(config: data.Config, seed: int, original: Trained, variables: Variables, **edit: Any) -> None:
     """Write the edited network to <workdir>/edited: a checkpoint of the same model, with one more entry in `edits`."""
     state = training.TrainState(jax.numpy.int32(0), **variables, opt_state={}, key=jax.random.key(seed))
     saved = original.config | {"edits": [*original.config["edits"], edit | {"seed": seed}]}

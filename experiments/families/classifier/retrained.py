@@ -1,7 +1,6 @@
 """The baselines that train further networks on parts of the data: confident learning and second-split forgetting."""
 
 import functools
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,35 +9,35 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.families.classifier import data
+from experiments.harness import timing
 from subspace_jax import training
 from subspace_jax.memorization import confident_learning, second_split
 
 
-def scores(*arguments) -> dict[str, Callable[[], dict[str, Any]]]:
-    """By name, the function that computes the score and its time; arguments: config, setup, network, task, seed."""
+def scores(*arguments: Any) -> dict[str, Callable[[], dict[str, Any]]]:
+    """By name, the function that computes the score and its time; arguments: config, setup, task, seed."""
 
-    def timed(name, run):
-        started = time.perf_counter()
-        values = np.asarray(run(*arguments))
-        return {f"score/{name}": values, f"seconds/{name}": time.perf_counter() - started}
+    def score(name: str, run: Callable) -> dict[str, Any]:
+        values, seconds = timing.timed(lambda: run(*arguments))
+        return {f"score/{name}": np.asarray(values), f"seconds/{name}": seconds}
 
     runs = {"confident_learning": cross_validate, "second_split": split_twice}
-    return {name: functools.partial(timed, name, run) for name, run in runs.items()}
+    return {name: functools.partial(score, name, run) for name, run in runs.items()}
 
 
-def cross_validate(config, shared, network, task: data.Task, seed: int) -> Any:
+def cross_validate(config: data.Config, shared: data.Setup, task: data.Task, seed: int) -> Any:
     """Confident learning: three networks, each judged on the third of the samples it did not see."""
     fold = np.asarray(confident_learning.folds(jax.random.key(seed), len(task.x)))
-    states, _ = train_on(config, shared, network, task, seed, [fold != k for k in range(3)], label="folds")
-    logits = training.predict(stacked(network.apply), training.variables(states), task.x)
+    states, _ = train_on(config, shared, task, seed, [fold != k for k in range(3)], label="folds")
+    logits = training.predict(stacked(shared.network.apply), training.variables(states), task.x)
     return confident_learning.confident_learning(jax.nn.softmax(own_model(logits, fold)), jnp.asarray(task.label)).score
 
 
-def split_twice(config, shared, network, task: data.Task, seed: int) -> Any:
+def split_twice(config: data.Config, shared: data.Setup, task: data.Task, seed: int) -> Any:
     """Second-split forgetting: train on each half, go on with the other half, see what of the first is lost."""
     half = np.asarray(confident_learning.folds(jax.random.key(seed), len(task.x), count=2))
-    first, _ = train_on(config, shared, network, task, seed, [half == k for k in range(2)], label="first halves")
-    apply, label = stacked(network.apply), jnp.asarray(task.label)
+    first, _ = train_on(config, shared, task, seed, [half == k for k in range(2)], label="first halves")
+    apply, label = stacked(shared.network.apply), jnp.asarray(task.label)
 
     def update(carry, states, epoch):
         logits = training.predict(apply, training.variables(states), task.x)
@@ -48,26 +47,53 @@ def split_twice(config, shared, network, task: data.Task, seed: int) -> Any:
     hooks = {"split": training.Hook(before, update)}
     other = [half != k for k in range(2)]
     start = training.variables(first)
-    _, carries = train_on(config, shared, network, task, seed, other, label="second halves", start=start, hooks=hooks)
+    _, carries = train_on(config, shared, task, seed, other, label="second halves", start=start, hooks=hooks)
     return second_split.finalize(carries["split"])
 
 
-def train_on(config, shared, network, task: data.Task, seed: int, masks, *, label: str, **more):
+def check(config: data.Config, size: int, label: str) -> None:
+    """Refuse sets that give no batch.
+
+    Raises:
+      ValueError: names the flag and the sets.
+    """
+    if config.batch > size:
+        raise ValueError(
+            f"--batch {config.batch} is larger than the {size} samples of the {label}: at most {size}."
+        )
+
+
+def check_scores(config: data.Config, samples: int) -> None:
+    """Refuse, before anything is trained, folds or halves that give no batch."""
+    check(config, samples - -(-samples // 3), "folds")
+    check(config, samples // 2, "halves")
+
+
+def train_on(
+    config: data.Config,
+    shared: data.Setup,
+    task: data.Task,
+    seed: int,
+    masks: list[np.ndarray],
+    *,
+    label: str,
+    **more: Any,
+) -> tuple[Any, dict[str, Any]]:  # fmt: skip
     """Networks trained with the run's recipe on the masked samples, cut to the smallest number of them."""
-    size = min(mask.sum() for mask in masks)
+    size = int(min(mask.sum() for mask in masks))
+    check(config, size, label)
     table = np.stack([np.flatnonzero(mask)[:size] for mask in masks])
     tx = training.optimizer(shared.recipe, shared.recipe.epochs * (size // shared.recipe.batch))
     key = jax.random.fold_in(jax.random.key(seed), data.TRAIN_KEY)
     return training.train_many(
-        key, network, tx, (task.image, task.label), table, epochs=config.epochs, batch=shared.recipe.batch,
+        key, shared.network, tx, (task.image, task.label), table, epochs=config.epochs, batch=shared.recipe.batch,
         loop="vmap" if config.model == "mlp" else "map",
-        prepare=data.prepare(shared.scaling, augment=config.augment),
-        label=label, **more,
+        prepare=shared.prepare, label=label, **more,
     )  # fmt: skip
 
 
 @functools.lru_cache
-def stacked(apply):
+def stacked(apply: Callable) -> Callable:
     """Apply several networks to one batch: logits (n, models, classes)."""
     return jax.vmap(apply, in_axes=(0, None), out_axes=1)
 

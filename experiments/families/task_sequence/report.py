@@ -1,9 +1,8 @@
 """Figures, tables and pictures of task sequences: the matrix R of each method and what it keeps beside the network."""
 
-from typing import Any
-
 import numpy as np
 
+from experiments.families.task_sequence.protocol import Config
 from experiments.harness import plots, report, runner
 from subspace_jax.continual import protocol
 
@@ -29,7 +28,7 @@ def figures(found: dict[str, Arrays], told: dict[str, float]) -> dict[str, float
     return listed
 
 
-def write_matrices(config: Any, runs: dict[int, dict[str, Arrays]]) -> None:
+def write_matrices(config: Config, runs: dict[int, dict[str, Arrays]]) -> None:
     """matrix.csv and matrix.npz: one row a seed, method, moment and task."""
     cells = [
         (seed, name, t, i, accuracy)
@@ -39,15 +38,6 @@ def write_matrices(config: Any, runs: dict[int, dict[str, Arrays]]) -> None:
     ]
     columns = "seed", "method", "tasks_learned", "task", "accuracy"
     runner.write_table(config, "matrix", dict(zip(columns, map(np.array, zip(*cells, strict=True)), strict=True)))
-
-
-def sections(config: Any, means: dict[str, float], std: dict[str, float], first: dict[str, Arrays]) -> list:
-    """The table of all methods, then the pictures of the first seed."""
-    whole = {name: arrays for name, arrays in first.items() if len(arrays["matrix"]) > 1}
-    listed = [scoreboard(means, std), against_memory(config, means)]
-    if whole:
-        listed += [over_time(config, whole), matrices(config, whole)]
-    return [*listed, *stored(config, whole)]
 
 
 def scoreboard(means: dict[str, float], std: dict[str, float]) -> report.Section:
@@ -73,14 +63,7 @@ def scoreboard(means: dict[str, float], std: dict[str, float]) -> report.Section
     return report.Section("Methods", text, table=(head, *rows))
 
 
-def against_memory(config: Any, means: dict[str, float]) -> report.Section:
-    """Accuracy against what is kept."""
-    places = {key[4:]: (means[f"memory/{key[4:]}"], value) for key, value in means.items() if key.startswith("acc/")}
-    figure = plots.points(config.workdir, "memory", places, x="floats kept", y="accuracy at the end", log_x=True)
-    return report.Section("Accuracy against memory", "", (figure,))
-
-
-def over_time(config: Any, whole: dict[str, Arrays]) -> report.Section:
+def over_time(config: Config, whole: dict[str, Arrays]) -> report.Section:
     """Mean accuracy on the tasks learned so far, and of the first task alone, by method."""
     along = np.arange(1, config.tasks + 1)
     means = {
@@ -98,7 +81,7 @@ def over_time(config: Any, whole: dict[str, Arrays]) -> report.Section:
     return report.Section("Over the sequence", "First seed.", tuple(pictures))
 
 
-def matrices(config: Any, whole: dict[str, Arrays]) -> report.Section:
+def matrices(config: Config, whole: dict[str, Arrays]) -> report.Section:
     """R of every method."""
     moments, tasks = ["untrained", *range(1, config.tasks + 1)], range(1, config.tasks + 1)
     pictures = tuple(
@@ -109,16 +92,3 @@ def matrices(config: Any, whole: dict[str, Arrays]) -> report.Section:
         for name, arrays in whole.items()
     )  # fmt: skip
     return report.Section("Accuracy on each task after each task", "First seed; a row a moment.", pictures)
-
-
-def stored(config: Any, whole: dict[str, Arrays]) -> list[report.Section]:
-    """Directions kept by layer and task, of the methods that keep bases."""
-    along, pictures = np.arange(1, config.tasks + 1), []
-    for name, arrays in whole.items():
-        ranks = {key.removeprefix("held/rank/"): value for key, value in arrays.items() if "held/rank/" in key}
-        if ranks:
-            lines = {path: (along, values) for path, values in ranks.items()}
-            pictures.append(
-                plots.curves(config.workdir, f"ranks_{name}", lines, x="tasks learned", y=f"directions kept ({name})")
-            )
-    return [report.Section("Bases", "First seed.", tuple(pictures))] if pictures else []

@@ -1,74 +1,64 @@
 """The experiment on utilized rank at small size: its figures agree with one another, its edit is a checkpoint."""
 
 import dataclasses
-import sys
+import json
+import shutil
 
-import jax
 import pytest
 
 from experiments import utilized_rank
-from experiments.harness import runner
+from experiments.utilized_rank import experiment
 from subspace_jax import checkpoint, data, training
+from subspace_jax.core import capture
 
-SMALL = dataclasses.replace(
-    utilized_rank.PRESETS["smoke"], preset="smoke", samples=200, widths=(24, 24), epochs=3, wider=True
-)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    config = dataclasses.replace(SMALL, workdir=str(tmp_path_factory.mktemp("rank")))
-    return config, utilized_rank.main(config)
+LAYERS = ["dense0/kernel", "dense1/kernel", "head/kernel"]
 
 
-def test_figures_agree_with_one_another(run):
-    _, (figures, std, claims, sections, rows) = run
-    assert figures.keys() == std.keys()
-    assert claims == []
-    layers = ["dense0/kernel", "dense1/kernel", "head/kernel"]
-    shares = [figures[f"utilization/{path}"] for path in layers]
+def test_figures_agree_with_one_another(finished):
+    run = finished("utilized_rank")
+    figures = run.figures
+    assert run.line["claims"] == []
+    shares = [figures[f"utilization/{path}"] for path in LAYERS]
     assert figures["utilization/mean"] == pytest.approx(sum(shares) / 3)
     assert all(0 < share <= 1 for share in [*shares, figures["utilization/mean_wider"]])
-    assert all(1 <= figures[f"effective_rank/{path}"] <= 24 for path in layers)
+    assert all(1 <= figures[f"effective_rank/{path}"] <= 24 for path in LAYERS)
     assert figures["parameters_ratio/tau_0.99"] <= figures["parameters_ratio/tau_0.999"] <= 1
     for kind in ("plain_svd", "input_only", "output_only", "whitened_svd", "random_subspaces", "magnitude_pruning"):
         assert all(f"accuracy_change/{kind}_{cut}" in figures for cut in ("tau_0.99", "tau_0.999", "search"))
     assert figures["accuracy_change/random_subspaces_tau_0.99"] < figures["accuracy_change/tau_0.99"] - 0.1
-    assert {f"seconds/{part}" for part in ("capture", "spectra", "project", "factorise", "finetune", "search")} <= set(
-        figures
-    )
+    timed = ("capture", "spectra", "project", "factorise", "finetune", "search")
+    assert {f"seconds/{part}" for part in timed} <= figures.keys()
+    rows = [json.loads(row) for row in (run.workdir / "metrics.jsonl").read_text().splitlines()]
     assert [row["cut"] for row in rows] == ["tau_0.99", "tau_0.999", "search"]
     assert rows[0]["accuracy_change/tau_0.99"] == figures["accuracy_change/tau_0.99"]
-    assert sum(len(section.figures) for section in sections) == 4
-    assert all(path.exists() for section in sections for path in section.figures)
+    assert len(list((run.workdir / "figures").iterdir())) == 4
 
 
-def test_a_finished_run_is_read_and_not_computed_again(run, monkeypatch):
-    config, summary = run
-    monkeypatch.setattr(utilized_rank.rank_cuts.capture, "collect", None)
+def test_a_finished_run_is_read_and_not_computed_again(finished, ask, tmp_path, monkeypatch):
+    first = finished("utilized_rank")
+    shutil.copytree(first.workdir, tmp_path / "w")
+    monkeypatch.setattr(capture, "collect", None)
     monkeypatch.setattr(training, "minimise", None)
-    assert utilized_rank.main(config).figures == summary.figures
+    assert ask("utilized_rank", "--resume").figures == first.figures
 
 
-def test_the_edited_network_is_loaded_by_the_next_run(run, tmp_path):
-    config, (figures, *_) = run
-    model, variables, saved = checkpoint.load_model(f"{config.workdir}/edited")
+def test_the_edited_network_is_loaded_by_the_next_run(finished, ask):
+    first = finished("utilized_rank")
+    model, variables, saved = checkpoint.load_model(first.workdir / "edited")
     (edit,) = saved["edits"]
     assert edit["method"] == "utilized_rank"
     assert edit["tau"] == 0.999
-    assert list(edit["ranks"]) == edit["layers"] == ["dense0/kernel", "dense1/kernel", "head/kernel"]
+    assert list(edit["ranks"]) == edit["layers"] == LAYERS
     test = data.load("digits", "test")
     x = data.scale(test["image"], data.Scaling(**saved["scaling"]))
     after = float(training.evaluate(model.apply, variables, x, test["label"]))
-    assert after == pytest.approx(figures["test_accuracy/before"] + figures["accuracy_change/tau_0.999"])
-    again = dataclasses.replace(
-        SMALL, workdir=str(tmp_path), checkpoint=f"{config.workdir}/edited", tau=(0.999,), search=False
-    )
-    second = utilized_rank.main(again).figures
-    assert second["test_accuracy/before"] == pytest.approx(after)
-    assert second["utilization/mean"] <= figures["utilization/mean"]
-    assert "utilization/mean_wider" not in second
-    assert len(checkpoint.load_model(f"{again.workdir}/edited")[2]["edits"]) == 2
+    assert after == pytest.approx(first.figures["test_accuracy/before"] + first.figures["accuracy_change/tau_0.999"])
+    flags = ["--checkpoint", str(first.workdir / "edited"), "--tau", "0.999", "--no-search"]
+    again = ask("utilized_rank", "--preset", "smoke", *flags)
+    assert again.figures["test_accuracy/before"] == pytest.approx(after)
+    assert again.figures["utilization/mean"] <= first.figures["utilization/mean"]
+    assert "utilization/mean_wider" not in again.figures
+    assert len(checkpoint.load_model(again.workdir / "edited")[2]["edits"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -86,17 +76,9 @@ def test_the_edited_network_is_loaded_by_the_next_run(run, tmp_path):
         (["--checkpoint", "nothing"], "no checkpoint of seed 0 at nothing"),
     ],
 )  # fmt: skip
-def test_bad_input_is_refused_before_anything_is_trained(flags, message, tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["utilized_rank", "--preset", "smoke", *flags])
-    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # the tests' compilation cache stays
+def test_bad_input_is_refused_before_anything_is_trained(flags, message, refuse, monkeypatch):
     monkeypatch.setattr(training, "train_epoch", None)
-    with pytest.raises(SystemExit) as stop:
-        runner.run(utilized_rank.main, utilized_rank.PRESETS)
-    assert stop.value.code == 2
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert message in err.splitlines()[0], err
+    refuse("utilized_rank", *flags, message=message)
 
 
 FIGURES = {
@@ -115,7 +97,7 @@ FIGURES = {
     ],
 )  # fmt: skip
 def test_each_claim_can_fail(worse):
-    claims = utilized_rank.claims(utilized_rank.PRESETS["cpu"], FIGURES | worse)
+    claims = experiment.claims(utilized_rank.PRESETS["cpu"], FIGURES | worse)
     assert len(claims) == 6
     assert sum(not claim.holds for claim in claims) == len(worse)
 
@@ -125,10 +107,10 @@ def test_claims_of_the_gpu_preset(ratio, tuned, svd, held):
     names = ("parameters_ratio/search", "accuracy_change_finetuned/search", "accuracy_change/plain_svd_search")
     figures = dict(zip(names, (ratio, tuned, svd), strict=True)) | {"accuracy_change/search": -0.01}
     config = dataclasses.replace(utilized_rank.PRESETS["gpu"], preset="gpu", data_dir="somewhere", resume=True)
-    assert sum(claim.holds for claim in utilized_rank.claims(config, figures)) == held
+    assert sum(claim.holds for claim in experiment.claims(config, figures)) == held
 
 
 def test_other_recipes_claim_nothing():
     for change in ({"epochs": 10}, {"noise": 0.1}, {"data": "mnist"}, {"checkpoint": "runs/1"}, {"preset": "smoke"}):
-        assert utilized_rank.claims(dataclasses.replace(utilized_rank.PRESETS["cpu"], **change), FIGURES) == []
-    assert utilized_rank.claims(dataclasses.replace(utilized_rank.PRESETS["cpu"], seeds=5, seed=7), FIGURES)
+        assert experiment.claims(dataclasses.replace(utilized_rank.PRESETS["cpu"], **change), FIGURES) == []
+    assert experiment.claims(dataclasses.replace(utilized_rank.PRESETS["cpu"], seeds=5, seed=7), FIGURES)

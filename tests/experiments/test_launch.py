@@ -1,6 +1,6 @@
 """Agents on one device, on several and in several processes; and what is said when one of these dies.
 
-The file is itself a small experiment: python -m tests.test_launch.
+The file is itself a small experiment: python -m tests.experiments.test_launch.
 """
 
 import _thread
@@ -24,7 +24,7 @@ from subspace_jax.core import compress, topology
 from subspace_jax.decentralized.gossip import d_psgd
 from subspace_jax.decentralized.ngc import ngc
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 FLOAT64 = 1e-10  # sums of at most eight numbers in another order, 60 steps
 EVALUATIONS = 6
 
@@ -73,7 +73,7 @@ def main(config):
 
 def spawn(*flags, cwd):
     flagged = os.environ | {"PYTHONPATH": str(ROOT), "JAX_ENABLE_X64": "1"}
-    command = [sys.executable, "-m", "tests.test_launch", *flags]
+    command = [sys.executable, "-m", "tests.experiments.test_launch", *flags]
     return subprocess.Popen(command, cwd=cwd, env=flagged, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -131,30 +131,26 @@ def test_two_processes_agree_with_one(reference, tmp_path):
     assert_finished(spawn("--workdir", "w", "--processes", "2", cwd=tmp_path), tmp_path / "w", reference, 2)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_four_processes_agree_with_one(reference, tmp_path):
     assert_finished(spawn("--workdir", "w", "--processes", "4", cwd=tmp_path), tmp_path / "w", reference, 4)
 
 
-@pytest.mark.slow
-def test_kill_each_process_and_resume(reference, tmp_path):
-    flags = ["--processes", "2", "--save-every", "1"]
-    for rank in (1, 0):
-        process = spawn("--workdir", "w", *flags, cwd=tmp_path)
-        seen = tmp_path / "w" / "logs" / f"process{rank}.txt"
-        started = seen.stat().st_mtime_ns if seen.exists() else 0
-        while not seen.exists() or seen.stat().st_mtime_ns == started or seen.read_text().count(" step ") < 2:
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.01)
-        os.kill(int((tmp_path / "w" / f"pid{rank}").read_text()), signal.SIGKILL)
-        killed = time.monotonic()
-        _, err = process.communicate()
-        assert time.monotonic() - killed < launch.Config.timeout
-        assert process.returncode == 1
-        assert f"process {rank} (agents {4 * rank}-{4 * rank + 3}) was killed by signal 9" in err
-        assert "--resume --workdir w" in err
-        assert not (tmp_path / "w" / "summary.json").exists()
-        flags = ["--resume"]
+@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.process)])
+def test_a_killed_process_is_named_and_the_run_goes_on(rank, reference, tmp_path):
+    process = spawn("--workdir", "w", "--processes", "2", "--save-every", "1", cwd=tmp_path)
+    seen = tmp_path / "w" / "logs" / f"process{rank}.txt"
+    while not seen.exists() or seen.read_text().count(" step ") < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    os.kill(int((tmp_path / "w" / f"pid{rank}").read_text()), signal.SIGKILL)
+    killed = time.monotonic()
+    _, err = process.communicate()
+    assert time.monotonic() - killed < launch.Config.timeout
+    assert process.returncode == 1
+    assert f"process {rank} (agents {4 * rank}-{4 * rank + 3}) was killed by signal 9" in err
+    assert "--resume --workdir w" in err
+    assert not (tmp_path / "w" / "summary.json").exists()
     assert_finished(spawn("--resume", "--workdir", "w", cwd=tmp_path), tmp_path / "w", reference, 2)
     assert all("step 10 of" not in log.read_text().split("compngc")[0] for log in (tmp_path / "w" / "logs").iterdir())
 
@@ -243,7 +239,6 @@ def test_refused_before_anything_starts(flags, message):
 def test_a_refusal_leaves_no_folder(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["test_launch", "--processes", "3", "--workdir", "w"])
-    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # the tests' compilation cache stays
     with pytest.raises(SystemExit) as stop:
         runner.run(main, PRESETS)
     assert stop.value.code == 2

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments.decentralized import PRESETS, experiment
-from experiments.families.agents import methods, report
+from experiments.decentralized import PRESETS, experiment, methods, report
+from experiments.families import agents
 
 CPU = PRESETS["cpu"]
 
@@ -51,9 +51,9 @@ def test_a_setting_that_sets_nothing_is_refused(line):
 
 
 def test_a_rate_decays_at_half_and_three_quarters():
-    schedule = methods.rate(0.4, 100, 1.0)
+    schedule = agents.rate(0.4, 100, 1.0)
     np.testing.assert_allclose([schedule(t) for t in (0, 49, 50, 74, 75)], [0.4, 0.4, 0.04, 0.04, 0.004], rtol=1e-6)
-    assert methods.rate(0.4, 100, 0.0) == 0.4
+    assert agents.rate(0.4, 100, 0.0) == 0.4
 
 
 def test_claims_are_made_of_the_fixed_recipe_alone():

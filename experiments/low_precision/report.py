@@ -1,144 +1,28 @@
-"""What a network in few bits makes of its bits: use of the codes by layer, energy by a model, and the report of both.
+"""What few bits reach, send and would cost: the tables and pictures of low_precision."""
 
-Every layer of a training step is computed as the quantised network computes it, so that its input and its cotangent
-can be looked at before they are rounded; norms and residual sums stay in float.
-"""
+from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments.families.agents import methods
+from experiments.families import agents
 from experiments.harness import plots, report
-from subspace_jax import nn, trees
-from subspace_jax.core import capture, losses, quantize
-from subspace_jax.nn.layers.quantized import bifurcated, on_own_range
-from subspace_jax.typing import Array, Key
+from experiments.low_precision import protocol
+from subspace_jax.decentralized import codes
+
+if TYPE_CHECKING:
+    from experiments.low_precision.experiment import Config
 
 Arrays = dict[str, np.ndarray]
-Tensor = Array | np.ndarray
-FLOAT_MAC, INT8_MAC = 3.7 + 0.9, 0.2 + 0.03  # pJ of a multiplication and an addition: Horowitz, ISSCC 2014, 45 nm
+
+
 DRAWN = 256  # codes side by side in a picture
-KINDS = "activations", "gradients"
-
-
-def probe(
-    model: nn.Model, params: Any, x: Array, y: Array, *, bits: int, key: Key[Array, ""]
-) -> dict[str, dict[str, tuple]]:
-    """{"activations" | "gradients": {path of the kernel: (tensor, lo, hi)}} of one training step in few bits.
-
-    Args:
-      model: the network in float; its products are swapped for quantised ones.
-      params: trained in few bits.
-      x: a batch.
-      y: its labels.
-      bits: of all grids.
-      key: of the rounding of the cotangents.
-    """
-    apply = inference(model)
-    table = capture.layers(apply, params, x)
-    kernels, keys = capture.kernels(table, params), dict(zip(table, jax.random.split(key, len(table)), strict=True))
-    coarse = trees.map_with_path(lambda path, leaf: on_own_range(leaf, bits) if path in table.other else leaf, params)
-
-    def loss(taps):
-        inputs = {}
-
-        def swap(call, tap):
-            path, rows = call.layer.path, call.inputs()
-            inputs[path] = rows, *(ends := quantize.batch_range(rows.reshape(len(x), -1)))
-            fine = quantize.quantize(rows, bits, *ends)
-            return tap + bifurcated(jnp.matmul, bits, fine, on_own_range(kernels[path], bits), keys[path])
-
-        logits = capture.replace(apply, swap)(coarse, taps, x)
-        return losses.softmax_cross_entropy(logits, y).mean(), inputs
-
-    taps = {path: jnp.zeros((layer.rows, layer.d_out)) for path, layer in table.items()}
-    cotangents, inputs = jax.grad(loss, has_aux=True)(taps)
-    gradients = {path: (dy, *quantize.tensor_range(dy)) for path, dy in cotangents.items()}
-    return {"activations": inputs, "gradients": gradients}
-
-
-def inference(model: nn.Model) -> Callable:
-    """(params, x) -> logits of a network without statistics."""
-    return lambda params, x: model.apply({"params": params, "batch_stats": {}}, x)
-
-
-def use(model: nn.Model, history: Arrays, batch: tuple[Tensor, Tensor], *, bits: int, key: Key[Array, ""]) -> Arrays:
-    """How often each code occurs, "codes/<kind>/<layer>" (agents, 2^bits), and what clips, "clipped/..." (agents,).
-
-    Args:
-      model: the network in float.
-      history: of `agents.follow`: the models after the last step.
-      batch: (x, y) of all agents, (agents, samples, ...).
-      bits: of the grids.
-      key: of the rounding.
-    """
-
-    @jax.jit
-    def one(params, x, y, key):
-        def shares(tensor, lo, hi):
-            counts = jnp.bincount(quantize.codes(tensor, bits, lo, hi)[0].ravel(), length=2**bits)
-            return counts / tensor.size, ((tensor < lo) | (tensor > hi)).mean()
-
-        found = probe(model, params, x, y, bits=bits, key=key)
-        return {kind: {path: shares(*seen) for path, seen in layers.items()} for kind, layers in found.items()}
-
-    shapes = jax.eval_shape(model.init, key, batch[0][0])["params"]
-    found = []
-    for agent in range(len(batch[0])):
-        params = trees.map_with_path(lambda path, _, i=agent: history[f"final/params/{path}"][i], shapes)
-        found.append(one(params, batch[0][agent], batch[1][agent], jax.random.fold_in(key, agent)))
-    whole = jax.tree.map(lambda *parts: np.stack(parts), *found)
-    return {
-        f"{name}/{kind}/{path.removesuffix('/kernel')}": values
-        for kind, layers in whole.items()
-        for path, pair in layers.items()
-        for name, values in zip(("codes", "clipped"), pair, strict=True)
-    }
-
-
-def figures(arrays: Arrays, suffix: str) -> dict[str, float]:
-    """Share clipped, share of the codes in use and entropy in bits, of every layer, mean over the agents."""
-    found = {}
-    for name, shares in arrays.items():
-        which, _, layer = name.partition("/")
-        if which == "clipped":
-            found[f"clipped_{layer}_{suffix}"] = shares.mean()
-        elif which == "codes":
-            entropy = -np.sum(shares * np.log2(np.where(shares > 0, shares, 1)), axis=1)
-            found[f"codes_used_{layer}_{suffix}"] = (shares > 0).mean()
-            found[f"code_entropy_{layer}_{suffix}"] = entropy.mean()
-    return {name: float(value) for name, value in found.items()}
-
-
-def cost(model: nn.Model, x: Tensor, batch: int) -> dict[str, float]:
-    """A model of the energy of one step's products by their multiply-accumulates (MACs), whatever the machine takes.
-
-    Forward, to the layer before (not from the first one) and to the weights, which in a bifurcated layer meet the
-    float cotangent; all_products takes that in 8 bits too. 4.6 pJ a MAC in float32 and .23 pJ in 8-bit integers
-    (Horowitz, "Computing's energy problem", ISSCC 2014: 3.7 + .9 and .2 + .03); memory is not counted.
-    """
-    shapes = jax.eval_shape(model.init, jax.random.key(0), x)
-    table = capture.layers(inference(model), shapes["params"], x)
-    products = [layer.rows * layer.groups * layer.d_in * layer.d_out for layer in table.values()]
-    whole = batch * sum(products) / len(x)
-    through = 2 * whole - batch * products[0] / len(x)
-    picojoule = {
-        "float": FLOAT_MAC * (through + whole), "int8": INT8_MAC * through + FLOAT_MAC * whole,
-        "int8_all_products": INT8_MAC * (through + whole),
-    }  # fmt: skip
-    found = {"macs_per_step": through + whole}
-    found |= {f"microjoule_per_step/{name}": value / 1e6 for name, value in picojoule.items()}
-    few = ("int8", "int8_all_products")
-    return found | {f"energy_ratio/{name}": picojoule["float"] / picojoule[name] for name in few}
 
 
 def sections(
-    config: Any,
-    listed: list[methods.Trial],
+    config: Config,
+    listed: list[agents.Trial],
     means: dict[str, float],
     std: dict[str, float],
     first: dict[str, Arrays],
@@ -157,7 +41,7 @@ def sections(
     ]
 
 
-def scoreboard(listed: list[methods.Trial], means: dict[str, float], std: dict[str, float]) -> report.Section:
+def scoreboard(listed: list[agents.Trial], means: dict[str, float], std: dict[str, float]) -> report.Section:
     """Every trial with what it reaches."""
     kinds = (
         "accuracy_consensus", "accuracy_mean", "accuracy_worst", "accuracy_mean_rounds", "accuracy_consensus_rounds",
@@ -180,7 +64,7 @@ def scoreboard(listed: list[methods.Trial], means: dict[str, float], std: dict[s
     return report.Section("In few bits and in float", text, table=(head, *table))
 
 
-def words(config: Any, listed: list[methods.Trial], means: dict[str, float], std: dict[str, float]) -> str:
+def words(config: Config, listed: list[agents.Trial], means: dict[str, float], std: dict[str, float]) -> str:
     """The gain of few bits over float, by what is sent and by the skew, and which of them are more than chance."""
     kinds = {
         "mean of all models": "accuracy_consensus", "own models": "accuracy_mean", "worst agent": "accuracy_worst",
@@ -197,7 +81,7 @@ def words(config: Any, listed: list[methods.Trial], means: dict[str, float], std
     return start + (", ".join(ahead) or "nothing") + ". " + " ".join(said)
 
 
-def travels(config: Any, listed: list[methods.Trial], means: dict[str, float]) -> report.Section:
+def travels(config: Config, listed: list[agents.Trial], means: dict[str, float]) -> report.Section:
     """Bytes of a step by what is sent."""
     methods = dict.fromkeys(trial.method for trial in listed)
     at = f"_skew_{config.skew[0]:g}"
@@ -230,9 +114,9 @@ def energy(means: dict[str, float]) -> report.Section:
     return report.Section("Energy by a model", text, table=(head, *table))
 
 
-def over_the_run(config: Any, listed: list[methods.Trial], first: dict[str, Arrays], skew: float) -> report.Section:
+def over_the_run(config: Config, listed: list[agents.Trial], first: dict[str, Arrays], skew: float) -> report.Section:
     """Accuracy over steps and over bytes at one skew."""
-    shown = {t.method: first[t.name] for t in listed if t.settings["skew"] == skew and t.agents > 1}
+    shown = {t.method: first[t.name] for t in listed if t.skew == skew and t.agents > 1}
     consensus = {name: 1 - a["consensus"] for name, a in shown.items()}
     own = {name: 1 - a["accuracy"].mean(1) for name, a in shown.items()}
     along = {name: a["step"] for name, a in shown.items()}
@@ -252,10 +136,10 @@ def over_the_run(config: Any, listed: list[methods.Trial], first: dict[str, Arra
     return report.Section(f"Over the run, skew {skew:g}", text, pictures)
 
 
-def grids(config: Any, arrays: Arrays, skew: float) -> report.Section:
+def grids(config: Config, arrays: Arrays, skew: float) -> report.Section:
     """Use of the codes by layer, of activations and of cotangents."""
     pictures, table = [], []
-    for kind in KINDS:
+    for kind in codes.KINDS:
         shares = {name.split("/", 2)[2]: a for name, a in arrays.items() if name.startswith(f"codes/{kind}/")}
         wide = max(1, 2**config.bits // DRAWN)
         lines = {
@@ -266,7 +150,7 @@ def grids(config: Any, arrays: Arrays, skew: float) -> report.Section:
             plots.curves(config.workdir, f"codes_{kind}_skew_{skew:g}", lines, x="code", y=f"share of the {kind}",
                          log_y=True)
         )  # fmt: skip
-        found = figures(arrays, "")
+        found = protocol.code_figures(arrays, "")
         table += [
             (kind, layer, *(f"{found[f'{name}_{kind}/{layer}_']:{form}}"
                             for name, form in (("clipped", ".4f"), ("codes_used", ".3f"), ("code_entropy", ".2f"))))
@@ -282,12 +166,12 @@ def grids(config: Any, arrays: Arrays, skew: float) -> report.Section:
 
 
 def by_agent(
-    config: Any, listed: list[methods.Trial], first: dict[str, Arrays], held: dict[float, np.ndarray]
+    config: Config, listed: list[agents.Trial], first: dict[str, Arrays], held: dict[float, np.ndarray]
 ) -> report.Section:
     """Accuracy of every agent, and its classes, at every skew."""
     pictures = []
     for skew, histogram in held.items():
-        shown = [trial for trial in listed if trial.settings["skew"] == skew and trial.agents > 1]
+        shown = [trial for trial in listed if trial.skew == skew and trial.agents > 1]
         last = config.steps // config.every - 1
         at_end = np.stack([first[trial.name]["accuracy"][last] for trial in shown])
         count, classes = histogram.shape

@@ -1,0 +1,122 @@
+"""The flags of a run and the folder it writes: presets, a new folder, one that is continued, one that is in use."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any, Literal, TypeVar
+
+import tyro
+
+from experiments.harness import launch
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Flags of every experiment."""
+
+    preset: Literal["smoke", "cpu", "gpu"] = "cpu"
+    """Defaults of all flags: smoke < 20 s, cpu < 5 min on 2 cores, gpu < 20 min on one GPU."""
+    seed: int = 0
+    """First seed."""
+    seeds: int = 3
+    """Number of seeds: figures are means over them."""
+    workdir: str = ""
+    """Folder of this run; runs/<experiment>/<next number> when not given."""
+    resume: bool = False
+    """Continue the run in --workdir, or the latest unfinished one."""
+    data: str = "digits"
+    """Data set: digits needs nothing else; mnist, cifar10, your own, ... are read from --data-dir."""
+    data_dir: str = ""
+    """Folder of data sets; the environment variable SUBSPACE_DATA_DIR when not given."""
+    checkpoint: str = ""
+    """Use the network saved there instead of training one."""
+
+
+C = TypeVar("C", bound=Config)
+
+
+def configure(name: str, presets: dict[str, Any], description: str, argv: list[str]) -> Any:
+    """--preset (or the resumed run's config) gives the defaults, every other flag overrides them."""
+    chosen = next((argv[i + 1] for i, flag in enumerate(argv[:-1]) if flag == "--preset"), "cpu")
+    chosen = next((flag.split("=", 1)[1] for flag in argv if flag.startswith("--preset=")), chosen)
+    default = dataclasses.replace(presets.get(chosen, presets["cpu"]), preset=chosen if chosen in presets else "cpu")
+    config = tyro.cli(type(default), default=default, args=argv, description=description, prog=f"experiments.{name}")
+    if config.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1; got {config.seeds}.")
+    if config.resume:
+        config = resumed(name, config, argv, description)
+    if isinstance(config, launch.Config):
+        launch.start(config)
+    return config if config.resume else opened(name, config)
+
+
+def opened(name: str, config: C) -> C:
+    """A new run's folder, in which the first process writes the flags."""
+    workdir = pathlib.Path(config.workdir) if config.workdir else following(pathlib.Path("runs") / name)
+    if launch.first() and (workdir / "config.json").exists():
+        raise ValueError(f"{workdir} already holds a run: continue it with --resume, or give another --workdir.")
+    workdir.mkdir(parents=True, exist_ok=True)
+    config = dataclasses.replace(config, workdir=str(workdir))
+    if launch.first():
+        (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2))
+    return config
+
+
+def resumed(name: str, config: C, argv: list[str], description: str) -> C:
+    """The saved flags of the run to continue; flags that would change it are refused, where it computes may change."""
+    runs = pathlib.Path("runs") / name
+    unfinished = [d for d in numbered(runs) if (d / "config.json").exists() and not (d / "summary.json").exists()]
+    workdir = pathlib.Path(config.workdir) if config.workdir else (unfinished or [None])[-1]
+    if workdir is None or not (workdir / "config.json").exists():
+        where = workdir or runs
+        raise FileNotFoundError(f"no run to resume at {where}: give its --workdir, or start one without --resume.")
+    saved = json.loads((workdir / "config.json").read_text())
+    fields = {f.name: f.default for f in dataclasses.fields(config)}
+    saved = {k: tuple(v) if isinstance(fields[k], tuple) else v for k, v in saved.items()}
+    old = type(config)(**saved)
+    again = tyro.cli(type(old), default=old, args=argv, description=description)
+    differ = [f for f in fields if f not in ("resume", "workdir", "preset") and getattr(again, f) != getattr(old, f)]
+    changed = [f for f in differ if f not in launch.PLACES]
+    if changed:
+        flag, was = changed[0], getattr(old, changed[0])
+        raise ValueError(f"the run at {workdir} was started with {flag} = {was}; resume it unchanged or start another.")
+    config = dataclasses.replace(again, preset=old.preset, workdir=str(workdir), resume=True)
+    if differ:  # the processes that a parent starts read it
+        (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2))
+    return config
+
+
+def numbered(folder: pathlib.Path) -> list[pathlib.Path]:
+    found = [d for d in folder.glob("*") if d.name.isdigit()]
+    return sorted(found, key=lambda d: int(d.name))
+
+
+def following(folder: pathlib.Path) -> pathlib.Path:
+    return folder / str(max([0, *(int(d.name) for d in numbered(folder))]) + 1)
+
+
+@contextlib.contextmanager
+def locked(workdir: str) -> Iterator[None]:
+    """Hold <workdir>/.lock, which names this process, as long as it writes there.
+
+    Raises:
+      ValueError: another process writes there.
+    """
+    if not launch.first() or launch.RANK in os.environ:  # others of the same run: the first, or their parent, holds it
+        yield
+        return
+    with (pathlib.Path(workdir) / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise ValueError(f"process {holder} writes in {workdir}: wait for it, stop it, or use another.") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

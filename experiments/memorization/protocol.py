@@ -1,0 +1,144 @@
+"""One seed of memorization: train or load its network, score every sample on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.families import classifier
+from experiments.families.classifier import retrained
+from experiments.harness import runner, timing
+from subspace_jax import checkpoint, nn, training
+from subspace_jax.memorization import dynamics, epoch_average, scores
+
+if TYPE_CHECKING:
+    from experiments.memorization.experiment import Config
+
+
+AVERAGED = ("fd_norm", "ggn_exact", "hv_norm", "input_grad")
+SWEEP_STEPS, SWEEP_PROBES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1), (1, 2, 3, 5, 10, 20)
+SWEEP_EVERY, SWEEP_SAMPLES = 5, 5000  # the sensitivity curves use every fifth scored epoch and the first samples
+Hooks = dict[str, training.Hook]
+observe = jax.jit(dynamics.update)
+
+
+def score_run(config: Config, shared: classifier.Setup, task: classifier.Task, seed: int) -> dict[str, Any]:
+    """All scores of one seed: arrays (n,) by name, seconds, curves."""
+    network, hooks = shared.network, hooks_of(config, shared.network, task, seed)
+    if config.checkpoint:
+        variables, carries = visit_checkpoints(config, hooks, seed)
+    else:
+        epoch_fn, hooks["training"] = clocked(classifier.epoch(config, shared), config.epochs)
+        net = classifier.trained(
+            config, shared, task, seed, hooks=hooks, epoch_fn=epoch_fn, save_every=config.save_every,
+            keep_every=config.keep_every,
+        )  # fmt: skip
+        variables, carries = net.variables, net.carries
+    arrays = collect(carries)
+    arrays["predicted"] = training.predict(network.apply, variables, task.x).argmax(-1)
+    arrays["test_accuracy"] = training.evaluate(network.apply, variables, task.test_x, task.test_label)
+    if not config.checkpoint:
+        for name, part in retrained.scores(config, shared, task, seed).items():
+            arrays |= runner.stage(config, f"seed{seed}_{name}", part)
+    return arrays
+
+
+def hooks_of(config: Config, network: nn.Model, task: classifier.Task, seed: int) -> Hooks:
+    """One accumulator a score, one for the training dynamics, and on the first seed those of the sensitivity curves."""
+    key = jax.random.fold_in(jax.random.key(seed), classifier.SCORE_KEY)
+
+    def hook(name, *, step=config.step, probes=config.probes, every=config.score_every, samples=None):
+        fn = scores.scorer(name, network.apply, step=step, probes=probes, precision=config.precision)
+        arrays = tuple(part[:samples] for part in (task.x, task.label))
+        samples = len(arrays[0])
+
+        def update(carry, state, epoch):
+            values, took = timing.timed(lambda: training.score_dataset(
+                jax.random.fold_in(key, epoch), fn, training.variables(state), arrays,
+                index=task.index[:samples], batch=config.score_batch, label=name,
+            ))  # fmt: skip
+            values = scores.refuse_nan(values, name=name, epoch=epoch + 1)
+            seconds = carry["seconds"].at[carry["average"].count].set(took)
+            return {"average": epoch_average.update(carry["average"], values), "seconds": seconds}
+
+        passes = max(1, config.epochs // every)
+        carry = {"average": epoch_average.init(samples, history=passes), "seconds": jnp.full(passes, jnp.nan)}
+        return training.Hook(carry, update, every)
+
+    hooks = {name: hook(name) for name in dict.fromkeys((*AVERAGED, config.score))}
+    hooks["dynamics"] = dynamics_hook(config, network, task)
+    every = config.score_every * SWEEP_EVERY
+    if config.sweep and seed == config.seed and not config.checkpoint and every <= config.epochs:
+        options = {"every": every, "samples": min(SWEEP_SAMPLES, len(task.x))}
+        hooks |= {f"step_{step:g}": hook("fd_norm", step=step, **options) for step in SWEEP_STEPS}
+        hooks |= {f"probes_{probes}": hook("fd_norm", probes=probes, **options) for probes in SWEEP_PROBES}
+    return hooks
+
+
+def dynamics_hook(config: Config, network: nn.Model, task: classifier.Task) -> training.Hook:
+    """Loss, margin, learning time and forgetting, from one forward pass after every epoch."""
+
+    def update(carry, state, epoch):
+        started = time.perf_counter()
+        logits = training.predict(network.apply, training.variables(state), task.x)
+        new = jax.block_until_ready(observe(carry["dynamics"], logits, jnp.asarray(task.label)))
+        return {"dynamics": new, "seconds": carry["seconds"].at[epoch].set(time.perf_counter() - started)}
+
+    return training.Hook({"dynamics": dynamics.init(len(task.x)), "seconds": jnp.full(config.epochs, jnp.nan)}, update)
+
+
+def clocked(epoch_fn: Callable, epochs: int) -> tuple[Callable, training.Hook]:
+    """The same function, and a hook that keeps how long its latest call took."""
+    latest = [0.0]
+
+    def clock(*arguments):
+        result, latest[0] = timing.timed(lambda: epoch_fn(*arguments))
+        return result
+
+    def update(carry, state, epoch):
+        return {"seconds": carry["seconds"].at[epoch].set(latest[0])}
+
+    return clock, training.Hook({"seconds": jnp.full(epochs, jnp.nan)}, update)
+
+
+def visit_checkpoints(
+    config: Config, hooks: dict[str, training.Hook], seed: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run the hooks on the saved networks instead of training one: (last variables, carries)."""
+    carries, variables = training.initial_carries(hooks, config.epochs), {}
+    for number, epoch in enumerate(checkpoint.epochs(config.checkpoint, seed=seed)):
+        _, variables, _ = checkpoint.load_model(config.checkpoint, seed=seed, epoch=epoch)
+        state = training.TrainState(jnp.int32(0), **variables, opt_state=None, key=jax.random.key(seed))
+        carries |= {name: hook.update(carries[name], state, number) for name, hook in hooks.items()}
+    return variables, carries
+
+
+def collect(carries: dict[str, Any]) -> dict[str, Any]:
+    """Arrays by "<what>/<name>" from the accumulators; seconds are median pass x passes, so without compilation."""
+    arrays = {f"metrics/{name}": rows for name, rows in carries["metrics"].items()}
+    for name, carry in carries.items():
+        if name.startswith(("step_", "probes_")):
+            arrays[f"sweep/{name}"] = epoch_average.finalize(carry["average"])
+        elif name != "metrics":
+            passes = int(np.count_nonzero(~np.isnan(carry["seconds"])))
+            arrays |= collect_one(name, carry, passes, float(np.nanmedian(carry["seconds"]) * passes))
+    return arrays
+
+
+def collect_one(name: str, carry: dict[str, Any], passes: int, seconds: float) -> dict[str, Any]:
+    """What one accumulator gives: a score, the scores of the dynamics, or only the time of the training."""
+    if name == "training":
+        return {"seconds/training": seconds}
+    if name == "dynamics":
+        found = dynamics.finalize(carry["dynamics"])
+        return {f"score/{k}": v for k, v in found.items()} | {f"seconds/{k}": seconds for k in found}
+    average = carry["average"]
+    arrays = {f"score/{name}": epoch_average.finalize(average), f"seconds/{name}": seconds}
+    if name == "fd_norm":
+        arrays |= {"score/fd_norm_last": average.last, "seconds/fd_norm_last": seconds / passes}
+    return arrays | {f"history/{name}": average.history[:passes]}

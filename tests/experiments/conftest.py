@@ -1,0 +1,113 @@
+"""Experiments run in this process: once a preset for all tests and workers, or with flags of one's own."""
+
+import contextlib
+import fcntl
+import functools
+import importlib
+import io
+import json
+import os
+import pathlib
+import sys
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.harness import launch, runner
+
+
+class Finished(NamedTuple):
+    """A run that has ended: its folder, the line on stdout, what was said on stderr, the exit status."""
+
+    workdir: pathlib.Path
+    line: dict
+    err: str
+    status: int
+
+    @property
+    def figures(self):
+        return self.line["figures"]
+
+    def outcome(self):
+        """Figures without times."""
+        return {name: value for name, value in self.figures.items() if not name.startswith("seconds/")}
+
+
+def asked(name, *flags, cwd, workdir="w"):
+    """What `python -m experiments.<name> <flags>` does, in this process; stdout holds one line, or none."""
+    question = importlib.import_module(f"experiments.{name}")
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    before, argv, x64 = os.getcwd(), sys.argv, jax.config.jax_enable_x64
+    start, launch.start = launch.start, launch.check  # the devices of this process are there already
+    os.chdir(cwd)
+    sys.argv = [name, *flags, *([] if "--workdir" in flags or not workdir else ["--workdir", workdir])]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runner.run(question.main, question.PRESETS)
+    except SystemExit as stop:
+        status = stop.code
+    finally:
+        launch.start = start
+        os.chdir(before)
+        sys.argv = argv
+        jax.config.update("jax_enable_x64", x64)
+    lines = out.getvalue().splitlines()
+    assert len(lines) == (0 if status else 1), out.getvalue()
+    folder = pathlib.Path(cwd) / (workdir or "runs")
+    return Finished(folder, json.loads(lines[0]) if lines else {}, err.getvalue(), status)
+
+
+@pytest.fixture
+def ask(tmp_path):
+    """`asked` in a folder of the test."""
+    return functools.partial(asked, cwd=tmp_path)
+
+
+@pytest.fixture
+def refuse(ask, tmp_path):
+    """Run flags that must be refused: nothing on stdout, status 2, the message in the first line, no traceback."""
+
+    def run(name, *flags, message):
+        found = ask(name, "--preset", "smoke", *flags)
+        assert found.status == 2
+        assert message in found.err.splitlines()[0], found.err
+        assert "Traceback" not in found.err
+        assert not list(tmp_path.glob("**/checkpoints/**/*"))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """name -> the run of its smoke preset, made by the first test that asks for it, in whichever worker."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    @functools.cache
+    def run(name):
+        folder = shared / "finished" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            line = folder / "line.json"
+            if not line.exists():
+                made = asked(name, "--preset", "smoke", cwd=folder)
+                assert made.status == 0, made.err
+                line.write_text(json.dumps([made.line, made.err]))
+        return Finished(folder / "w", *json.loads(line.read_text()), 0)
+
+    return run
+
+
+@pytest.fixture
+def own_data(tmp_path):
+    """Flags for a user's npz folder."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "mine").mkdir()
+    for split in ("train", "test"):
+        label = np.arange(60) % 3
+        image = (rng.integers(0, 100, (60, 6, 6, 1)) + 50 * label[:, None, None, None]).astype(np.uint8)
+        np.savez(tmp_path / "mine" / f"{split}.npz", image=image, label=label, index=np.arange(60) + 1000)
+    return ["--data", "mine", "--data-dir", str(tmp_path), "--preset", "smoke", "--batch", "16"]

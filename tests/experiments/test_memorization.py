@@ -1,0 +1,182 @@
+"""The first question as its user asks it: table, own data, saved networks, refusals, a run that is stopped."""
+
+import csv
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from experiments.harness import runner
+from subspace_jax import checkpoint
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = (  # what is tested is the order of files and keys, not what is learned
+    "--preset smoke --samples 120 --widths 8 --epochs 4 --save-every 2 --score-every 2 --batch 32 --probes 1 "
+    "--duplicates 3"
+).split()
+
+
+def test_table_and_figures(finished):
+    run = finished("memorization")
+    names = "fd_norm fd_norm_last ggn_exact hv_norm loss input_grad inconfidence forgetting margin learning_time"
+    for name in [*names.split(), "confident_learning", "second_split"]:
+        assert {f"auroc/{name}", f"precision/{name}", f"seconds/{name}"} <= run.figures.keys()
+    assert {"duplicates_auroc/fd_norm", "duplicates_auroc/loss", "test_accuracy"} <= run.figures.keys()
+    with (run.workdir / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 500
+    assert [int(row["rank"]) for row in rows] == list(range(1, 501))
+    wrong = sum(row["given_label"] != row["true_label"] and row["planted_copy"] == "0" for row in rows)
+    assert wrong == 50
+    scores = [float(row["fd_norm"]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.process
+def test_the_gpu_preset_at_small_size_with_convolutions(ask):
+    small = "--samples 96 --batch 32 --epochs 2 --score-every 1 --probes 2 --score-batch 48 --duplicates 3 --seeds 1"
+    flags = [*small.split(), "--data", "digits", "--model", "lenet5", "--dtype", "float32", "--no-sweep"]
+    assert all(np.isfinite(value) for value in ask("memorization", "--preset", "gpu", *flags).figures.values())
+
+
+def test_own_data_without_noise_lists_suspects(ask, own_data):
+    run = ask("memorization", *own_data, "--noise", "0", "--duplicates", "0")
+    assert not any(key.startswith(("auroc", "precision", "duplicates")) for key in run.figures)
+    found = np.load(run.workdir / "scores.npz")
+    assert set(found["index"]) == set(range(1000, 1060))
+    assert (found["true_label"] == -1).all()
+
+
+def test_a_saved_network_is_scored_without_training(finished, ask):
+    trained = finished("memorization")
+    again = ask("memorization", "--preset", "smoke", "--checkpoint", str(trained.workdir))
+    assert again.figures["test_accuracy"] == trained.figures["test_accuracy"]
+    assert again.figures["auroc/fd_norm"] > 0.6
+    assert "auroc/second_split" not in again.figures
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data", "nowhere"], "nowhere"),
+        (["--noise", "1.5"], "fraction is the share of wrong labels, in [0, 1]; got 1.5"),
+        (["--model", "lstm"], "there is no network 'lstm'"),
+        (["--step", "0"], "step"),
+        (["--probes", "0"], "probes must be at least 1; got 0"),
+        (["--batch", "501"], "--batch 501 is larger than the 500 training samples"),
+        (["--score-every", "9"], "--score-every is in [1, 6], the epochs; got 9"),
+        (["--seeds", "0"], "--seeds must be at least 1; got 0"),
+        (["--duplicates", "900"], "pairs is in [0, 225]"),
+        (["--noise-kind", "human"], "digits has no column aggre_label; label columns there: label"),
+        (["--checkpoint", "nothing"], "no checkpoint of seed 0 at nothing"),
+        (["--resume"], "no run to resume"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(flags, message, refuse):
+    refuse("memorization", *flags, message=message)
+
+
+def test_a_used_workdir_is_not_overwritten_and_flags_do_not_change_midway(finished, ask, tmp_path):
+    first = finished("memorization")
+    shutil.copytree(first.workdir, tmp_path / "w")
+    again = ask("memorization", "--preset", "smoke")
+    assert again.status == 2
+    assert "--resume" in again.err
+    changed = ask("memorization", "--resume", "--lr", "0.2")
+    assert changed.status == 2
+    assert "started with lr = 0.05" in changed.err
+    assert ask("memorization", "--resume").outcome() == first.outcome()
+
+
+class Stopped(BaseException):
+    """What stops a run where a test wants it."""
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Count every moment before and after something is written, and stop at one of them."""
+    seen = {"count": 0, "stop": None}
+
+    def moment():
+        seen["count"] += 1
+        if seen["count"] == seen["stop"]:
+            raise Stopped
+
+    def watched(module, name):
+        real = getattr(module, name)
+
+        def run(*args, **kwargs):
+            moment()
+            result = real(*args, **kwargs)
+            moment()
+            return result
+
+        monkeypatch.setattr(module, name, run)
+
+    watched(checkpoint, "save")
+    watched(runner, "save_arrays")
+
+    def choose(number):
+        seen.update(count=0, stop=number)
+        return seen
+
+    return choose
+
+
+def assert_same_run(found, whole):
+    assert found.outcome() == whole.outcome()
+    assert (found.workdir / "metrics.jsonl").read_text() == (whole.workdir / "metrics.jsonl").read_text()
+    a, b = (np.load(run.workdir / "scores.npz") for run in (whole, found))
+    for column in a.files:
+        np.testing.assert_array_equal(a[column], b[column])
+
+
+def test_a_run_stopped_before_or_after_anything_is_written_goes_on_to_the_same(ask, stop_at, tmp_path):
+    seen = stop_at(None)
+    whole = ask("memorization", *TINY, workdir="whole")
+    moments = seen["count"]
+    assert moments >= 10
+    for number in range(1, moments + 1):
+        stop_at(number)
+        workdir = f"stopped{number}"
+        with pytest.raises(Stopped):
+            ask("memorization", *TINY, workdir=workdir)
+        assert not (tmp_path / workdir / "summary.json").exists()
+        stop_at(None)
+        assert_same_run(ask("memorization", "--resume", workdir=workdir), whole)
+
+
+@pytest.mark.parametrize("moment", [0, pytest.param(1, marks=pytest.mark.process)])
+def test_a_killed_process_goes_on_to_the_same(moment, ask, tmp_path):
+    flags = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    command = [sys.executable, "-m", "experiments.memorization", *TINY, "--workdir", "killed"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=flags, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as run:
+        saved = tmp_path / "killed" / "checkpoints" / "seed0"
+        while run.poll() is None and not saved.exists():
+            time.sleep(0.01)
+        time.sleep(random.Random(moment).uniform(0, 1))
+        run.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "killed" / "summary.json").exists()
+    resumed = subprocess.run(
+        [*command[:3], "--resume", "--workdir", "killed"], cwd=tmp_path, env=flags, capture_output=True, text=True
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    figures = json.loads(resumed.stdout)["figures"]
+    whole = subprocess.run([*command[:-1], "whole"], cwd=tmp_path, env=flags, capture_output=True, text=True)
+    expected = json.loads(whole.stdout)["figures"]
+    assert {k: v for k, v in figures.items() if not k.startswith("seconds/")} == {
+        k: v for k, v in expected.items() if not k.startswith("seconds/")
+    }
+    a, b = (np.load(tmp_path / name / "scores.npz") for name in ("whole", "killed"))
+    for column in a.files:
+        np.testing.assert_array_equal(a[column], b[column])

@@ -1,0 +1,83 @@
+"""What every question promises: a command, one line on stdout, a folder with a report, presets that parse."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import experiments.__main__
+from experiments.harness.published import questions, system
+
+ROOT = pathlib.Path(__file__).parents[2]
+QUESTIONS = (
+    "class_unlearning", "continual_learning", "continual_space", "decentralized", "label_correction", "low_precision",
+    "memorization", "stability_memorization", "utilized_rank",
+)  # fmt: skip
+
+
+def test_the_questions_are_these():
+    assert tuple(questions()) == QUESTIONS
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_the_smoke_preset_gives_one_line_and_a_folder(question, finished):
+    run = finished(question)
+    assert set(run.line) == {"experiment", "preset", "seconds", "figures", "std", "claims"}
+    assert (run.line["experiment"], run.line["preset"]) == (question, "smoke")
+    assert run.figures.keys() == run.line["std"].keys()
+    assert all(np.isfinite(value) for value in run.figures.values())
+    page = (run.workdir / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 3
+    assert "http" not in page.replace("http://www.w3.org", "")
+    for required in ("config.json", "metrics.jsonl", "summary.json", "figures"):
+        assert (run.workdir / required).exists(), required
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_what_was_published_is_said_by_names_of_our_figures(question, finished):
+    known = system(question)
+    smoke, recorded = finished(question).figures, ROOT / "results" / f"{question}_cpu_digits.json"
+    there = smoke.keys() | (json.loads(recorded.read_text())["figures"].keys() if recorded.exists() else set())
+    assert known.figures.keys() <= there
+
+
+def test_the_list_of_questions_names_each_with_its_presets_and_its_newest_run(finished, monkeypatch, capsys, tmp_path):
+    run = finished("utilized_rank")
+    (tmp_path / "runs" / "utilized_rank").mkdir(parents=True)
+    (tmp_path / "runs" / "utilized_rank" / "3").symlink_to(run.workdir)
+    monkeypatch.chdir(tmp_path)
+    experiments.__main__.main()
+    said = capsys.readouterr().out
+    for question in QUESTIONS:
+        assert f"python -m experiments.{question} --preset smoke|cpu|gpu\n" in said
+    assert "runs/utilized_rank/3: smoke, digits, " in said
+    assert "recorded: cpu, digits, " in said
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_process_does_the_same(question, finished, tmp_path):
+    """From any folder, with a cache of its own machine, in a process with one device."""
+    flags = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    command = [sys.executable, "-m", f"experiments.{question}", "--preset", "smoke"]
+    process = subprocess.run(command, cwd=tmp_path, env=flags, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("\n") == 1
+    assert json.loads(process.stdout)["figures"].keys() == finished(question).figures.keys()
+    assert (tmp_path / "runs" / question / "1" / "report.html").exists()
+
+
+def test_a_command_is_one_process_with_one_line(tmp_path):
+    """The cheapest question, as its user runs it."""
+    flags = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    command = [sys.executable, "-m", "experiments.utilized_rank", "--preset", "smoke", "--samples", "100"]
+    command += ["--widths", "16", "--epochs", "1", "--tau", ".99", "--no-search"]
+    process = subprocess.run(command, cwd=tmp_path, env=flags, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("\n") == 1
+    assert json.loads(process.stdout)["experiment"] == "utilized_rank"
+    assert "report: runs/utilized_rank/1/report.html" in process.stderr

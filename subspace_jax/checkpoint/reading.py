@@ -92,12 +92,15 @@ def _difference(folder: pathlib.Path, template: PyTree) -> str | None:
     """The first leaf that has another shape in the files, or None where they agree or cannot tell."""
     try:
         with ocp.StandardCheckpointer() as files:
-            saved = _shapes(files.metadata(folder).item_metadata.tree)
+            saved = files.metadata(folder)
+        for name in ("item_metadata", "tree"):  # as one version of Orbax or another wraps it
+            saved = getattr(saved, name, saved)
+        saved = _shapes(saved)
     except Exception:
         return None
     asked = _shapes(template)
     names = [name for name in sorted({*saved, *asked}) if saved.get(name) != asked.get(name)]
-    if not names:
+    if not saved or not names:  # nothing is saved without a leaf: they cannot tell
         return None
     has, takes = (f"of shape {shapes[names[0]]}" if names[0] in shapes else "absent" for shapes in (saved, asked))
     return f"{names[0]} is {has} in the files and {takes} here"

@@ -36,10 +36,10 @@ def plain(label: np.ndarray, where: str) -> np.ndarray:
     Raises:
       ValueError: labels that are fractions, one-hot, negative or of another kind.
     """
-    if label.ndim == 2:
+    if label.ndim == 2 and label.shape[1] > 1:
         raise ValueError(f"{where}: label has shape {label.shape}; one-hot labels become numbers by argmax(axis=1).")
     if label.ndim != 1:
-        raise ValueError(f"{where}: label is one class for each sample, shape (n,), got {label.shape}; reshape it.")
+        raise ValueError(f"{where}: label is one class for each sample, shape (n,), got {label.shape}; use ravel().")
     if label.dtype.kind == "S":
         return np.char.decode(label, "utf-8", "replace")
     if label.dtype.kind == "b":

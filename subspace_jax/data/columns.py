@@ -77,8 +77,8 @@ def _features(x: np.ndarray, where: str) -> np.ndarray:
     if len(bad):
         row, column = bad[0].tolist()
         raise ValueError(
-            f"{where}: x is finite, but row {row}, column {column} is {x[row, column]} ({len(bad)} in all); fill them, "
-            "or drop the rows."
+            f"{where}: x holds finite numbers, but row {row}, column {column} is {x[row, column]} ({len(bad)} in all); "
+            "fill them, or drop the rows."
         )
     return x
 

@@ -7,6 +7,7 @@ what is there and not whole was copied by halves, emptied or cut by somebody els
 import contextlib
 import errno
 import itertools
+import logging
 import os
 import pathlib
 import re
@@ -30,6 +31,10 @@ class NotSavedError(OSError):
 
 class Manager(ocp.CheckpointManager):
     """Orbax' manager of one folder of checkpoints; a failed write is a `NotSavedError` that tells how to go on."""
+
+    def __init__(self, directory: pathlib.Path, options: ocp.CheckpointManagerOptions):
+        logging.getLogger("absl").addFilter(_is_told_once)
+        super().__init__(directory, options=options)
 
     def save(self, *args: Any, **kwargs: Any) -> bool:
         """As Orbax: in the background, so that an error of writing may come with the next call or when it is closed."""
@@ -62,12 +67,12 @@ def manager(
         best_fn=(lambda metrics: metrics[best]) if best else None,
         keep_checkpoints_without_metrics=not best,
     )
-    return Manager(directory, options=options)
+    return Manager(directory, options)
 
 
 def reader(directory: pathlib.Path) -> Manager:
     """Open a folder of checkpoints that is left as it is."""
-    return Manager(directory.resolve(), options=ocp.CheckpointManagerOptions(create=False))
+    return Manager(directory.resolve(), ocp.CheckpointManagerOptions(create=False))
 
 
 def whole(directory: pathlib.Path) -> list[int]:
@@ -119,6 +124,11 @@ def _writing(directory: pathlib.Path) -> Iterator[None]:
             f"a checkpoint could not be saved in {directory} ({os.strerror(code)}): {remedy} and continue with "
             f"--resume; {rest}."
         ) from error
+
+
+def _is_told_once(record: logging.LogRecord) -> bool:
+    """Orbax' threads log the tracebacks of what they raise, page-long; it is raised to the caller all the same."""
+    return not (record.exc_info and "orbax" in record.pathname)
 
 
 def _code(error: Exception) -> int | None:

@@ -1,8 +1,11 @@
 """Reading a checkpoint: what Orbax and TensorStore raise on damaged files becomes one sentence with the way out."""
 
+import contextlib
+import logging
 import pathlib
-from collections.abc import Callable
-from typing import Any
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -36,18 +39,47 @@ def read(
     Raises:
       ValueError: files that hold other shapes than the template, or are cut, altered or missing.
     """
-    folder = pathlib.Path(source.directory) / str(epoch)
+    with _quiet():
+        try:
+            return _restored(source, epoch, item, template)
+        except Exception as error:  # JSON, KeyError, FileNotFoundError, TensorStore's ValueError, bare Exception
+            folder = pathlib.Path(source.directory) / str(epoch)
+            if template is not None and (difference := _difference(folder / item, template)):
+                raise ValueError(f"the checkpoint {folder} does not fit {owner}: {difference}.") from error
+            others = [e for e in reversed(whole(folder.parent)) if e != epoch]
+            newest = next((e for e in others if _is_whole(source, e)), None)
+            rest = "none else is whole" if newest is None else f"epoch {newest} is whole: {way_out(epoch, newest)}"
+            raise ValueError(
+                f"the checkpoint {folder} is damaged: files of its {item} are cut, altered or missing; {rest}."
+            ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what Orbax logs and TensorStore's threads print of damaged files: one sentence says it all.
+
+    After a failure the threads go on for a while, so their last words are left out from then on.
+    """
+    hook, logger = sys.unraisablehook, logging.getLogger("absl")
+    level = logger.level
+    if not isinstance(hook, _WithoutLastWords):
+        sys.unraisablehook = _WithoutLastWords(hook)
+    logger.setLevel(logging.ERROR)
     try:
-        return _restored(source, epoch, item, template)
-    except Exception as error:  # JSON, KeyError, FileNotFoundError, TensorStore's ValueError, bare Exception
-        if template is not None and (difference := _difference(folder / item, template)):
-            raise ValueError(f"the checkpoint {folder} does not fit {owner}: {difference}.") from error
-        others = [e for e in reversed(whole(folder.parent)) if e != epoch]
-        newest = next((e for e in others if _is_whole(source, e)), None)
-        rest = "none else is whole" if newest is None else f"epoch {newest} is whole: {way_out(epoch, newest)}"
-        raise ValueError(
-            f"the checkpoint {folder} is damaged: files of its {item} are cut, altered or missing; {rest}."
-        ) from error
+        yield
+        sys.unraisablehook = hook
+    finally:
+        logger.setLevel(level)
+
+
+class _WithoutLastWords(NamedTuple):
+    """A hook for errors of threads that passes on all but one."""
+
+    hook: Callable[[Any], Any]
+
+    def __call__(self, event: Any) -> None:
+        if str(event.exc_value) != "Event loop is closed":
+            self.hook(event)
 
 
 def check_kept(directory: pathlib.Path, epoch: int) -> None:

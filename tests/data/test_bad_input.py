@@ -97,7 +97,7 @@ def test_labels_beyond_int32(tmp_path):
         ("train.npz", b"", "no npz archive: it is empty; get it again"),
         ("train.npz", b"\x93NUMPY\x01", "no npz archive: it starts with .*; save the arrays together by numpy.savez"),
         ("train.npz", b"PK\x03\x04 and no more", "is cut or damaged"),
-        ("train-labels-idx1-ubyte", HEADER + b"abc", "train-labels-idx1-ubyte alone; put the file of images by"),
+        ("train-labels-idx1-ubyte", HEADER + b"\0\1\2", "train-labels-idx1-ubyte alone; put the file of images by"),
         ("train-images-idx3-ubyte", HEADER + b"ab", r"announces 3 bytes \(3,\) and holds 2; get it again"),
         ("train-images-idx3-ubyte", b"\0\0\x0d\1" + HEADER, "no idx file of unsigned bytes"),
         ("train-images-idx3-ubyte", b"\0", "no idx file of unsigned bytes"),
@@ -116,7 +116,7 @@ def test_labels_beyond_int32(tmp_path):
 def test_damaged_files(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     if name.startswith("train-images"):
-        (tmp_path / "train-labels-idx1-ubyte").write_bytes(HEADER + b"abc")
+        (tmp_path / "train-labels-idx1-ubyte").write_bytes(HEADER + b"\0\1\2")
     with pytest.raises(ValueError, match=message):
         data.load("mine", "train", tmp_path)
 

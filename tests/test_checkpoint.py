@@ -1,10 +1,18 @@
+"""Checkpoints: resumed bit for bit, loaded by anyone, and what is said where files are damaged or cannot be written."""
+
+import errno
+import resource
+import shutil
+
 import chex
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from subspace_jax import checkpoint, data, nn, training
+from subspace_jax.checkpoint import folder as folders
 
 N, BATCH, EPOCHS = 40, 8, 6
 X = np.asarray(jax.random.normal(jax.random.key(0), (N, 4)))
@@ -88,11 +96,146 @@ def test_what_cannot_be_loaded_is_named(whole, tmp_path):
         checkpoint.load_model(folder.parent, seed=3)
     with pytest.raises(FileNotFoundError, match="give a run's workdir"):
         checkpoint.load_model(tmp_path)
-    with pytest.raises(ValueError, match="does not fit model"):
-        checkpoint.load_model(folder, model=nn.build("mlp", classes=3))
+    with pytest.raises(ValueError, match=r"does not fit the given model: .*bias is of shape \(2,\) in .* \(3,\) here"):
+        checkpoint.load_model(folder, model=nn.build("mlp", **KWARGS | {"classes": 3}))
+    with pytest.raises(ValueError, match=r"no whole checkpoint of epoch 3; kept are 2, 4, 6: give one of them"):
+        checkpoint.load_model(folder, epoch=3)
     with checkpoint.manager(tmp_path / "own") as to:
         checkpoint.save(to, 1, start(), config=CONFIG | {"model": {"name": "mine", "kwargs": {}}})
     with pytest.raises(ValueError, match=r"no network 'mine'.*needs load_model\(path, model=\.\.\.\)"):
         checkpoint.load_model(tmp_path / "own")
     _, variables, _ = checkpoint.load_model(tmp_path / "own", model=MODEL)
     chex.assert_trees_all_equal(variables["params"], start().params)
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    return shutil.copytree(whole[0], tmp_path / "seed7")
+
+
+def cut(folder, pattern):
+    """Half of every file that matches."""
+    for path in folder.glob(pattern):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["config/metadata", "variables/_METADATA", "variables/manifest.ocdbt", "variables/d/*"],
+)
+def test_a_cut_file_is_told_in_one_sentence_with_the_epoch_that_is_whole(copy, pattern, caplog):
+    cut(copy, f"6/{pattern}")
+    cut(copy, "4/state/d/*")
+    item = pattern.split("/")[0]
+    with pytest.raises(
+        ValueError, match=rf"seed7/6 is damaged: files of its {item} .*epoch 2 is whole: .*--epoch 2"
+    ) as told:
+        checkpoint.load_model(copy)
+    assert "\n" not in str(told.value)
+    assert not caplog.records
+    assert checkpoint.load_model(copy, epoch=2)[2]["epoch"] == 2
+
+
+@pytest.mark.parametrize("pattern", ["state/_METADATA", "state/d/*"])
+def test_a_run_with_a_cut_checkpoint_says_how_to_go_on(whole, copy, pattern):
+    cut(copy, f"6/{pattern}")
+    with pytest.raises(
+        ValueError, match=r"6 is damaged: files of its state.*; epoch 4 is whole: move the folder 6 away"
+    ):
+        run(copy)
+    (copy / "6").rename(copy / "away")
+    chex.assert_trees_all_equal(run(copy), whole[1])
+
+
+def test_where_nothing_is_whole(copy):
+    cut(copy, "*/config/metadata")
+    with pytest.raises(ValueError, match=r"6 is damaged: files of its config .*; none else is whole"):
+        checkpoint.load_model(copy)
+
+
+def test_an_empty_newer_folder_hides_nothing(whole, copy):
+    (copy / "8").mkdir()
+    shutil.rmtree(copy / "6" / "variables")
+    with pytest.warns(UserWarning, match="8 lacks variables, state and config; epoch 4 is used"):
+        assert checkpoint.load_model(copy)[2]["epoch"] == 4
+    assert checkpoint.epochs(copy) == [2, 4]
+    with pytest.warns(UserWarning, match="it is now 6.incomplete"):
+        chex.assert_trees_all_equal(run(copy, save_every=2), whole[1])
+    assert sorted(path.name for path in copy.iterdir()) == ["6", "6.incomplete", "8.incomplete"]
+
+
+def test_nothing_but_an_empty_folder(tmp_path):
+    (tmp_path / "3").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no epoch in .* is whole: 3 lacks variables, state and config"):
+        checkpoint.load_model(tmp_path)
+
+
+def test_a_run_with_another_optimizer_is_refused(copy):
+    state = training.create(jax.random.key(1), MODEL, training.optimizer(training.Recipe(optimizer="adam"), 10), X[:1])
+    carries = training.initial_carries({"sum": training.Hook(jnp.zeros(N), lambda *now: now[0])}, EPOCHS)
+    with checkpoint.manager(copy) as source, pytest.raises(ValueError, match="6 does not fit this run: opt_state/"):
+        checkpoint.restore(source, state, carries)
+
+
+def test_the_state_of_a_run_is_no_network(tmp_path):
+    with checkpoint.manager(tmp_path) as to:
+        checkpoint.save(to, 1, start(), config={"label": "agents"})
+        assert checkpoint.restore(to, start())[0] == 1  # also right after saving
+    with pytest.raises(ValueError, match="not a network: its config has no model and no input_shape"):
+        checkpoint.load_model(tmp_path)
+
+
+def test_a_limit_on_file_sizes_while_saving(tmp_path, caplog):
+    """A real one: TensorStore's own words are "OUT_OF_RANGE: Error writing"."""
+    noise = np.random.default_rng(0).normal(size=100_000).astype(np.float32)  # does not compress
+    large = start()._replace(params={"w": noise})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with checkpoint.manager(tmp_path) as to:
+        checkpoint.save(to, 1, start(), config=CONFIG)
+        to.wait_until_finished()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        try:
+            checkpoint.save(to, 2, large, config=CONFIG)
+            with pytest.raises(checkpoint.NotSavedError, match=r"File too large.: free space or .*; epoch 1 is whole"):
+                to.wait_until_finished()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert checkpoint.epochs(tmp_path) == [1]
+    assert not caplog.records  # Orbax' threads would log two pages
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (
+            OSError(errno.ENOSPC, "?"),
+            OSError,
+            r"No space left on device\): free space and continue with --resume; no epoch was",
+        ),
+        (ValueError("RESOURCE_EXHAUSTED: ..."), OSError, r"No space left on device\): free space and"),
+        (OSError(errno.EROFS, "?"), OSError, r"Read-only file system\): make the folder writable and"),
+        (ValueError("no text of the file system"), ValueError, "^no text of the file system$"),
+    ],
+)
+def test_what_failed_while_saving(tmp_path, monkeypatch, error, raised, message):
+    def fail(*args, **kwargs):
+        raise error
+
+    with checkpoint.manager(tmp_path) as to:
+        monkeypatch.setattr(folders.ocp.CheckpointManager, "save", fail)
+        with pytest.raises(raised, match=message):
+            checkpoint.save(to, 1, start(), config=CONFIG)
+
+
+def test_an_equinox_module_is_split_first(tmp_path):
+    module = eqx.nn.MLP(4, 2, 8, 1, key=jax.random.key(0))
+    state = start()._replace(params=module)
+    with checkpoint.manager(tmp_path) as to:
+        with pytest.raises(ValueError, match=r"arrays, but params/activation is .*eqx.partition"):
+            checkpoint.save(to, 1, state, config=CONFIG)
+        state = state._replace(params=eqx.partition(module, eqx.is_array)[0])
+        checkpoint.save(to, 1, state, config=CONFIG)
+        chex.assert_trees_all_equal(checkpoint.restore(to, state)[1].params, state.params)
+    model = nn.from_function(lambda key, x: module, lambda params, x: jax.vmap(params)(x))
+    with pytest.raises(ValueError, match=r"its init gives others too; .*eqx.partition"):
+        checkpoint.load_model(tmp_path, model=model)

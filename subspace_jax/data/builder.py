@@ -1,6 +1,6 @@
 """TensorFlow Datasets without TensorFlow: our digits as an array_record builder, and anyone's array_record folder.
 
-Only this module imports tensorflow_datasets, and only `load` imports this module. Without TensorFlow,
+Only this module imports tensorflow_datasets, and it is imported where such a folder is read. Without TensorFlow,
 `as_data_source` reads array_record and nothing else, and arrays are written as Tensor, never as Image.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from subspace_jax.data import digits as scikit
+from subspace_jax.data.classes import Classes
 
 
 class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -74,6 +75,21 @@ def _prepare(folder: pathlib.Path) -> None:
         except OSError:
             if not folder.is_dir():  # else another process was first, with the same bytes
                 raise
+
+
+def splits(folder: pathlib.Path) -> list[str]:
+    """The splits of a prepared folder."""
+    return sorted(tfds.builder_from_directory(folder).info.splits)
+
+
+def classes(folder: pathlib.Path) -> Classes | None:
+    """All classes of a ClassLabel feature, with the names it gives them; None where labels are only integers."""
+    features: Any = tfds.builder_from_directory(folder).info.features
+    label = dict(features.items()).get("label")  # its lack is told by `read`
+    if not isinstance(label, tfds.features.ClassLabel) or not label.num_classes:
+        return None
+    numbers, names = np.arange(label.num_classes), tuple(label.names)
+    return Classes(numbers, None if names == tuple(map(str, numbers.tolist())) else names)
 
 
 def read(folder: pathlib.Path, split: str) -> dict[str, np.ndarray]:

@@ -6,55 +6,157 @@ subsets, memorization scores and unlearning requests all name samples by it.
 
 import os
 import pathlib
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
 from subspace_jax.data import digits, sources
+from subspace_jax.data.classes import Classes, renumbered, warn_renumbered
+from subspace_jax.data.columns import Columns, checked
 
 ARCHIVES = {"cifar10": ("cifar-10-batches-py",), "cifar100": ("cifar-100-python",)}  # what the originals unpack to
-INT32 = np.iinfo(np.int32)
+LISTED = 5  # files that a message names
+Folder = str | os.PathLike | None
 
 
-def load(name: str, split: str, data_dir: str | os.PathLike | None = None) -> dict[str, np.ndarray]:
+class DataSet(NamedTuple):
+    """Both splits of a set, with one numbering of the classes."""
+
+    train: Columns
+    test: Columns
+    """The same columns as `train`; without rows where the set has no test split."""
+    classes: int
+    """Number of classes in the training split, which is what a network has outputs for."""
+    names: tuple[str, ...] | None
+    """Name of each class: a text label, the name of a folder, or the number that stood in the files where these had
+    gaps; None where labels were 0..k-1 and nothing else."""
+
+
+def load(name: str, split: str, data_dir: Folder = None, *, image_size: int | None = None) -> Columns:
     """Load one split of a data set.
 
     `digits` (scikit-learn's 1,797 real 8x8 images, pixels 0..16) is built in: 1,437 train and 360 test images, one
     stratified split for ever; `data_dir` is not asked. Every other set comes from files, looked for in DIR/<name>,
-    then in DIR itself (which is taken at its word: `name` is then only a label). The first of these is read:
+    then in DIR itself (which is taken at its word: `name` is then only a label). In the first folder that holds any
+    split, the first of these that has this split is read:
 
-    1. `<split>.npz` with `image`, `label` and, where the file is a selection, `index`;
+    1. `<split>.npz` with `image`, or `x` for rows of numbers, `label` and, where the file is a selection, `index`;
     2. a TFDS array_record folder (or version folders in it: the newest) with an `index`, or an `id` that ends in it;
        sorted by it;
-    3. original idx files, such as `train-images-idx3-ubyte` and `t10k-labels-idx1-ubyte`, plain, .gz or .xz;
-    4. CIFAR-10 or CIFAR-100 python batches, also inside `cifar-10-batches-py` or `cifar-100-python`.
+    3. original idx files, such as `train-images-idx3-ubyte` and `t10k-labels-idx1-ubyte`, plain, gzip or xz;
+    4. CIFAR-10 or CIFAR-100 python batches, also inside `cifar-10-batches-py` or `cifar-100-python`;
+    5. folders of images, `<split>/<class>/*.png` (or .jpg, .jpeg); `index` is the position in the sorted list of all
+       files of the split. Rows come in another fixed order, in which any first N are a fair draw.
+
+    Labels are numbered as in the training split, whatever the split: text and numbers with gaps by sorted order, the
+    latter with a warning; `class_names` tells what they were. Without a training split integers stay as they are.
 
     Args:
       name: "digits" or the name of a set in `data_dir`.
       split: "train", "test", or any other split the source has.
       data_dir: DIR above; the environment's SUBSPACE_DATA_DIR when None.
+      image_size: height and width of the images. A folder of images is scaled to it, with the longer side cut evenly;
+        other sources must have it already. As the files are when None.
 
     Returns:
-      `image` uint8 (n, h, w, channels), `label` int32 (n,), `index` int64 (n,), and every further integer column of
-      the source under its own name as int32 (n,), such as `coarse_label` or human labels. Arrays are the caller's own.
+      `image` uint8 (n, h, w, channels) or `x` float32 (n, d), `label` int32 (n,), `index` int64 (n,), and every further
+      integer column of the source under its own name as int32 (n,), such as `coarse_label` or human labels (those
+      called `..._label` are numbered as `label` where they name its classes only). Arrays are the caller's own.
 
     Raises:
-      FileNotFoundError: the set is in none of the places.
-      ValueError: a damaged file, images that are not uint8 NHWC, lengths that differ, labels that are no integers from
-        0 up, an index that is negative or not unique.
+      FileNotFoundError: the set is in none of the places, or lacks the split.
+      ValueError: a damaged file, images that are not pixels 0..255 in NHWC, `x` that is not finite (n, d), lengths that
+        differ, labels below 0, fractions, or of a class that no training sample has, an index that is negative or not
+        unique.
     """
     if name == "digits":
-        return _checked(_digits(split), "digits")
+        return _sized(checked(_digits(split), None, "digits"), image_size, "digits")
+    home = _home(name, data_dir)
+    return _load(name, split, home, _classes(name, home), image_size)
+
+
+def load_splits(name: str, data_dir: Folder = None, *, image_size: int | None = None) -> DataSet:
+    """Training and test split of a data set, which may lack a test split; arguments and errors as `load`.
+
+    Raises:
+      ValueError: also where test images have another size, or test rows another number of columns, than training ones.
+    """
+    if name == "digits":
+        train, test = (load(name, split, image_size=image_size) for split in ("train", "test"))
+        return DataSet(train, test, 10, None)
+    home = _home(name, data_dir)
+    known = _classes(name, home)
+    if known is None:
+        raise FileNotFoundError(_lacks(name, "train", home))
+    train = _load(name, "train", home, known, image_size)
+    if "test" not in _splits(home):
+        test = {key: column[:0] for key, column in train.items()}
+    else:
+        test = _load(name, "test", home, known, image_size)
+        _check_alike(f"{name} in {home}", train, test)
+    return DataSet(train, test, len(known.values), known.names)
+
+
+def splits(name: str, data_dir: Folder = None) -> tuple[str, ...]:
+    """The splits that a set has, sorted; arguments and errors as `load`."""
+    if name == "digits":
+        return tuple(sorted(digits.SPLITS))
+    return _splits(_home(name, data_dir))
+
+
+def class_names(name: str, data_dir: Folder = None) -> tuple[str, ...] | None:
+    """As `DataSet.names`, without reading the images; arguments and errors as `load`."""
+    if name == "digits":
+        return None
+    known = _classes(name, _home(name, data_dir))
+    return None if known is None else known.names
+
+
+def inputs(columns: Columns) -> np.ndarray:
+    """What a network sees of a set before scaling: `image`, or `x` where the set has no images."""
+    return columns["image" if "image" in columns else "x"]
+
+
+def _load(name: str, split: str, home: pathlib.Path, known: Classes | None, image_size: int | None) -> Columns:
+    where, source = f"{name} {split} in {home}", _source(split, home)
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size is the height and width of the images, at least 1; got {image_size}.")
+    if source is None:
+        raise FileNotFoundError(_lacks(name, split, home))
+    scaled = source is sources.images
+    found = sources.images.read(home, split, image_size) if scaled else source.read(home, split)
+    return _sized(checked(found, known, where), image_size, where)
+
+
+def _classes(name: str, home: pathlib.Path) -> Classes | None:
+    """By the training split; None where there is none."""
+    source = _source("train", home)
+    known = None if source is None else source.classes(home)
+    if known is not None and renumbered(known):
+        warn_renumbered(known, f"{name} in {home}")
+    return known
+
+
+def _source(split: str, home: pathlib.Path) -> ModuleType | None:
+    return next((source for source in sources.ALL if split in source.splits(home)), None)
+
+
+def _splits(home: pathlib.Path) -> tuple[str, ...]:
+    return tuple(sorted({split for source in sources.ALL for split in source.splits(home)}))
+
+
+def _home(name: str, data_dir: Folder) -> pathlib.Path:
+    """The first folder that holds a split of any kind: a set lies in one folder, and is not completed from another."""
     asked = data_dir if data_dir is not None else os.environ.get("SUBSPACE_DATA_DIR")
     places = [] if asked is None else [pathlib.Path(asked).expanduser() / name, pathlib.Path(asked).expanduser()]
     for folder in (place / inner for place in places for inner in ("", *ARCHIVES.get(name, ()))):
-        for source in sources.ALL if folder.is_dir() else ():
-            found = source(folder, split)
-            if found is not None:
-                return _checked(found, f"{name} {split} in {folder}")
-    raise FileNotFoundError(_missing(name, split, places))
+        if folder.is_dir() and any(source.splits(folder) for source in sources.ALL):
+            return folder
+    raise FileNotFoundError(_missing(name, places))
 
 
-def _digits(split: str) -> dict[str, np.ndarray]:
+def _digits(split: str) -> Columns:
     if split not in digits.SPLITS:
         raise ValueError(f"digits has the splits {' and '.join(digits.SPLITS)}; got {split!r}.")
     try:
@@ -65,61 +167,45 @@ def _digits(split: str) -> dict[str, np.ndarray]:
         return digits.arrays(split)
 
 
-def _missing(name: str, split: str, places: list[pathlib.Path]) -> str:
-    tried = f"nothing in {' or '.join(map(str, places))}" if places else "no data folder was named"
+def _sized(columns: Columns, image_size: int | None, where: str) -> Columns:
+    shape = inputs(columns).shape[1:]
+    if image_size is not None and shape[:2] != (image_size, image_size):
+        has = f"images of {shape[0]} x {shape[1]} pixels" if "image" in columns else "rows of numbers"
+        raise ValueError(f"{where} has {has}; image_size {image_size} scales folders of images only: leave it out.")
+    return columns
+
+
+def _check_alike(where: str, train: Columns, test: Columns) -> None:
+    """Refuse a test split that no network of the training split could take."""
+    kinds = ["image" if "image" in columns else "x" for columns in (train, test)]
+    shapes = [inputs(columns).shape[1:] for columns in (train, test)]
+    if kinds[0] != kinds[1] or shapes[0] != shapes[1]:
+        one, other = (f"{kind} {' x '.join(map(str, shape))}" for kind, shape in zip(kinds, shapes, strict=True))
+        remedy = "; a folder of images is scaled by image_size (--image-size)" if kinds == ["image", "image"] else ""
+        raise ValueError(f"{where}: training samples are {one}, test samples {other}; bring both to one size{remedy}.")
+
+
+def _missing(name: str, places: list[pathlib.Path]) -> str:
+    tried = " and ".join(f"{place} {_content(place)}" for place in places) or "no data folder was named"
     return (
-        f"Data set {name!r}, split {split!r}, was not found ({tried}): set data_dir or SUBSPACE_DATA_DIR to a folder "
-        f"that holds, itself or in its sub-folder {name!r}, (1) {split}.npz with image and label, (2) a TFDS "
-        "array_record data set, (3) original idx files (train-images-idx3-ubyte ..., plain, .gz or .xz) or (4) CIFAR "
-        "python batches; only 'digits' is built in."
+        f"Data set {name!r} was not found ({tried}): set data_dir (--data-dir) or SUBSPACE_DATA_DIR to a folder that "
+        f"holds, itself or in its sub-folder {name!r}, (1) train.npz with image (or x) and label, (2) a TFDS "
+        "array_record data set, (3) original idx files (train-images-idx3-ubyte ..., plain, .gz or .xz), (4) CIFAR "
+        "python batches or (5) images as train/<class>/*.png, .jpg or .jpeg; only 'digits' is built in."
     )
 
 
-def _checked(found: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
-    """The contract of `load`, or one sentence that says what breaks it."""
-    image = _image(found["image"], where)
-    n = len(image)
-    label = _column(found["label"], "label", n, where)
-    index = _column(found.get("index", np.arange(n)), "index", n, where)
-    if label.max() > INT32.max:
-        raise ValueError(f"{where}: labels are class numbers from 0 up, got {label.max()}; number the classes.")
-    values, counts = np.unique(index, return_counts=True)
-    if len(values) < n:
-        raise ValueError(
-            f"{where}: index names each sample once, but {values[counts > 1][0]} stands {counts[counts > 1][0]} times; "
-            "give each sample its position in the original files, or leave index out."
-        )
-    more = {k: v.astype(np.int32) for k, v in found.items() if k not in ("image", "label", "index") and _fits(v, n)}
-    return {"image": image, "label": label.astype(np.int32), "index": index.astype(np.int64), **more}
+def _content(folder: pathlib.Path) -> str:
+    if not folder.is_dir():
+        return "is no folder" if folder.exists() else "does not exist"
+    names = sorted(path.name for path in folder.iterdir())
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"holds {', '.join(names[:LISTED])}{more}" if names else "is empty"
 
 
-def _image(image: np.ndarray, where: str) -> np.ndarray:
-    if image.dtype != np.uint8:
-        raise ValueError(f"{where}: image holds raw pixels as uint8, got {image.dtype}; save them before any scaling.")
-    shaped = image[..., None] if image.ndim == 3 else image
-    if shaped.ndim != 4 or 0 in shaped.shape:
-        raise ValueError(
-            f"{where}: image has the shape (n, height, width, channels) or (n, height, width) and is not empty, got "
-            f"{image.shape}; reshape it."
-        )
-    if shaped.shape[1] <= 4 < shaped.shape[3]:
-        raise ValueError(f"{where}: channels come last, got {image.shape}; save image.transpose(0, 2, 3, 1).")
-    return shaped
-
-
-def _column(values: np.ndarray, key: str, n: int, where: str) -> np.ndarray:
-    if values.dtype.kind not in "iu" or values.shape != (n,):
-        raise ValueError(
-            f"{where}: {key} is one integer for each of the {n} images, shape ({n},), got {values.dtype} "
-            f"{values.shape}; convert it (one-hot labels by argmax)."
-        )
-    if values.min() < 0:
-        raise ValueError(f"{where}: {key} starts at 0, got {values.min()}; drop or renumber the samples below 0.")
-    return values
-
-
-def _fits(values: np.ndarray, n: int) -> bool:
-    """Whether a further column names one int32 per sample."""
-    if values.dtype.kind not in "iu" or values.shape != (n,):
-        return False
-    return INT32.min <= int(values.min()) <= int(values.max()) <= INT32.max
+def _lacks(name: str, split: str, home: pathlib.Path) -> str:
+    found = _splits(home)
+    return (
+        f"{name} in {home} has no split {split!r}, only {' and '.join(map(repr, found))}: put {split} beside it in the "
+        "same format, or rename what you mean by it."
+    )

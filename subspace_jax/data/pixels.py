@@ -27,15 +27,18 @@ def scaling(name: str, image: np.ndarray) -> Scaling:
     """The scaling of a data set, from its training images.
 
     `digits`: divisor 16, mean 0, deviation 1. Any other set: divisor 255, then mean and deviation over all pixels of
-    each channel, from exact integer sums a block at a time, so that the set is never held as floats.
+    each channel, from exact integer sums a block at a time, so that the set is never held as floats. Rows of numbers
+    stay as they are: divisor 1, mean 0, deviation 1.
 
     Args:
       name: of the data set, as given to `load`.
-      image: raw training pixels, uint8 (n, h, w, channels).
+      image: raw training pixels, uint8 (n, h, w, channels), or rows of numbers, float (n, d).
 
     Raises:
       ValueError: images that are not uint8.
     """
+    if image.ndim == 2 and image.dtype.kind == "f":
+        return Scaling(1.0, (0.0,) * image.shape[1], (1.0,) * image.shape[1])
     if image.dtype != np.uint8:
         raise ValueError(f"scaling is measured on raw uint8 pixels, got {image.dtype}; pass the image that load gave.")
     channels = image.shape[-1]
@@ -55,7 +58,7 @@ def scale(image: np.ndarray | Array, scaling: Scaling) -> np.ndarray | Array:
     """(image / divisor - mean) / std as float32, in NumPy or JAX as `image` is, also under `jit` and `grad`.
 
     Args:
-      image: raw pixels of any real dtype, (..., channels): one image, a batch, or more axes.
+      image: raw pixels or rows of any real dtype, (..., channels): one sample, a batch, or more axes.
       scaling: of the training set.
 
     Raises:

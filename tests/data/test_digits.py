@@ -37,6 +37,7 @@ def complete(folder):
     return len(list((folder / "1.0.0").glob("*.array_record*"))) == len(digits.SPLITS)
 
 
+@pytest.mark.process
 def test_two_processes_may_prepare_at_once(tmp_path):
     """They print no reader's name after the import, no announcement of tfds: only the sum."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}

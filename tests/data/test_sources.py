@@ -76,6 +76,14 @@ def test_idx(tmp_path, split, stem, mark, end):
     found["image"][0] = 0  # the caller's own
 
 
+@pytest.mark.parametrize(("end", "opener"), [("", gzip.open), ("", lzma.open), (".gz", open)])
+def test_idx_is_read_by_its_first_bytes(tmp_path, end, opener):
+    """Browsers and tools drop `.gz` and keep the compression, or unpack and keep the name."""
+    write_idx(tmp_path / f"train-images-idx3-ubyte{end}", GRAY[..., 0], opener)
+    write_idx(tmp_path / f"train-labels-idx1-ubyte{end}", LABEL, opener)
+    chex.assert_trees_all_equal(data.load("mnist", "train", tmp_path), loaded(GRAY, label=LABEL))
+
+
 @pytest.mark.parametrize("inner", ["", "cifar10", "cifar-10-batches-py", "cifar10/cifar-10-batches-py"])
 def test_cifar10_batches_are_joined_in_order(tmp_path, inner):
     folder = tmp_path / inner
@@ -130,7 +138,7 @@ def test_npz_keeps_its_index_and_every_integer_column(tmp_path):
     np.savez(
         tmp_path / "train.npz",
         image=GRAY[..., 0], label=LABEL.astype(np.uint8), index=index, aggre_label=human, lossy=index[:3],
-        weight=LABEL / 10, class_names=names,
+        weight=LABEL / 10, class_names=names, notes=np.array([None] * 10),
     )  # fmt: skip
     expected = loaded(GRAY, label=LABEL, aggre_label=human) | {"index": index}
     chex.assert_trees_all_equal(data.load("mine", "train", tmp_path), expected)
@@ -160,8 +168,9 @@ def test_tfds_folder_comes_in_the_original_order(tmp_path):
     expected = loaded(COLOUR, label=LABEL, coarse_label=COARSE)
     chex.assert_trees_all_equal(data.load("mine", "train", tmp_path), expected)
     chex.assert_trees_all_equal(data.load("anything", "train", tmp_path / "mine" / "1.10.0"), expected)
-    with pytest.raises(ValueError, match="has the splits train; got 'test'"):
+    with pytest.raises(FileNotFoundError, match=r"mine in .* has no split 'test', only 'train'"):
         data.load("mine", "test", tmp_path)
+    assert data.splits("mine", tmp_path) == ("train",)
 
 
 @pytest.mark.parametrize(

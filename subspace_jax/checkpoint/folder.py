@@ -1,0 +1,140 @@
+"""Folders of checkpoints, one sub-folder an epoch; which of them are whole, and what to do where none can be written.
+
+Orbax writes a checkpoint beside its place and renames it, so an interrupted save leaves nothing under an epoch's name;
+what is there and not whole was copied by halves, emptied or cut by somebody else.
+"""
+
+import contextlib
+import errno
+import itertools
+import logging
+import os
+import pathlib
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+ITEMS = "variables", "state", "config"
+REMEDIES = {
+    (errno.ENOSPC, errno.EDQUOT): "free space",
+    (errno.EFBIG,): "free space or raise the limit on file sizes (ulimit -f)",
+    (errno.EACCES, errno.EPERM, errno.EROFS): "make the folder writable",
+}
+
+
+class NotSavedError(OSError):
+    """A checkpoint could not be written; those before it are whole."""
+
+
+class Manager(ocp.CheckpointManager):
+    """Orbax' manager of one folder of checkpoints; a failed write is a `NotSavedError` that tells how to go on."""
+
+    def __init__(self, directory: pathlib.Path, options: ocp.CheckpointManagerOptions):
+        logging.getLogger("absl").addFilter(_is_told_once)
+        super().__init__(directory, options=options)
+
+    def save(self, *args: Any, **kwargs: Any) -> bool:
+        """As Orbax: in the background, so that an error of writing may come with the next call or when it is closed."""
+        with _writing(pathlib.Path(self.directory)):
+            return super().save(*args, **kwargs)
+
+    def wait_until_finished(self) -> None:
+        """As Orbax; also called when the manager is closed."""
+        with _writing(pathlib.Path(self.directory)):
+            super().wait_until_finished()
+
+
+def manager(
+    directory: str | pathlib.Path, *, keep: int | None = 1, keep_every: int | None = None, best: str | None = None
+) -> Manager:
+    """Open a folder of checkpoints, one per epoch, to write them or to continue.
+
+    Args:
+      directory: made when missing; what an interrupted save left there is ignored, and an epoch's folder that lacks a
+        part is renamed to `<epoch>.incomplete`, with a warning.
+      keep: newest (or best) checkpoints to keep; all when None.
+      keep_every: also keep epochs that are multiples of this for good (1: all, to score them later).
+      best: name of a metric given to `save`; the `keep` highest are then kept instead of the newest.
+    """
+    directory = pathlib.Path(directory).resolve()
+    _set_aside(directory)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        keep_period=keep_every,
+        best_fn=(lambda metrics: metrics[best]) if best else None,
+        keep_checkpoints_without_metrics=not best,
+    )
+    return Manager(directory, options)
+
+
+def reader(directory: pathlib.Path) -> Manager:
+    """Open a folder of checkpoints that is left as it is."""
+    return Manager(directory.resolve(), ocp.CheckpointManagerOptions(create=False))
+
+
+def whole(directory: pathlib.Path) -> list[int]:
+    """Epochs with all parts of a checkpoint, ascending."""
+    return sorted(int(folder.name) for folder in _numbered(directory) if not lacking(folder))
+
+
+def lacking(folder: pathlib.Path) -> list[str]:
+    """The parts that one epoch's folder lacks."""
+    return [item for item in ITEMS if not (folder / item).is_dir()]
+
+
+def listed(parts: list[str]) -> str:
+    """In words."""
+    return " and ".join([", ".join(parts[:-1])] * (len(parts) > 1) + parts[-1:])
+
+
+def _numbered(directory: pathlib.Path) -> list[pathlib.Path]:
+    found = directory.iterdir() if directory.is_dir() else ()
+    return sorted((f for f in found if f.name.isdigit() and f.is_dir()), key=lambda f: int(f.name))
+
+
+def _set_aside(directory: pathlib.Path) -> None:
+    """Otherwise Orbax would count it as the newest, and delete a whole one to keep it."""
+    for folder in _numbered(directory):
+        if parts := lacking(folder):
+            names = (folder.with_name(f"{folder.name}.incomplete{i or ''}") for i in itertools.count())
+            name = next(name for name in names if not name.exists())
+            with contextlib.suppress(FileNotFoundError):  # another process of the run was first
+                folder.rename(name)
+                warnings.warn(f"{folder} lacks {listed(parts)}; it is now {name.name}.", stacklevel=3)
+
+
+@contextlib.contextmanager
+def _writing(directory: pathlib.Path) -> Iterator[None]:
+    """Say where, why and how to go on; errors that are none of the file system pass unchanged."""
+    try:
+        yield
+    except NotSavedError:
+        raise
+    except Exception as error:  # TensorStore raises ValueError, Orbax what its threads raised
+        code = _code(error)
+        if code is None:
+            raise
+        kept = whole(directory)
+        rest = f"epoch {kept[-1]} is whole" if kept else "no epoch was saved before"
+        remedy = next((remedy for codes, remedy in REMEDIES.items() if code in codes), "repair this")
+        raise NotSavedError(
+            f"a checkpoint could not be saved in {directory} ({os.strerror(code)}): {remedy} and continue with "
+            f"--resume; {rest}."
+        ) from error
+
+
+def _is_told_once(record: logging.LogRecord) -> bool:
+    """Orbax' threads log the tracebacks of what they raise, page-long; it is raised to the caller all the same."""
+    return not (record.exc_info and "orbax" in record.pathname)
+
+
+def _code(error: Exception) -> int | None:
+    """The operating system's number of an error, or None where it comes from somewhere else."""
+    if isinstance(error, OSError):
+        return error.errno
+    if found := re.search(r"os_error_code='(\d+)'", str(error)):
+        return int(found[1])
+    return errno.ENOSPC if "RESOURCE_EXHAUSTED" in str(error) else None

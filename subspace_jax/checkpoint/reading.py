@@ -1,0 +1,148 @@
+"""Reading a checkpoint: what Orbax and TensorStore raise on damaged files becomes one sentence with the way out."""
+
+import contextlib
+import logging
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from subspace_jax.checkpoint.folder import Manager, whole
+from subspace_jax.typing import PyTree
+
+SPLIT = "an equinox module is split first: arrays, static = eqx.partition(module, eqx.is_array)"
+
+
+def read(
+    source: Manager,
+    epoch: int,
+    item: str,
+    template: PyTree | None,
+    *,
+    way_out: Callable[[int, int], str],
+    owner: str = "this run",
+) -> Any:
+    """One part of one checkpoint.
+
+    Args:
+      source: the opened folder.
+      epoch: one that it has.
+      item: "config", which takes no template, "variables" or "state".
+      template: arrays or their shapes.
+      way_out: (damaged epoch, newest whole epoch) -> how to use the latter.
+      owner: whose template it is, for messages.
+
+    Raises:
+      ValueError: files that hold other shapes than the template, or are cut, altered or missing.
+    """
+    with _quiet():
+        try:
+            return _restored(source, epoch, item, template)
+        except Exception as error:  # JSON, KeyError, FileNotFoundError, TensorStore's ValueError, bare Exception
+            folder = pathlib.Path(source.directory) / str(epoch)
+            if template is not None and (difference := _difference(folder / item, template)):
+                raise ValueError(f"the checkpoint {folder} does not fit {owner}: {difference}.") from error
+            others = [e for e in reversed(whole(folder.parent)) if e != epoch]
+            newest = next((e for e in others if _is_whole(source, e)), None)
+            rest = "none else is whole" if newest is None else f"epoch {newest} is whole: {way_out(epoch, newest)}"
+            raise ValueError(
+                f"the checkpoint {folder} is damaged: files of its {item} are cut, altered or missing; {rest}."
+            ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what Orbax logs and TensorStore's threads print of damaged files: one sentence says it all.
+
+    After a failure the threads go on for a while, so their last words are left out from then on.
+    """
+    hook, logger = sys.unraisablehook, logging.getLogger("absl")
+    level = logger.level
+    if not isinstance(hook, _WithoutLastWords):
+        sys.unraisablehook = _WithoutLastWords(hook)
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+        sys.unraisablehook = hook
+    finally:
+        logger.setLevel(level)
+
+
+class _WithoutLastWords(NamedTuple):
+    """A hook for errors of threads that passes on all but one."""
+
+    hook: Callable[[Any], Any]
+
+    def __call__(self, event: Any) -> None:
+        if str(event.exc_value) != "Event loop is closed":
+            self.hook(event)
+
+
+def check_kept(directory: pathlib.Path, epoch: int) -> None:
+    """Refuse an epoch of which there is no whole checkpoint, naming those there are.
+
+    Raises:
+      ValueError: it was never saved, not kept, or lacks a part.
+    """
+    kept = whole(directory)
+    if epoch not in kept:
+        listed = f"kept are {', '.join(map(str, kept))}" if kept else "no epoch there is whole"
+        raise ValueError(f"{directory} has no whole checkpoint of epoch {epoch}; {listed}: give one of them (--epoch).")
+
+
+def check_arrays(tree: PyTree, what: str) -> None:
+    """Refuse leaves that no checkpoint can hold.
+
+    Raises:
+      ValueError: a leaf that is neither array nor number.
+    """
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, bool | int | float | complex):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(f"{what} are arrays, but {name} is {leaf!r}; {SPLIT}.")
+
+
+def _restored(source: Manager, epoch: int, item: str, template: PyTree | None) -> Any:
+    how = ocp.args.JsonRestore() if item == "config" else ocp.args.StandardRestore(template)
+    return source.restore(epoch, args=ocp.args.Composite(**{item: how}))[item]
+
+
+def _is_whole(source: Manager, epoch: int) -> bool:
+    try:
+        for item in ("config", "variables", "state"):
+            _restored(source, epoch, item, None)
+    except Exception:
+        return False
+    return True
+
+
+def _difference(folder: pathlib.Path, template: PyTree) -> str | None:
+    """The first leaf that has another shape in the files, or None where they agree or cannot tell."""
+    try:
+        with ocp.StandardCheckpointer() as files:
+            saved = files.metadata(folder)
+        for name in ("item_metadata", "tree"):  # as one version of Orbax or another wraps it
+            saved = getattr(saved, name, saved)
+        saved = _shapes(saved)
+    except Exception:
+        return None
+    asked = _shapes(template)
+    names = [name for name in sorted({*saved, *asked}) if saved.get(name) != asked.get(name)]
+    if not saved or not names:  # nothing is saved without a leaf: they cannot tell
+        return None
+    has, takes = (f"of shape {shapes[names[0]]}" if names[0] in shapes else "absent" for shapes in (saved, asked))
+    return f"{names[0]} is {has} in the files and {takes} here"
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    """By path; keys as the numbers that are saved of them."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        is_key = hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        plain = jax.eval_shape(jax.random.key_data, leaf) if is_key else leaf
+        found[jax.tree_util.keystr(path, simple=True, separator="/")] = np.shape(plain)
+    return found

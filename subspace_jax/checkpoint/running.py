@@ -1,0 +1,145 @@
+"""A run's whole state: saved in the background, restored bit for bit."""
+
+import importlib.metadata
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from subspace_jax.checkpoint.folder import Manager, manager, whole
+from subspace_jax.checkpoint.reading import check_arrays, check_kept, read
+from subspace_jax.training import Hook, TrainState, fit, initial_carries, variables
+from subspace_jax.typing import PyTree
+
+LIBRARIES = ("subspace_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries a result depends on."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+            found[name] = "not installed"
+    return found
+
+
+def save(
+    to: Manager,
+    epoch: int,
+    state: TrainState,
+    *,
+    config: dict[str, Any],
+    carries: PyTree = None,
+    metrics: dict[str, float] | None = None,
+) -> None:
+    """Write one checkpoint in the background: the one before stays whole until this one is.
+
+    Several processes save together, never one alone; what each has whole the first one writes.
+
+    Raises:
+      ValueError: parameters, state or carries with leaves that are no arrays.
+      NotSavedError: a full disk or a folder that cannot be written; it may come with a later call, as this one returns
+        before everything is written.
+    """
+    items = {
+        "variables": ocp.args.StandardSave(_saved(variables(state))),
+        "state": ocp.args.StandardSave(_saved(_rest(state, carries))),
+        "config": ocp.args.JsonSave(config | {"epoch": epoch, "versions": versions()}),
+    }
+    to.save(epoch, args=ocp.args.Composite(**items), metrics=metrics, force=True)
+
+
+def restore(
+    source: Manager, state: TrainState, carries: PyTree = None, *, epoch: int | None = None
+) -> tuple[int, TrainState, PyTree] | None:
+    """(epochs done, state, carries) of the latest checkpoint, or None where there is none.
+
+    Args:
+      source: from `manager`.
+      state: a fresh state of the same run; only its shapes are used.
+      carries: the carries of the same run before its first epoch; only their shapes are used.
+      epoch: another checkpoint than the latest.
+
+    Raises:
+      ValueError: an epoch that was not kept, damaged files, or a state of other shapes than the saved one.
+    """
+    source.wait_until_finished()  # what has just been saved counts
+    directory = pathlib.Path(source.directory)
+    kept = whole(directory)
+    if epoch is None and not kept:
+        return None
+    epoch = kept[-1] if epoch is None else epoch
+    check_kept(directory, epoch)
+    found = {
+        item: read(source, epoch, item, _template(tree), way_out=_move_away)
+        for item, tree in (("variables", variables(state)), ("state", _rest(state, carries)))
+    }
+    restored = TrainState(**found["variables"], **{k: found["state"][k] for k in ("step", "opt_state", "key")})
+    return epoch, restored, found["state"]["carries"]
+
+
+def _move_away(damaged: int, newest: int) -> str:
+    return f"move the folder {damaged} away and continue with --resume"
+
+
+def _rest(state: TrainState, carries: PyTree) -> dict[str, PyTree]:
+    return {"step": state.step, "opt_state": state.opt_state, "key": state.key, "carries": carries or {}}
+
+
+def _template(tree: PyTree) -> PyTree:
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, _saved(tree))
+
+
+def _saved(tree: PyTree) -> PyTree:
+    check_arrays(tree, "parameters and state")
+    return _on_host(tree)
+
+
+def _on_host(tree: PyTree) -> PyTree:
+    """NumPy for what each of several processes has whole, keys as their data: Orbax refuses arrays of one process."""
+    if jax.process_count() == 1:
+        return tree
+
+    def host(leaf):
+        if not isinstance(leaf, jax.Array) or not leaf.is_fully_addressable:
+            return leaf
+        return np.asarray(jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+
+    return jax.tree.map(host, tree)
+
+
+def resumable_fit(
+    directory: str | pathlib.Path,
+    epoch_fn: Callable,
+    state: TrainState,
+    data: tuple[Any, Any],
+    *,
+    epochs: int,
+    config: dict[str, Any],
+    hooks: dict[str, Hook] | None = None,
+    save_every: int = 10,
+    keep_every: int | None = None,
+    label: str = "training",
+) -> tuple[TrainState, dict[str, PyTree]]:
+    """`training.fit` from the latest checkpoint in `directory`, saving every `save_every` epochs and the last.
+
+    Killed at any moment and called again, it ends with the same state and carries, bit for bit on the same devices.
+    """
+    start, carries = 0, None
+    with manager(directory, keep_every=keep_every) as to:
+        if found := restore(to, state, initial_carries(hooks or {}, epochs)):
+            start, state, carries = found
+
+        def after_epoch(done, state, carries):
+            if done % save_every == 0 or done == epochs:
+                save(to, done, state, config=config, carries=carries)
+
+        return fit(
+            epoch_fn, state, data, epochs=epochs, start=start, hooks=hooks, carries=carries, after_epoch=after_epoch,
+            label=label,
+        )  # fmt: skip

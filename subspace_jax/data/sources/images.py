@@ -1,0 +1,126 @@
+"""A folder of images, `<split>/<class>/*.png` (or .jpg, .jpeg), read by Pillow; a class is called as its folder is.
+
+`index` is the position in the list of all files of the split, sorted by class, then by file name. Rows come in another
+order, the same for ever: that of a hash of `<class>/<file>`, so that any first N of them are a fair draw of classes.
+"""
+
+import hashlib
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from subspace_jax.data.classes import Classes, classes_of
+from subspace_jax.data.sources.damage import seen
+
+Columns = dict[str, np.ndarray]
+ENDS = ".png", ".jpg", ".jpeg"
+GREY = "1", "L", "LA"  # Pillow's names of modes with one channel of at most 8 bits
+DEEP = "I", "F"  # more than 8 bits a pixel, also with a suffix: converting would clip them
+
+
+def splits(folder: pathlib.Path) -> list[str]:
+    """Every sub-folder that holds a folder of images."""
+    return sorted(f.name for f in _folders(folder) if any(_any_image(inner) for inner in _folders(f)))
+
+
+def read(folder: pathlib.Path, split: str, image_size: int | None = None) -> Columns:
+    """All images of a split, brought to one size and one number of channels.
+
+    One channel where every file of every split is grey, else three; transparency is dropped; photographs are turned
+    upright as their camera noted.
+
+    Args:
+      folder: holds the split's folder.
+      split: its name.
+      image_size: height and width to which each image is scaled, the longer side cut evenly; as they are when None.
+
+    Raises:
+      ValueError: a file that is no image or deeper than 8 bits, images of several sizes and no `image_size`.
+    """
+    files = _files(folder / split)
+    image = [_pixels(path, image_size) for path in files]
+    _check_sizes(files, image)
+    others = (path for other in splits(folder) if other != split for path in _files(folder / other))
+    if any(array.ndim == 3 for array in image) or any(map(_colour, others)):
+        image = [array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=2) for array in image]
+    order = np.array(sorted(range(len(files)), key=lambda i: _mixed(files[i])))
+    label = np.array([path.parent.name for path in files])
+    return {"image": np.stack([image[i] for i in order]), "label": label[order], "index": order}
+
+
+def classes(folder: pathlib.Path) -> Classes:
+    """By the folders of the training split that hold an image."""
+    names = [f.name for f in _folders(folder / "train") if _any_image(f)]
+    return classes_of(np.array(names), f"{folder / 'train'}")
+
+
+def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(ENDS) and not name.startswith(".")  # macOS leaves ._a.png beside a.png
+
+
+def _any_image(folder: pathlib.Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(_is_image(entry.name) for entry in entries)
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return [inner / name for inner in _folders(folder) for name in sorted(filter(_is_image, os.listdir(inner)))]
+
+
+def _mixed(path: pathlib.Path) -> bytes:
+    return hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).digest()
+
+
+def _colour(path: pathlib.Path) -> bool:
+    """From the file's header alone."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.mode not in GREY
+    except Exception:  # whoever reads that split is told
+        return False
+
+
+def _pixels(path: pathlib.Path, size: int | None) -> np.ndarray:
+    """uint8 (h, w) or (h, w, 3)."""
+    from PIL import Image, ImageOps
+
+    image = _decoded(path)
+    if image.mode.startswith(DEEP):
+        raise ValueError(f"{path} has more than 8 bits a pixel (mode {image.mode}); save it in 8 bits.")
+    image = image.convert("L" if image.mode in GREY else "RGB")
+    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR) if size else image)
+
+
+def _decoded(path: pathlib.Path) -> Any:
+    """A Pillow image, upright, all of whose pixels have been read."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image)
+    except UnidentifiedImageError:
+        start = path.read_bytes()[:64]
+        raise ValueError(f"{path} is no PNG or JPEG image: {seen(start)}; replace or remove it.") from None
+    except Exception as error:  # what a damaged file raises depends on its format
+        raise ValueError(f"{path} is cut or damaged ({error}); replace or remove it.") from error
+
+
+def _check_sizes(files: list[pathlib.Path], image: list[np.ndarray]) -> None:
+    other = next((i for i, array in enumerate(image) if array.shape[:2] != image[0].shape[:2]), None)
+    if other is not None:
+        shown = [(files[i].parent.name, files[i].name, *image[i].shape[:2]) for i in (0, other)]
+        sizes = ", ".join(f"{folder}/{name} is {height} x {width}" for folder, name, height, width in shown)
+        raise ValueError(
+            f"{files[0].parent.parent} holds images of several sizes ({sizes} pixels); give image_size "
+            "(--image-size) to bring all to one."
+        )

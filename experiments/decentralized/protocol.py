@@ -86,7 +86,7 @@ def save_consensus(config: Config, shared: Setup, trial: agents.Trial, seed: int
     recipe |= {"batch": config.batch, "epochs": config.batch * trial.steps * trial.agents // size}
     saved = {
         "model": {"name": config.model, "kwargs": network_arguments(config, shared.data.classes)},
-        "input_shape": list(columns["image"].shape[1:]), "data": config.data, "samples": size,
+        "input_shape": list(columns["x"].shape[1:]), "data": config.data, "samples": size,
         "scaling": shared.data.scaling._asdict(), "recipe": recipe | {"augment": config.augment}, "seed": seed,
         "corruption": {"noise": 0.0}, "subset": None, "edits": [],
         "decentralized": {"method": trial.method, "agents": trial.agents, "topology": config.topology,
@@ -104,7 +104,7 @@ def tune(config: Config, shared: Setup, names: tuple[str, ...]) -> tuple[str, ..
     columns, scaling = shared.data.columns, shared.data.scaling
     order = np.asarray(jax.random.permutation(jax.random.key(TUNING_SEED), len(columns["label"])))
     held, rest = np.split(order, [len(order) // 5])
-    judge = np.asarray(data.scale(columns["image"][held], scaling)), columns["label"][held]
+    judge = np.asarray(data.scale(columns["x"][held], scaling)), columns["label"][held]
     inner = shared.data._replace(columns={name: c[np.sort(rest)] for name, c in columns.items()}, test=judge)
     own_accuracy = functools.partial(tried, config, shared._replace(data=inner))
     lines = []

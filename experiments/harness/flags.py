@@ -32,8 +32,12 @@ class Config:
     """Data set: digits needs nothing else; mnist, cifar10, your own, ... are read from --data-dir."""
     data_dir: str = ""
     """Folder of data sets; the environment variable SUBSPACE_DATA_DIR when not given."""
+    image_size: int = 0
+    """Height and width to which a folder of images is scaled; 0: as they are."""
     checkpoint: str = ""
     """Use the network saved there instead of training one."""
+    epoch: int | None = None
+    """The network of that run after so many epochs; its last one when not given."""
 
 
 C = TypeVar("C", bound=Config)

@@ -5,6 +5,9 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jinja2
+import numpy as np
+
+from experiments.harness import plots
 
 
 class Section(NamedTuple):
@@ -14,6 +17,26 @@ class Section(NamedTuple):
     text: str = ""
     figures: tuple[pathlib.Path, ...] = ()
     table: tuple[tuple[Any, ...], ...] = ()
+
+
+Shown = tuple[np.ndarray, str, bool]  # a sample, its caption, whether it is marked
+
+
+def caption(sample: np.ndarray, index: int, text: str) -> str:
+    """What is said of a sample; one that is no image is named by its index."""
+    return text if sample.ndim == 3 else f"#{index}: {text}"
+
+
+def gallery(title: str, text: str, workdir: str, name: str, rows: list[tuple[str, list[Shown]]]) -> Section:
+    """Samples in rows (heading, samples): images as a picture, rows of numbers as a table of their captions."""
+    if not rows:
+        return Section(title, text)
+    if rows[0][1][0][0].ndim == 3:
+        return Section(title, text, (plots.gallery(workdir, name, rows),))
+    cells = [[f"{said} (marked)" if mark else said for _, said, mark in shown] for _, shown in rows]
+    depth = max(map(len, cells))
+    table = [[column[k] if k < len(column) else "" for column in cells] for k in range(depth)]
+    return Section(title, text, (), (tuple(heading for heading, _ in rows), *map(tuple, table)))
 
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{{ name }}</title>

@@ -65,8 +65,8 @@ def case(config: Config, shared: classifier.Setup, seed: int) -> Case:
     return Case(
         config, shared, task, seed, key,
         members=Samples(task.image, task.label, task.true, task.index),
-        selection=Samples(chosen["image"], noisy, chosen["label"], chosen["index"]),
-        rest=Samples(rest["image"], rest["label"], rest["label"], rest["index"]),
+        selection=Samples(data.inputs(chosen), noisy, chosen["label"], chosen["index"]),
+        rest=Samples(data.inputs(rest), rest["label"], rest["label"], rest["index"]),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.harness import plots, report
 from experiments.label_correction import methods
+from subspace_jax import data
 
 if TYPE_CHECKING:
     from experiments.label_correction.experiment import Config
@@ -130,15 +131,15 @@ def images(config: Config, case: methods.Case, parts: Parts) -> report.Section:
     """Test images that the edit corrected, and those it broke."""
     task, old, new = case.task, parts["before"]["predicted"], parts[config.trusted]["predicted"]
     right, still = old == task.test_label, new == task.test_label
-    raw = case.shared.test["image"]
+    raw, index, called = data.inputs(case.shared.test), case.shared.test["index"], task.called
     rows = []
     for name, mask in (("corrected", ~right & still), ("broken", right & ~still)):
         where = np.flatnonzero(mask)
-        shown = [(raw[i], f"{task.test_label[i]}: {old[i]} to {new[i]}", name == "broken") for i in where[:SHOWN]]
+        told = {i: f"{called(task.test_label[i])}: {called(old[i])} to {called(new[i])}" for i in where[:SHOWN]}
+        shown = [(raw[i], report.caption(raw[i], index[i], said), name == "broken") for i, said in told.items()]
         rows += [(f"{len(where)} {name}", shown)] if shown else []
-    pictures = (plots.gallery(config.workdir, "images", rows),) if rows else ()
-    text = "First seed, test images. True label: prediction before and after."
-    return report.Section("What the edit changed", text if rows else "No prediction.", pictures)
+    text = "First seed, test images. True label: prediction before and after." if rows else "No prediction."
+    return report.gallery("What the edit changed", text, config.workdir, "images", rows)
 
 
 def judge(config: Config, parts: Parts) -> dict[str, float]:

@@ -135,7 +135,7 @@ def use_of_codes(config: Config, shared: Setup, trial: agents.Trial, seed: int, 
     """
     key, parts = jax.random.fold_in(jax.random.key(seed), CODES_KEY), agents.spread(shared.data, seed, trial)
     rows = parts[:, np.asarray(jax.random.permutation(key, parts.shape[1])[: config.batch])]
-    image, label = (shared.data.columns[name][rows] for name in ("image", "label"))
+    image, label = (shared.data.columns[name][rows] for name in ("x", "label"))
     x, shapes = data.scale(image, shared.data.scaling), jax.eval_shape(shared.twin.init, key, shared.data.test[0][:1])
     found = []
     for agent in range(trial.agents):

@@ -83,7 +83,7 @@ def main(config: Config) -> runner.Summary:
         config = dataclasses.replace(config, score_every=2 if config.data == "digits" else max(1, config.epochs // 10))
     if not 1 <= config.score_every <= config.epochs:
         raise ValueError(f"--score-every is in [1, {config.epochs}], the epochs; got {config.score_every}.")
-    shared = classifier.setup(config)
+    shared = classifier.setup(config, test=False)
     if not config.checkpoint:
         retrained.check_scores(config, len(shared.columns["label"]))
     runs, found = [], []

@@ -41,7 +41,8 @@ def score_run(config: Config, shared: classifier.Setup, task: classifier.Task, s
         variables, carries = net.variables, net.carries
     arrays = collect(carries)
     arrays["predicted"] = training.predict(network.apply, variables, task.x).argmax(-1)
-    arrays["test_accuracy"] = training.evaluate(network.apply, variables, task.test_x, task.test_label)
+    if len(task.test_label):
+        arrays["test_accuracy"] = training.evaluate(network.apply, variables, task.test_x, task.test_label)
     if not config.checkpoint:
         for name, part in retrained.scores(config, shared, task, seed).items():
             arrays |= runner.stage(config, f"seed{seed}_{name}", part)
@@ -111,7 +112,8 @@ def visit_checkpoints(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run the hooks on the saved networks instead of training one: (last variables, carries)."""
     carries, variables = training.initial_carries(hooks, config.epochs), {}
-    for number, epoch in enumerate(checkpoint.epochs(config.checkpoint, seed=seed)):
+    kept = checkpoint.epochs(config.checkpoint, seed=seed) if config.epoch is None else [config.epoch]
+    for number, epoch in enumerate(kept):
         _, variables, _ = checkpoint.load_model(config.checkpoint, seed=seed, epoch=epoch)
         state = training.TrainState(jnp.int32(0), **variables, opt_state=None, key=jax.random.key(seed))
         carries |= {name: hook.update(carries[name], state, number) for name, hook in hooks.items()}

@@ -42,7 +42,7 @@ def judge(config: Config, task: Task, arrays: dict[str, np.ndarray]) -> dict[str
         for name in dict.fromkeys(("fd_norm", config.score, "loss")):
             values = jnp.asarray(arrays[f"score/{name}"][clean])
             figures[f"duplicates_auroc/{name}"] = float(auroc(values, jnp.asarray(task.planted[clean])))
-    return figures | {"test_accuracy": float(arrays["test_accuracy"])}
+    return figures | ({"test_accuracy": float(arrays["test_accuracy"])} if len(task.test_label) else {})
 
 
 def metric_rows(seed: int, arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -81,6 +81,10 @@ def table(config: Config, seed: Any, task: Task, arrays: dict[str, np.ndarray]) 
         "predicted_label": arrays["predicted"][order],
         "planted_copy": task.planted[order].astype(int),
     }
+    if task.names:
+        called = {"given_name": task.label, "true_name": task.true, "predicted_name": arrays["predicted"]}
+        columns |= {name: np.array(task.names)[labels[order]] for name, labels in called.items()}
+        columns["true_name"] = columns["true_name"] if known else np.full(len(order), "")
     return columns | {name: values[order] for name, values in named(arrays, "score").items()}
 
 
@@ -93,7 +97,8 @@ def sections(config: Config, figures: dict[str, float], found: Found) -> list[re
         listed += [separated(config, task, arrays), *sensitivity(config, task, arrays)]
     else:
         arrays = mean_scores(found)
-    return [*listed, *(part(config, task, arrays) for part in (galleries, copies, most_suspicious))]
+    listed += galleries(config, task, arrays)
+    return [*listed, copies(config, task, arrays), most_suspicious(config, task, arrays)]
 
 
 def scoreboard(figures: dict[str, float]) -> report.Section:
@@ -178,25 +183,27 @@ def sensitivity(config: Config, task: Task, arrays) -> list[report.Section]:
     return [report.Section("Sensitivity to step and probes", text, tuple(figures))]
 
 
-def cell(task: Task, arrays, position: int) -> tuple[np.ndarray, str, bool]:
-    """One picture: given and predicted label, marked when the label is known to be wrong."""
-    caption = f"{task.label[position]} ({arrays['predicted'][position]})"
-    return task.image[position], caption, bool(task.label[position] != task.true[position])
+def cell(task: Task, arrays, position: int) -> report.Shown:
+    """One sample: given and predicted label, marked when the label is known to be wrong."""
+    sample = task.image[position]
+    said = f"{task.called(task.label[position])} ({task.called(arrays['predicted'][position])})"
+    wrong = bool(task.label[position] != task.true[position])
+    return sample, report.caption(sample, task.index[position], said), wrong
 
 
-def galleries(config: Config, task: Task, arrays) -> report.Section:
+def galleries(config: Config, task: Task, arrays) -> list[report.Section]:
     """The highest and the lowest scores of each given label."""
     values = arrays[f"score/{config.score}"]
-    figures = []
+    found = []
     for name, sign in (("highest", -1), ("lowest", 1)):
         rows = []
         for label in np.unique(task.label)[:SHOWN]:
             members = np.flatnonzero(task.label == label)
             best = members[np.argsort(sign * values[members], kind="stable")[:SHOWN]]
-            rows.append((f"label {label}", [cell(task, arrays, i) for i in best]))
-        figures.append(plots.gallery(config.workdir, f"gallery_{name}", rows))
-    text = f"Given label (predicted label), a row a given label; {config.score} highest above, lowest below. "
-    return report.Section("Images", text + "Red: the given label is known to be wrong.", tuple(figures))
+            rows.append((f"label {task.called(label)}", [cell(task, arrays, i) for i in best]))
+        text = f"Given label (predicted label), {config.score} {name}. Red: the given label is known to be wrong."
+        found.append(report.gallery(f"The {name} of each label", text, config.workdir, f"gallery_{name}", rows))
+    return found
 
 
 def copies(config: Config, task: Task, arrays) -> report.Section:
@@ -208,27 +215,27 @@ def copies(config: Config, task: Task, arrays) -> report.Section:
     values = arrays[f"score/{config.score}"]
     percentile = 100 * np.argsort(np.argsort(values)) / len(values)
 
-    def shown(i):
-        return task.image[i], f"{task.label[i]}: {percentile[i]:.0f} %", bool(task.label[i] != task.true[i])
+    def shown(i: int) -> report.Shown:
+        said = f"{task.called(task.label[i])}: {percentile[i]:.0f} %"
+        return task.image[i], report.caption(task.image[i], task.index[i], said), bool(task.label[i] != task.true[i])
 
     rows = [(place, [shown(group[k]) for group in groups[:SHOWN]]) for k, place in enumerate(("one", "another"))]
-    figure = plots.gallery(config.workdir, "duplicates", rows)
     text = f"{len(groups)} groups; label and percentile of its {config.score}. None can be learned but by heart."
-    table = [(" ".join(str(task.index[i]) for i in g), " ".join(str(task.label[i]) for i in g)) for g in groups]
-    return report.Section(title, text, (figure,), (("index", "labels"), *table[: 2 * SHOWN]))
+    table = [(" ".join(str(task.index[i]) for i in g), " ".join(task.called(task.label[i]) for i in g)) for g in groups]
+    found = report.gallery(title, text, config.workdir, "duplicates", rows)
+    return found._replace(table=(("index", "labels"), *table[: 2 * SHOWN]))
 
 
 def most_suspicious(config: Config, task: Task, arrays) -> report.Section:
     """The head of scores.csv as pictures and rows."""
-    order = np.argsort(-arrays[f"score/{config.score}"], kind="stable")[: 2 * SHOWN]
-    figure = plots.gallery(
-        config.workdir, "suspects", [("top", [cell(task, arrays, i) for i in order[:SHOWN]]),
-                                     ("next", [cell(task, arrays, i) for i in order[SHOWN:]])],
-    )  # fmt: skip
-    rows = [
-        (rank + 1, int(task.index[i]), int(task.label[i]), int(arrays["predicted"][i]),
-         f"{arrays[f'score/{config.score}'][i]:.4g}") for rank, i in enumerate(order)
-    ]  # fmt: skip
-    head = ("rank", "index", "given", "predicted", config.score)
+    values = arrays[f"score/{config.score}"]
+    order = np.argsort(-values, kind="stable")[: 2 * SHOWN]
+    shown = [cell(task, arrays, i) for i in order]
+    rows = [(heading, part) for heading, part in (("top", shown[:SHOWN]), ("next", shown[SHOWN:])) if part]
+    table = [
+        (rank, int(task.index[i]), task.called(task.label[i]), task.called(arrays["predicted"][i]), f"{values[i]:.4g}")
+        for rank, i in enumerate(order, start=1)
+    ]
     text = "The first rows of scores.csv; index is the position in the original data set."
-    return report.Section("Most suspicious", text, (figure,), (head, *rows))
+    found = report.gallery("Most suspicious", text, config.workdir, "suspects", rows)
+    return found._replace(table=(("rank", "index", "given", "predicted", config.score), *table))

@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.families import classifier
 from experiments.harness import plots, report, runner
+from subspace_jax import data
 from subspace_jax.core import metrics
 from subspace_jax.memorization import stability
 
@@ -74,17 +75,18 @@ def sections(
     )
     order = np.argsort(-mem, kind="stable")
     rows = [
-        (title, [(task.image[i], f"{task.label[i]}: {mem[i]:.2f}", bool(noisy[i])) for i in chosen])
+        (title, [shown(task, i, f"{task.called(task.label[i])}: {mem[i]:.2f}") for i in chosen])
         for title, chosen in (("most", order[:10]), ("clean, most", order[~noisy[order]][:10]), ("least", order[-10:]))
     ]
-    extremes = plots.gallery(config.workdir, "extremes", rows)
     text = (
         f"{config.models} networks on {config.ratio:.0%} of {len(mem)} samples; standard error {figures['stderr']:.3f}."
     )
     return [
         report.Section("Memorization", text, (histogram,)),
         report.Section("Against curvature", f"Pearson {figures['pearson/fd_norm']:.3f} over the seeds.", (cloud,)),
-        report.Section("Extremes", "Label and memorization; red: the label is known to be wrong.", (extremes,)),
+        report.gallery(
+            "Extremes", "Label and memorization; red: the label is known to be wrong.", config.workdir, "extremes", rows
+        ),
         pairs(config, shared, task, arrays),
     ]
 
@@ -97,11 +99,17 @@ def pairs(config: Config, shared: classifier.Setup, task: classifier.Task, array
     text = f"{len(listed)} pairs with memorization >= .25 and influence >= .15; the strongest, training sample above."
     if not listed:
         return report.Section("Influence", text)
-    shown = listed[:10]
-    above = [(task.image[i], f"#{task.index[i]}", bool(task.noisy[i])) for i, _, _ in shown]
-    below = [(shared.test["image"][j], f"{value:.2f}", False) for _, j, value in shown]
-    figure = plots.gallery(config.workdir, "influence", [("training", above), ("test", below)])
-    return report.Section("Influence", text, (figure,))
+    test = data.inputs(shared.test)
+    above = [shown(task, i, f"#{task.index[i]}") for i, _, _ in listed[:10]]
+    leaning = {j: f"{value:.2f}" for _, j, value in listed[:10]}
+    below = [(test[j], report.caption(test[j], shared.test["index"][j], said), False) for j, said in leaning.items()]
+    return report.gallery("Influence", text, config.workdir, "influence", [("training", above), ("test", below)])
+
+
+def shown(task: classifier.Task, position: int, said: str) -> report.Shown:
+    """A training sample, marked where its label is known to be wrong."""
+    sample = task.image[position]
+    return sample, report.caption(sample, task.index[position], said), bool(task.noisy[position])
 
 
 auroc, pearson, spearman = jax.jit(metrics.auroc), jax.jit(metrics.pearson), jax.jit(metrics.spearman)

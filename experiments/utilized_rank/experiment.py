@@ -21,7 +21,7 @@ import numpy as np
 from experiments.families import classifier
 from experiments.harness import runner
 from experiments.utilized_rank import protocol, report
-from subspace_jax import nn
+from subspace_jax import data, nn
 from subspace_jax.compression import utilized_rank
 from subspace_jax.core import capture
 
@@ -107,7 +107,7 @@ def check(config: Config) -> None:
 def layers(config: Config, shared: classifier.Setup) -> capture.Layers:
     """The layers of the network, once it is known that there are rows enough for each."""
     samples = min(config.calibration, len(shared.columns["label"]))
-    x = jax.ShapeDtypeStruct((samples, *shared.columns["image"].shape[1:]), "float32")
+    x = jax.ShapeDtypeStruct((samples, *data.inputs(shared.columns).shape[1:]), "float32")
     table = capture.layers(shared.network.apply, jax.eval_shape(shared.network.init, jax.random.key(0), x), x)
     for path, layer in table.items():
         if layer.rows < layer.d_in:

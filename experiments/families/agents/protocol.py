@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.families.agents import follow
 from experiments.families.agents.methods import Trial
-from experiments.harness import launch, runner
+from experiments.harness import launch, runner, sets
 from subspace_jax import data, nn, training
 from subspace_jax.core import topology
 from subspace_jax.data import partition
@@ -66,7 +66,7 @@ class Config(launch.Config, runner.Config):
 class Data(NamedTuple):
     """What all seeds and trials share."""
 
-    columns: dict[str, np.ndarray]
+    columns: dict[str, np.ndarray]  # x raw, label
     test: tuple[np.ndarray, np.ndarray]  # scaled images, labels
     scaling: data.Scaling
     classes: int
@@ -80,13 +80,13 @@ def load(config: Config) -> Data:
       ValueError: a graph that is none for so many agents.
     """
     topology.check_weights(graph(config, config.agents), agents=config.agents, connected=True)
-    columns, test = (data.load(config.data, split, config.data_dir or None) for split in ("train", "test"))
-    columns = {name: column[: config.samples] for name, column in columns.items()}
-    classes = int(max(columns["label"].max(), test["label"].max())) + 1
-    scaling = data.scaling(config.data, columns["image"])
-    scaled = np.asarray(data.scale(test["image"], scaling))
+    found = sets.load(config, config.samples, pixels=config.augment)
+    x = data.inputs(found.train)
+    scaling = data.scaling(config.data, x)
+    scaled = np.asarray(data.scale(data.inputs(found.test), scaling))
     prepare = training.prepare(scaling, augment=config.augment)
-    return Data(columns, (scaled, test["label"]), scaling, classes, prepare)
+    columns = {"x": x, "label": found.train["label"]}
+    return Data(columns, (scaled, found.test["label"]), scaling, found.classes, prepare)
 
 
 def graph(config: Config, agents: int) -> np.ndarray:
@@ -125,7 +125,7 @@ def course(
         parts = spread(found, seed, trial)
         history = follow.follow(
             config, train, method, jax.tree.map(lambda leaf: leaf.astype(dtype), variables),
-            tuple(found.columns[name][parts] for name in ("image", "label")), found.test, comm=comm, runner=run,
+            tuple(found.columns[name][parts] for name in ("x", "label")), found.test, comm=comm, runner=run,
             apply=model.apply, weights=graph(config, trial.agents), steps=trial.steps + rounds,
             batch=config.batch * config.agents // trial.agents, every=config.every * trial.steps // config.steps,
             directory=f"{config.workdir}/checkpoints/{trial.name}/seed{seed}", label=f"{trial.name}, seed {seed}",

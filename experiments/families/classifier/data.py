@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from experiments.harness import runner
+from experiments.harness import runner, sets
 from subspace_jax import data, nn, training
 
 NOISE_KEY, DUPLICATE_KEY, TRAIN_KEY, SCORE_KEY = range(4)  # folded into the seed's key
@@ -52,7 +52,7 @@ class Config(runner.Config):
 class Task(NamedTuple):
     """What one seed trains on; `true` is the label before planting, masks are over the training samples."""
 
-    image: np.ndarray  # raw uint8
+    image: np.ndarray  # raw uint8, or rows of numbers
     x: Any  # scaled float32
     label: np.ndarray
     true: np.ndarray
@@ -62,6 +62,11 @@ class Task(NamedTuple):
     pairs: np.ndarray
     test_x: Any
     test_label: np.ndarray
+    names: tuple[str, ...] | None = None
+
+    def called(self, label: int) -> str:
+        """The name of a class."""
+        return self.names[label] if self.names else str(label)
 
 
 class Setup(NamedTuple):
@@ -72,28 +77,28 @@ class Setup(NamedTuple):
     test: dict[str, np.ndarray]
     scaling: data.Scaling
     classes: int
+    names: tuple[str, ...] | None  # of the classes, where they are more than numbers
     recipe: training.Recipe
     network: nn.Model
     prepare: Callable  # (key, raw pixels) -> inputs, on the device
 
 
-def setup(config: Config) -> Setup:
-    """Load the data and fix the recipe."""
-    columns, test = (data.load(config.data, split, config.data_dir or None) for split in ("train", "test"))
+def setup(config: Config, *, test: bool = True) -> Setup:
+    """Load the data and fix the recipe; `test` says whether the question needs a test split."""
     samples = config.samples or (5000 if config.preset != "gpu" and config.data != "digits" else None)
-    unseen = {name: column[len(column) if samples is None else samples :] for name, column in columns.items()}
-    columns = {name: column[:samples] for name, column in columns.items()}
-    classes = int(max(columns["label"].max(), test["label"].max())) + 1
+    found = sets.load(config, None, test=test, pixels=config.augment)
+    unseen = {name: column[len(column) if samples is None else samples :] for name, column in found.train.items()}
+    columns = sets.cut(found, samples)
     fields = {field.name for field in dataclasses.fields(training.Recipe)}
     recipe = training.Recipe(**{name: getattr(config, name) for name in fields if hasattr(config, name)})
     if recipe.batch > len(columns["label"]):
         raise ValueError(
             f"--batch {recipe.batch} is larger than the {len(columns['label'])} training samples; lower it."
         )
-    network = nn.build(config.model, **network_arguments(config, classes))
-    scaling = data.scaling(config.data, columns["image"])
+    network = nn.build(config.model, **network_arguments(config, found.classes))
+    scaling = data.scaling(config.data, data.inputs(columns))
     prepare = training.prepare(scaling, augment=config.augment)
-    return Setup(columns, unseen, test, scaling, classes, recipe, network, prepare)
+    return Setup(columns, unseen, found.test, scaling, found.classes, found.names, recipe, network, prepare)
 
 
 def network_arguments(config: Config, classes: int) -> dict[str, Any]:
@@ -105,7 +110,7 @@ def network_arguments(config: Config, classes: int) -> dict[str, Any]:
 def task(config: Config, shared: Setup, seed: int) -> Task:
     """Plant the noise and the duplicates of one seed."""
     key = jax.random.key(seed)
-    true, image, classes = shared.columns["label"], shared.columns["image"], shared.classes
+    true, image, classes = shared.columns["label"], data.inputs(shared.columns), shared.classes
     label = noisy_labels(config, shared, jax.random.fold_in(key, NOISE_KEY))
     noisy, pairs = label != true, np.zeros((0, 2), np.int64)
     if config.duplicates:
@@ -116,9 +121,10 @@ def task(config: Config, shared: Setup, seed: int) -> Task:
         true = true.copy()
         true[pairs[:, 0]] = true[pairs[:, 1]]  # the first of a pair now shows the second's image
     planted = np.isin(np.arange(len(true)), pairs)
-    scaled, test = (data.scale(part, shared.scaling) for part in (image, shared.test["image"]))
+    scaled, test = (data.scale(part, shared.scaling) for part in (image, data.inputs(shared.test)))
     return Task(
-        image, scaled, label, true, shared.columns["index"], noisy, planted, pairs, test, shared.test["label"]
+        image, scaled, label, true, shared.columns["index"], noisy, planted, pairs, test, shared.test["label"],
+        shared.names,
     )  # fmt: skip
 
 
@@ -127,7 +133,7 @@ def noisy_labels(config: Config, shared: Setup, key: Any) -> np.ndarray:
     label = shared.columns["label"]
     if config.noise_kind == "human":
         if config.noise_labels not in shared.columns:
-            found = ", ".join(name for name in shared.columns if name not in ("image", "index"))
+            found = ", ".join(name for name in shared.columns if name not in ("image", "x", "index"))
             raise ValueError(f"{config.data} has no column {config.noise_labels}; label columns there: {found}.")
         return data.corrupt.given(label, shared.columns[config.noise_labels], classes=shared.classes)
     if config.noise == 0:
@@ -141,9 +147,10 @@ def checkpoint_config(config: Config, shared: Setup, seed: int) -> dict[str, Any
     corruption = {name: getattr(config, name) for name in ("noise", "noise_kind", "noise_labels", "duplicates")}
     return {
         "model": {"name": config.model, "kwargs": network_arguments(config, shared.classes)},
-        "input_shape": list(shared.columns["image"].shape[1:]),
+        "input_shape": list(data.inputs(shared.columns).shape[1:]),
         "data": config.data,
         "samples": len(shared.columns["label"]),
+        "names": shared.names and list(shared.names),
         "scaling": shared.scaling._asdict(),
         "recipe": dataclasses.asdict(shared.recipe) | {"augment": config.augment},
         "seed": seed,

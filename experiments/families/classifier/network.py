@@ -28,7 +28,7 @@ class Trained(NamedTuple):
 def adopt(config: C) -> C:
     """The flags with which the network at --checkpoint was trained: its labels are planted again."""
     seeds = checkpoint.seeds(config.checkpoint)
-    _, _, saved = checkpoint.load_model(config.checkpoint, seed=seeds[0])
+    _, _, saved = checkpoint.load_model(config.checkpoint, seed=seeds[0], epoch=config.epoch)
     kwargs = saved["model"]["kwargs"]
     same = {"data": saved["data"], "samples": saved["samples"], "model": saved["model"]["name"]}
     same |= {name: saved["recipe"][name] for name in SAVED_RECIPE} | saved["corruption"]
@@ -54,7 +54,7 @@ def trained(
 ) -> Trained:  # fmt: skip
     """The network of one seed at --checkpoint, or one trained by the run's recipe, resumable; the hooks go with it."""
     if config.checkpoint:
-        loaded = Trained(*checkpoint.load_model(config.checkpoint, seed=seed), {})
+        loaded = Trained(*checkpoint.load_model(config.checkpoint, seed=seed, epoch=config.epoch), {})
         check_inference(loaded.model.apply, loaded.variables, task.x[:8])
         return loaded
     tx = training.optimizer(shared.recipe, config.epochs * (len(task.x) // config.batch))

@@ -58,9 +58,7 @@ def check(config: data.Config, size: int, label: str) -> None:
       ValueError: names the flag and the sets.
     """
     if config.batch > size:
-        raise ValueError(
-            f"--batch {config.batch} is larger than the {size} samples of the {label}: at most {size}."
-        )
+        raise ValueError(f"--batch {config.batch} is larger than the {size} samples of the {label}: at most {size}.")
 
 
 def check_scores(config: data.Config, samples: int) -> None:

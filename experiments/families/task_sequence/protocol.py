@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments.harness import runner
+from experiments.harness import runner, sets
 from subspace_jax import data
 from subspace_jax.continual import tasks
 
@@ -43,12 +43,11 @@ def source(config: Config) -> Source:
     Raises:
       ValueError: a number of tasks that the classes, or the superclasses, cannot be split into.
     """
-    train, test = (data.load(config.data, split, config.data_dir or None) for split in ("train", "test"))
-    train = {name: column[: config.samples] for name, column in train.items()}
-    scaling = data.scaling(config.data, train["image"])
-    x, test_x = (np.asarray(data.scale(part["image"], scaling)) for part in (train, test))
+    found = sets.load(config, config.samples, pixels=config.benchmark == "rotated")
+    train, test, scaling = found.train, found.test, data.scaling(config.data, data.inputs(found.train))
+    x, test_x = (np.asarray(data.scale(data.inputs(part), scaling)) for part in (train, test))
     whole = tasks.Task(x, train["label"], test_x, test["label"])
-    classes, heads = int(max(whole.y.max(), whole.test_y.max())) + 1, config.benchmark in HEADS
+    classes, heads = found.classes, config.benchmark in HEADS
     if config.tasks < 1 or (heads and classes % config.tasks):
         raise ValueError(f"--tasks is at least 1, and with heads a divisor of {classes} classes; got {config.tasks}.")
     groups = superclasses(config, train) if config.benchmark == "superclass" else ()

@@ -20,6 +20,8 @@ from experiments.families import classifier
 from experiments.families.classifier import retrained
 from experiments.harness import runner
 from experiments.memorization import protocol, report
+from subspace_jax import data
+from subspace_jax.core import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +86,8 @@ def main(config: Config) -> runner.Summary:
     if not 1 <= config.score_every <= config.epochs:
         raise ValueError(f"--score-every is in [1, {config.epochs}], the epochs; got {config.score_every}.")
     shared = classifier.setup(config, test=False)
+    checks.check_several(shared.columns["label"], "a search for suspects")
+    checks.check_varied("samples", data.inputs(shared.columns))
     if not config.checkpoint:
         retrained.check_scores(config, len(shared.columns["label"]))
     runs, found = [], []

@@ -101,8 +101,9 @@ def pairs(config: Config, shared: classifier.Setup, task: classifier.Task, array
         return report.Section("Influence", text)
     test = data.inputs(shared.test)
     above = [shown(task, i, f"#{task.index[i]}") for i, _, _ in listed[:10]]
-    leaning = {j: f"{value:.2f}" for _, j, value in listed[:10]}
-    below = [(test[j], report.caption(test[j], shared.test["index"][j], said), False) for j, said in leaning.items()]
+    rows, index = test[[j for _, j, _ in listed[:10]]], shared.test["index"]
+    said = [report.caption(row, index[j], f"{value:.2f}") for row, (_, j, value) in zip(rows, listed, strict=False)]
+    below = [(row, text, False) for row, text in zip(rows, said, strict=True)]
     return report.gallery("Influence", text, config.workdir, "influence", [("training", above), ("test", below)])
 
 

@@ -4,24 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from subspace_jax.core.checks import check_labels, check_lengths
 from subspace_jax.typing import ApplyFn, Array, Float, Int, LossFn
-
-
-def check_labels(y: Int[Array | np.ndarray, " b"], classes: int) -> None:
-    """Refuse labels outside [0, classes); under `jit` values are unknown and nothing is checked.
-
-    Raises:
-      ValueError: names the first such label and its position.
-    """
-    if isinstance(y, jax.core.Tracer):
-        return
-    labels = np.asarray(y)
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(wrong):
-        raise ValueError(
-            f"labels must lie in [0, {classes}); got {labels[wrong[0]]} at position {wrong[0]} "
-            f"({len(wrong)} of {len(labels)}): map them to 0..{classes - 1} or build the network with more classes."
-        )
 
 
 def softmax_cross_entropy(
@@ -32,10 +16,11 @@ def softmax_cross_entropy(
     A label outside [0, classes) is refused where its value is known, and gives NaN under `jit`.
 
     Raises:
-      ValueError: a known label outside [0, classes).
+      ValueError: labels that are no integers (b,), or another number of them; a known label outside [0, classes).
     """
     classes = logits.shape[-1]
     check_labels(y, classes)
+    check_lengths(logits=logits, labels=y)
     logits, y = jnp.asarray(logits), jnp.asarray(y)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     chosen = jnp.take_along_axis(logits, jnp.clip(y, 0, classes - 1)[:, None], axis=-1)[:, 0]

@@ -78,14 +78,14 @@ def cga(
     def step(key, state, batch):
         x, sent, crossed = state.params, jnp.uint32(0), jnp.uint32(0)
         value, _, own = grad(x, state.batch_stats, batch, key)
-        _, used, error = send(compressor, jax.random.fold_in(key, 0), own, state.memory, 0)
+        _, used, error = send(jax.random.fold_in(key, 0), compressor, own, state.memory, 0)
         mixed, errors = weighted(comm, form.diagonal, x), [error]
         gradients = [weighted(comm, form.diagonal, used)]
         for k, (source, weight) in enumerate(zip(form.sources, form.weights, strict=True), start=1):
             model, back = comm.permute(x, source), topology.inverse(source)
             mixed = optax.tree.add(mixed, weighted(comm, weight, model))
             _, _, cross = grad(model, state.batch_stats, batch, key)
-            wire, _, error = send(compressor, jax.random.fold_in(key, k), cross, state.memory, k)
+            wire, _, error = send(jax.random.fold_in(key, k), compressor, cross, state.memory, k)
             received = comm.permute(wire, back)
             received = compressor.decode(received, cross) if compressor else received
             gradients.append(weighted(comm, weight[list(back)], received))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from subspace_jax import nn, trees
 from subspace_jax.core import capture, losses, quantize
+from subspace_jax.core.keys import as_key
 from subspace_jax.nn.layers.quantized import bifurcated, on_own_range
 from subspace_jax.typing import Array, Float, Int, Key, Params
 
@@ -39,7 +40,7 @@ def usage(
     Activations clip outside the mean extremes of the samples; the range of a cotangent is exact, so none clips, but one
     outlier widens it for all: the entropy of `share` tells how many of the bits carry anything.
     """
-    return _usage(model, bits)(key, params, x, y)
+    return _usage(model, bits)(as_key(key), params, x, y)
 
 
 @lru_cache(maxsize=16)  # compiled once a network
@@ -68,6 +69,7 @@ def probe(
       y: its labels.
       bits: of all grids.
     """
+    key = as_key(key)
 
     def apply(params, x):
         return model.apply({"params": params, "batch_stats": {}}, x)
@@ -83,7 +85,7 @@ def probe(
             path, rows = call.layer.path, call.inputs()
             inputs[path] = rows, *(ends := quantize.batch_range(rows.reshape(len(x), -1)))
             fine = quantize.quantize(rows, bits, *ends)
-            return tap + bifurcated(jnp.matmul, bits, fine, on_own_range(kernels[path], bits), keys[path])
+            return tap + bifurcated(keys[path], jnp.matmul, bits, fine, on_own_range(kernels[path], bits))
 
         logits = capture.replace(apply, swap)(coarse, taps, x)
         return losses.softmax_cross_entropy(logits, y).mean(), inputs

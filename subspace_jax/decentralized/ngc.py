@@ -84,11 +84,11 @@ def ngc(
         moved = toward(x, mixed, gamma)
 
         value, _, own = grad(x if self_grad_at == "sent" else moved, state.batch_stats, batch, key)
-        wire, used, error = send(compressor, jax.random.fold_in(key, 0), own, state.memory, 0)
+        wire, used, error = send(jax.random.fold_in(key, 0), compressor, own, state.memory, 0)
         total, errors = weighted(comm, form.diagonal, used), [error]
         for k, (model, weight) in enumerate(zip(models, form.weights, strict=True), start=1):
             _, _, cross = grad(model, state.batch_stats, batch, key)
-            wire, used, error = send(compressor, jax.random.fold_in(key, k), cross, state.memory, k)
+            wire, used, error = send(jax.random.fold_in(key, k), compressor, cross, state.memory, k)
             total = optax.tree.add(total, weighted(comm, (1 - alpha) * weight, used))
             errors.append(error)
             if alpha:
@@ -117,6 +117,6 @@ def refuse_statistics(batch_stats: PyTree) -> None:
         )
 
 
-def send(compressor, key, grads, memory, k):
+def send(key, compressor, grads, memory, k):
     """(wire, what both ends use, new error memory)."""
-    return compress.feedback(compressor, key, grads, memory[k]) if compressor else (grads, grads, ())
+    return compress.feedback(key, compressor, grads, memory[k]) if compressor else (grads, grads, ())

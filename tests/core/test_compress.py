@@ -36,7 +36,7 @@ def draw(seed, dtype=jnp.float32):
 
 
 encode = jax.jit(lambda compressor, key, tree: compressor.encode(key, tree), static_argnums=0)
-feedback = jax.jit(compress.feedback, static_argnums=0)
+feedback = jax.jit(compress.feedback, static_argnums=1)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -93,7 +93,7 @@ def test_nan_arrives_as_nan(name):
 def test_error_feedback_loses_nothing(name):
     """Sent + new error = tree + old error: to 2 units in the last place of the larger part."""
     tree, error = draw(0), draw(1)
-    _, arrived, left = feedback(COMPRESSORS[name][0], jax.random.key(2), tree, error)
+    _, arrived, left = feedback(jax.random.key(2), COMPRESSORS[name][0], tree, error)
     for k in tree:
         corrected, q = np.asarray(tree[k]) + np.asarray(error[k]), np.asarray(arrived[k])
         ulp = np.spacing(np.maximum(np.abs(corrected), np.abs(q)))
@@ -104,7 +104,7 @@ def test_error_feedback_loses_nothing(name):
 def test_error_feedback_is_exact_in_float64_and_stays_there(name):
     with jax.enable_x64(True):
         tree, error = draw(0, jnp.float64), draw(1, jnp.float64)
-        _, arrived, left = feedback(COMPRESSORS[name][0], jax.random.key(0), tree, error)
+        _, arrived, left = feedback(jax.random.key(0), COMPRESSORS[name][0], tree, error)
     for k in tree:
         np.testing.assert_allclose(arrived[k] + left[k], tree[k] + error[k], atol=1e-12)
         assert (arrived[k].dtype, arrived[k].shape) == (jnp.float64, SIZES[k])
@@ -192,7 +192,7 @@ def test_error_memory_is_bounded_and_the_mean_message_is_the_gradient(compressor
     @jax.jit
     def run(g):
         def step(error, key):
-            _, q, error = compress.feedback(COMPRESSORS[compressor][0], key, g, error)
+            _, q, error = compress.feedback(key, COMPRESSORS[compressor][0], g, error)
             return error, (q, error)
 
         return jax.lax.scan(step, jnp.zeros_like(g), jax.random.split(jax.random.key(0), steps))[1]

@@ -66,7 +66,7 @@ def follow(
     train = _trainer(method, comm, runner, batch, prepare)
     judged = _judge(apply, comm, runner, weights.shape, np.asarray(weights, np.float64).tobytes())
     begin, draw = jax.random.split(key)
-    state, placed = stacked(method, comm, begin, variables), exchange.place(sets, comm)
+    state, placed = stacked(begin, method, comm, variables), exchange.place(sets, comm)
     ends = [*range(every, steps, every), steps]
     history = _blank(len(ends), comm.agents)
     with checkpoint.manager(directory) as folder:

@@ -97,7 +97,7 @@ def graph(config: Config, agents: int) -> np.ndarray:
 def spread(found: Data, seed: int, trial: Trial) -> np.ndarray:
     """The training samples of each agent, (agents, samples)."""
     key, labels = jax.random.fold_in(jax.random.key(seed), PARTITION_KEY), found.columns["label"]
-    return partition.build(trial.partition, key, labels, agents=trial.agents, skew=trial.skew, alpha=trial.dirichlet)
+    return partition.build(key, trial.partition, labels, agents=trial.agents, skew=trial.skew, alpha=trial.dirichlet)
 
 
 def course(

@@ -1,0 +1,128 @@
+"""A run and its folder: who writes there, what stays after an error, what is said of how to go on.
+
+The file is itself a small experiment.
+"""
+
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+
+from experiments.harness import runner
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(runner.Config):
+    """A run that fails as it is told."""
+
+    fails: str = ""
+    """The error to raise: first, or after a finished stage."""
+
+
+PRESETS = {"cpu": Config(seeds=1)}
+ERRORS = {
+    "value": ValueError("--width is at least 1; got 0."),
+    "key": KeyError("there is no score 'x'"),
+    "disk": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "scores.npz"),
+    "ctrl-c": KeyboardInterrupt(),
+}
+
+
+def main(config):
+    when, _, kind = config.fails.partition(" ")
+    if when == "first":
+        raise ERRORS[kind]
+    found = runner.stage(config, "one", lambda: {"a": np.arange(3)})
+    if when == "then":
+        raise ERRORS[kind]
+    return runner.Summary({"a/sum": float(found["a"].sum())}, {"a/sum": 0.0}, [], [], [])
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+
+    def ask(*flags, presets=PRESETS):
+        monkeypatch.setattr(sys, "argv", ["test_runner", *flags])
+        status = 0
+        try:
+            runner.run(main, presets)
+        except SystemExit as stop:
+            status = stop.code
+        out, err = capfd.readouterr()
+        return status, out, err
+
+    return ask
+
+
+def failing(how):
+    return {"cpu": dataclasses.replace(PRESETS["cpu"], fails=how)}
+
+
+def test_a_run_writes_a_numbered_folder_and_one_line(run, tmp_path):
+    status, out, err = run()
+    assert status == 0
+    assert json.loads(out)["figures"] == {"a/sum": 3.0}
+    assert out.count("\n") == 1
+    assert "report: runs/test_runner/1/report.html" in err
+    assert run()[2].count("runs/test_runner/2/report.html") == 1
+    assert (tmp_path / "runs" / "test_runner" / "1" / "summary.json").exists()
+
+
+def test_two_runs_do_not_write_in_one_folder(run, tmp_path):
+    assert run("--workdir", "w")[0] == 0
+    (tmp_path / "w" / "summary.json").unlink()
+    with (tmp_path / "w" / ".lock").open("a+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        held.truncate(0)
+        held.write("4711")
+        held.flush()
+        before = sorted(tmp_path.glob("w/**/*"))
+        status, out, err = run("--resume", "--workdir", "w")
+        assert (status, out) == (2, "")
+        assert err.splitlines() == ["error: process 4711 writes in w: wait for it, stop it, or use another."]
+        assert sorted(tmp_path.glob("w/**/*")) == before
+    assert run("--resume", "--workdir", "w")[0] == 0
+    assert (tmp_path / "w" / ".lock").read_text() == str(os.getpid())
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("value", "error: --width is at least 1; got 0."),
+        ("key", "error: there is no score 'x'"),
+        ("disk", "error: [Errno 28] No space left on device: 'scores.npz'"),
+    ],
+)
+def test_a_refusal_before_anything_is_finished_leaves_the_folder_free(kind, message, run, tmp_path):
+    status, out, err = run("--workdir", "w", presets=failing(f"first {kind}"))
+    assert (status, out) == (2, "")
+    assert err.splitlines() == [message, "details: w/error.txt"]
+    assert "Traceback" in (tmp_path / "w" / "error.txt").read_text()
+    assert run("--workdir", "w")[0] == 0
+
+
+def test_an_error_after_a_finished_part_says_how_to_go_on(run):
+    status, _, err = run("--workdir", "w", presets=failing("then disk"))
+    assert status == 2
+    assert err.splitlines()[-1] == "what was finished is kept: --resume --workdir w"
+
+
+@pytest.mark.parametrize("when", ["first", "then"])
+def test_an_interrupted_run_says_how_to_go_on(when, run):
+    status, out, err = run("--workdir", "w", presets=failing(f"{when} ctrl-c"))
+    assert (status, out) == (130, "")
+    assert err.splitlines()[-1] == "stopped; what was finished is kept: --resume --workdir w"
+
+
+def test_a_folder_that_may_not_be_written_is_one_sentence(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, out, err = run("--workdir", "file/w")
+    assert (status, out) == (2, "")
+    assert err.startswith("error: [Errno 20] Not a directory: ")
+    assert err.count("\n") == 1

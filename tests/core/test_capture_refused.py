@@ -119,6 +119,38 @@ def solve(p, x):
     return jax.scipy.linalg.solve_triangular(p["w"], x.T)
 
 
+@refused("'w'.*concatenated with data", w=W)
+def beside_data(p, x):
+    return x @ jnp.concatenate([p["w"], jnp.sin(x[:4])], 1)
+
+
+@refused("'v', 'w'.*'mul'", v=W, w=W)
+def beside_a_scaled_kernel(p, x):
+    return x @ jnp.concatenate([p["w"], 2 * p["v"]], 1)
+
+
+@refused("'w'.*'concatenate .with what is no leaf.'", w=W[:, :3])
+def beside_a_constant(p, x):
+    return x @ jnp.concatenate([p["w"], jnp.ones((4, 1))], 1)
+
+
+@refused("'a', 'b'.*neither input nor output", a=W, b=W)
+def stacked_experts(p, x):
+    return jnp.einsum("end,edk->enk", jnp.stack([x, -x]), jnp.stack([p["a"], p["b"]]))
+
+
+@refused("'a', 'b'.*'a scan along the concatenated axis'", a=W, b=W)
+def stacked_for_a_scan(p, x):
+    return lax.scan(lambda h, w: (h @ w, None), x, jnp.stack([p["a"], p["b"]]))[0]
+
+
+@refused("'a', 'b'.*neither input nor output", a=jnp.ones((1, 1, 2, 2)), b=jnp.ones((1, 1, 2, 2)))
+def joined_groups(p, x):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    w = jnp.concatenate([p["a"], p["b"]], 3)
+    return lax.conv_general_dilated(x[None, None], w, (1, 1), "SAME", dimension_numbers=numbers, feature_group_count=2)
+
+
 @refused("'w'.*is the image", w=jnp.ones((2, 1, 4, 4)))
 def kernel_as_image(p, x):
     return lax.conv(p["w"], x[None, None, :2, :2], (1, 1), "SAME")

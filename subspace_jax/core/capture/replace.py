@@ -29,8 +29,8 @@ def replace(fn: Callable, swap: Callable[[Call, Any], Array]) -> Callable:
       `run` raises ValueError as `layers` does.
     """
 
-    def visit(call: Call, part: Any) -> tuple[Array, None]:
-        return call.product.restore(swap(call, part)), None
+    def swapped_rows(call: Call, part: Any) -> Array:
+        return call.product.restore(swap(call, part))
 
     def swapped(params: Params, parts: Mapping[str, PyTree], *args: Any) -> Any:
         if not parts:
@@ -38,7 +38,7 @@ def replace(fn: Callable, swap: Callable[[Call, Any], Array]) -> Callable:
         traced = trace(fn, params, args, parts)
         if vague := [path for path in parts if path not in traced.table]:
             raise ValueError(f"{vague[0]!r} is a leaf with several layers: swap {', '.join(traced.table)}.")
-        return run(traced, params, args, Visitor(visit, streams=False), dict(parts))[0]
+        return run(traced, params, args, Visitor(swap=swapped_rows), dict(parts))[0]
 
     return swapped
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from subspace_jax import trees
 from subspace_jax.core.capture import views
+from subspace_jax.core.capture.kinds import shown
 from subspace_jax.core.capture.plan import Plan, Refusal, Use, Walk
 from subspace_jax.core.capture.products import Key
 from subspace_jax.typing import Params, PyTree
@@ -90,9 +91,8 @@ def trace(fn: Callable, params: Params, args: tuple, layers: Iterable[str] | Non
     kinds = [views.of_leaf(path, jnp.shape(leaf)) for path, leaf in leaves.items()]
     rest = [walk.new_data() for _ in closed.jaxpr.invars[len(kinds) :]]
     plan, outs = walk.plan(closed.jaxpr, [*kinds, *rest])
-    for out in outs:
-        if isinstance(out, views.View):
-            walk.other_reads.setdefault(out.leaf, "the output")
+    for leaf in shown(outs):
+        walk.other_reads.setdefault(leaf, "the output")
     names = _name(walk)
     asked = None if layers is None else _asked(layers, names, walk.refusals)
     _check(names, asked, walk.refusals, leaves)
@@ -203,8 +203,8 @@ def _refused(refusal: Refusal) -> str:
     if refusal.unless_asked:
         return f"cannot follow the weight {leaves}: {refusal.why}; name it in layers= to get one Gram per entry."
     return (
-        f"cannot follow the weight {leaves}: {refusal.why}. A kernel must be one leaf up to cast, reshape, transpose, "
-        "static slice or split; name the layers you want in layers= to leave it out."
+        f"cannot follow the weight {leaves}: {refusal.why}. A kernel must be one leaf, or several concatenated, up to "
+        "cast, reshape, transpose, static slice or split; name the layers you want in layers= to leave it out."
     )
 
 

@@ -9,7 +9,7 @@ from flax import nnx
 from jax import lax
 
 from subspace_jax.core import capture
-from tests.core.grams import FLOAT32_SUM, draw
+from tests.core.grams import FLOAT32_SUM, draw, drawn
 
 N = 5
 NUMBERS = ("NHWC", "HWIO", "NHWC")
@@ -127,13 +127,13 @@ def test_one_of_several_joined_kernels_can_be_swapped():
 def recurrent():
     """More features than rows, so that a projection of full energy is no identity."""
     x = draw(0, 1, 3, 5)
-    variables = nn.RNN(nn.OptimizedLSTMCell(6)).init(jax.random.key(1), x)
+    variables = drawn(nn.RNN(nn.OptimizedLSTMCell(6)).init, jax.random.key(1), x)
     return variables, x, capture.observe(nn.RNN(nn.OptimizedLSTMCell(6)).apply, variables, x)
 
 
 def test_the_optimised_lstm_has_the_grams_of_the_plain_one(recurrent):
     variables, x, (out, found) = recurrent
-    np.testing.assert_array_equal(out, nn.RNN(nn.OptimizedLSTMCell(6)).apply(variables, x))
+    np.testing.assert_array_equal(nn.RNN(nn.OptimizedLSTMCell(6)).apply(variables, x), out)
     plain = capture.observe(nn.RNN(nn.LSTMCell(6)).apply, variables, x)[1]
     assert set(found) == set(plain)
     assert found["cell/ii/kernel"] is found["cell/io/kernel"]
@@ -156,10 +156,12 @@ def test_projecting_an_lstm_on_what_it_reads_changes_no_output(recurrent):
 
 def test_nnx_packs_what_linen_concatenates(recurrent):
     variables, x, (out, found) = recurrent
-    cell = nnx.OptimizedLSTMCell(5, 6, rngs=nnx.Rngs(0))
-    kernels = {name: leaves["kernel"] for name, leaves in variables["params"]["cell"].items()}
+    zeros = nnx.initializers.zeros
+    cell = nnx.OptimizedLSTMCell(5, 6, kernel_init=zeros, recurrent_kernel_init=zeros, rngs=nnx.Rngs(0))
+    linen = variables["params"]["cell"]
     for part, dense in (("i", cell.dense_i), ("h", cell.dense_h)):
-        dense.kernel[...] = side(*(kernels[part + gate] for gate in "ifgo"))
+        dense.kernel[...] = side(*(linen[part + gate]["kernel"] for gate in "ifgo"))
+    cell.dense_h.bias[...] = side(*(linen["h" + gate]["bias"] for gate in "ifgo"))
     graph, state = nnx.split(nnx.RNN(cell, rngs=nnx.Rngs(0)))
     theirs, moments = capture.observe(lambda state, x: nnx.merge(graph, state)(x), state, x)
     np.testing.assert_allclose(theirs, out, atol=2e-6)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from subspace_jax.core import closures
 from subspace_jax.core import moments as _moments
 from subspace_jax.core.capture.parts import Part, take
 from subspace_jax.core.capture.products import Product
@@ -117,7 +118,8 @@ def collect(
     """Moments of each layer over a stream of batches: memory does not grow with the number of samples.
 
     Args:
-      fn: fn(params, *batch), as in `observe`.
+      fn: fn(params, *batch), as in `observe`. Compiled once, and again when what it reads has changed since the last
+        call: a closed-over variable, an attribute of its object, a global of its file (`core.closures`).
       params: any pytree of arrays.
       batches: arrays, or tuples of arguments. Each new shape compiles once.
       of: as in `observe`.
@@ -134,6 +136,7 @@ def collect(
     Raises:
       ValueError: as `observe`; no batch; a batch that does not divide over the devices.
     """
+    fn = closures.current(fn)
     layers = None if layers is None else tuple(layers)
     params = jax.tree.map(jnp.asarray, params)  # before the wide context: host float64 must not widen the network
     wide = np.dtype(dtype) == np.float64

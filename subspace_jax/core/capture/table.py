@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from subspace_jax import trees
+from subspace_jax.core import closures
 from subspace_jax.core.capture import views
 from subspace_jax.core.capture.kinds import shown
 from subspace_jax.core.capture.plan import Plan, Refusal, Use, Walk
@@ -85,7 +86,7 @@ def trace(fn: Callable, params: Params, args: tuple, layers: Iterable[str] | Non
       ValueError: no layer, a name in `layers` that is none, or a weight that cannot be followed (only where it is asked
         for, when `layers` is given).
     """
-    closed, shapes = jax.make_jaxpr(fn, return_shape=True)(params, *args)
+    closed, shapes = jax.make_jaxpr(closures.current(fn), return_shape=True)(params, *args)
     leaves = leaf_paths(params)
     walk = Walk()
     kinds = [views.of_leaf(path, jnp.shape(leaf)) for path, leaf in leaves.items()]

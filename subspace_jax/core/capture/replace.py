@@ -58,8 +58,9 @@ def write_kernels(table: Layers, params: Params, matrices: Mapping[str, Array | 
       matrices: {path: (*stack, *groups, d_in, d_out)}.
 
     Raises:
-      ValueError: a path or a size that is not in the table; a leaf that is also read from its other side, in an
-        overlapping slice, or outside products (a tied embedding): one edit would change two things.
+      ValueError: a path or a size that is not in the table; a leaf of integers (quantised); a leaf that is also read
+        from its other side, in an overlapping slice, or outside products (a tied embedding): one edit would change two
+        things.
     """
     leaves = {path: jnp.asarray(leaf) for path, leaf in leaf_paths(params).items()}
     changed: dict[str, Array] = {}
@@ -132,6 +133,12 @@ def _editable(table: Layers, path: str, leaves: Mapping[str, Array]) -> Layer:
     if path not in table:
         raise ValueError(f"no layer {path!r}; there are {', '.join(table)}.")
     layer = table[path]
+    dtype = jnp.result_type(leaves[layer.leaf])
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise ValueError(
+            f"the kernel of {path!r} is {dtype}, which would cut an edit down to whole numbers: edit the dequantised "
+            "network, with that leaf as floats, and quantise the result."
+        )
     if layer.other_read:
         raise ValueError(f"the kernel of {path!r} is also read by {layer.other_read!r}: an edit would change that too.")
     others = [other for other in table.values() if other.leaf == layer.leaf and other.path != path]

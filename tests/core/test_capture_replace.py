@@ -167,7 +167,7 @@ def test_integer_kernels_are_measured_but_not_edited():
     table = capture.layers(fn, params, x)
     for edit in (lambda: capture.write_kernels(table, params, {"w": jnp.ones((4, 4)) / 2}),
                  lambda: capture.factorise(table, params, {"w": 1})):  # fmt: skip
-        with pytest.raises(ValueError, match="the kernel of 'w' is int8.*edit the dequantised network"):
+        with pytest.raises(ValueError, match=r"the kernel of 'w' is int8.*edit the dequantised network"):
             edit()
     floats = params | {"w": params["w"].astype(jnp.float32)}
     edited = capture.write_kernels(table, floats, {"w": jnp.full((4, 4), 0.5)})

@@ -5,20 +5,38 @@ computed from parameters (weight norm, a LoRA sum, fake quantisation) is refused
 where their products cannot be followed. Data times data is no layer.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import collections
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from jax.extend import core as jex
 
 from subspace_jax.core.capture import joined
 from subspace_jax.core.capture.joined import Joined
-from subspace_jax.core.capture.kinds import JOINING, PASSING, Data, Kind, Known, advance, leaves_of, shown, walked
+from subspace_jax.core.capture.kinds import (
+    JOINING,
+    PASSING,
+    Data,
+    Kind,
+    Known,
+    advance,
+    leaves_of,
+    marked,
+    passed,
+    repeats,
+    scaled,
+    shown,
+    walked,
+)  # fmt: skip
 from subspace_jax.core.capture.parts import Part, part
-from subspace_jax.core.capture.products import Conv, Dense, Key, Product
+from subspace_jax.core.capture.products import Conv, Dense
+from subspace_jax.core.capture.steps import Nested, Plan, Refusal, Use, Uses
 from subspace_jax.core.capture.views import View
 
 PRODUCTS = {"dot_general", "conv_general_dilated"}
-UNFOLLOWED = {"ragged_dot", "ragged_dot_general", "scaled_dot", "scaled_matmul", "triangular_solve"}
+SPARSE = {f"{kind}_{name}" for kind in ("coo", "csr") for name in ("spmv", "spmm", "matvec", "matmat")}
+SPARSE |= {"bcoo_dot_general", "bcoo_dot_general_sampled", "bcoo_spdot_general", "bcsr_dot_general", "spsolve"}
+UNFOLLOWED = SPARSE | {"ragged_dot", "ragged_dot_general", "scaled_dot", "scaled_matmul", "triangular_solve"}
 INLINE = {
     "jit",
     "pjit",
@@ -30,47 +48,6 @@ INLINE = {
     "custom_jvp_call",
     "custom_vjp_call",
 }
-
-
-class Plan(NamedTuple):
-    """A jaxpr with the equations that are not simply bound, by position."""
-
-    jaxpr: Any
-    steps: dict[int, "Uses | Nested"]
-    keys: frozenset[Key]
-
-
-class Use(NamedTuple):
-    """One product of a layer, or its part of one that several joined kernels share."""
-
-    product: Product
-    part: Part | None
-    key: Key
-    matrix: tuple  # steps from the leaf to the matrix
-    scans: tuple[tuple[int, int], ...]  # (scan, length), outermost first
-    reads: tuple  # equal for uses that read the same rows
-
-
-class Uses(NamedTuple):
-    """The layers of one product: one, or each of several joined kernels."""
-
-    each: tuple[Use, ...]
-
-
-class Nested(NamedTuple):
-    """An equation to enter."""
-
-    plan: Plan
-    split: tuple[int, int]  # constants, carry of a scan
-    stacked: frozenset[Key]  # layers with one entry per iteration of a scan
-
-
-class Refusal(NamedTuple):
-    """Leaves that cannot be followed, and why; `unless_asked` says that naming the layer is enough."""
-
-    leaves: frozenset[str]
-    why: str
-    unless_asked: bool = False
 
 
 class Walk:
@@ -94,13 +71,14 @@ class Walk:
         jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
         env: dict[Any, Kind] = dict(zip(jaxpr.invars, kinds, strict=True))
         steps: dict[int, Uses | Nested] = {}
+        read = collections.Counter(atom for atom in _atoms(jaxpr) if not isinstance(atom, jex.Literal))
 
         def kind(atom: Any) -> Kind:
             return Known() if isinstance(atom, jex.Literal) else env.get(atom, Known())
 
         for i, eqn in enumerate(jaxpr.eqns):
             step, outs = self._equation(eqn, [kind(atom) for atom in eqn.invars], blocked)
-            env.update(zip(eqn.outvars, outs, strict=True))
+            env |= {var: _summable(kind, read[var]) for var, kind in zip(eqn.outvars, outs, strict=True)}
             if step is not None:
                 steps[i] = step
         keys = frozenset(use.key for use in self.uses[first:])
@@ -114,7 +92,7 @@ class Walk:
             return None, kinds
         if seen := advance(kinds, eqn):
             return None, list(seen)
-        if not any(leaves_of(kind) for kind in kinds):
+        if not any(map(marked, kinds)):
             return None, self._plain(eqn, kinds)
         if name == "scan":
             return self._scan(eqn, kinds, blocked)
@@ -139,12 +117,18 @@ class Walk:
         if name == "select_n":
             return [self._choice(kinds[0], kinds[1:], name)]
         if not any(isinstance(kind, Data) for kind in kinds):
-            return [self._join(kinds, f"{name} (with what is no leaf)" if name in JOINING else name)] * outs
+            one = self._join(kinds, f"{name} (with what is no leaf)" if name in JOINING else name)
+            return [one._replace(repeats=repeats(kinds, eqn)) if isinstance(one, Known) and outs == 1 else one] * outs
         if name in JOINING:
             return [self._holding(kinds, "it is concatenated with data, which hides its product")]
         if name in PASSING and len(kinds) == 1 and isinstance(kinds[0], Data):
             same = [self._token((name, repr(eqn.params), kinds[0], i)) for i in range(outs)]
-            return [kinds[0]._replace(token=token) for token in same]
+            return [passed(kinds[0], eqn, token) for token in same]
+        if name == "mul" and any(map(leaves_of, kinds)):
+            return [scaled(kinds, eqn, self._token())]
+        if name == "reduce_sum" and isinstance(kinds[0], Data) and kinds[0].varies.intersection(eqn.params["axes"]):
+            why = "it is multiplied with data and summed, which is a product: write it as a matmul or an einsum"
+            self._refuse([Known(kinds[0].times)], why)
         return [self.new_data() for _ in range(outs)]
 
     def _product(self, eqn: Any, kinds: list[Kind], blocked: str) -> tuple[Uses | None, list[Kind]]:
@@ -262,6 +246,18 @@ def scan_split(eqn: Any) -> tuple[int, int]:
         return eqn.params["num_consts"], eqn.params["num_carry"]
     consts, carry, _ = eqn.params["ft_in"].unpack()
     return len(list(consts)), len(list(carry))
+
+
+def _atoms(jaxpr: Any) -> Iterator[Any]:
+    """Whatever a jaxpr reads, as often as it does."""
+    for eqn in jaxpr.eqns:
+        yield from eqn.invars
+    yield from jaxpr.outvars
+
+
+def _summable(kind: Kind, readers: int) -> Kind:
+    """A scaled value that more than a sum reads is no part of a product: a norm reads it for its mean, and whole."""
+    return kind._replace(times=frozenset(), varies=frozenset()) if isinstance(kind, Data) and readers > 1 else kind
 
 
 def _has_product(jaxpr: Any) -> bool:

@@ -12,8 +12,8 @@ from jax.extend import core as jex
 
 from subspace_jax.core.capture import parts
 from subspace_jax.core.capture.parts import Part
-from subspace_jax.core.capture.plan import Nested, Plan, Use, Uses
 from subspace_jax.core.capture.products import Product
+from subspace_jax.core.capture.steps import Nested, Plan, Use, Uses
 from subspace_jax.core.capture.table import Layer, Traced
 from subspace_jax.typing import Array, Params, PyTree
 

@@ -11,8 +11,9 @@ from subspace_jax import trees
 from subspace_jax.core import closures
 from subspace_jax.core.capture import views
 from subspace_jax.core.capture.kinds import shown
-from subspace_jax.core.capture.plan import Plan, Refusal, Use, Walk
+from subspace_jax.core.capture.plan import Walk
 from subspace_jax.core.capture.products import Key
+from subspace_jax.core.capture.steps import Plan, Refusal, Use
 from subspace_jax.typing import Params, PyTree
 
 

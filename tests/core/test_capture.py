@@ -194,6 +194,34 @@ def test_one_network_in_any_form_has_the_same_grams(form):
     assert_grams(found, dict(zip(names, inputs, strict=True)))
 
 
+@pytest.mark.parametrize("call", ["method", "object"])
+def test_modules_are_parameters_as_they_are(call):
+    """With the functions, strings and flags that they hold; and called by something without a hash."""
+
+    class Caller:
+        __hash__ = None  # type: ignore[assignment]
+
+        def __call__(self, model, x):
+            return model["scale"] * jax.vmap(model["mlp"])(x) if model["mode"] == "scaled" else None
+
+    ws, x = weights(0), draw(9, 16, WIDTHS[0])
+    caller, (apply, partitioned, names) = Caller(), equinox_form(ws)
+    static = eqx.filter_eval_shape(eqx.nn.MLP, WIDTHS[0], WIDTHS[-1], WIDTHS[1], 2, key=jax.random.key(0))
+    model = {"mlp": eqx.combine(partitioned, eqx.filter(static, lambda leaf: not hasattr(leaf, "shape")))}
+    model |= {"mode": "scaled", "scale": 2.0}
+    fn = caller if call == "object" else caller.__call__
+    found = capture.collect(fn, model, [x])
+    theirs = capture.observe(apply, partitioned, x)[1]
+    assert list(found) == [f"mlp/{name}" for name in names]
+    for name in names:
+        np.testing.assert_allclose(found[f"mlp/{name}"].gram, theirs[name].gram, atol=FLOAT32_SUM)
+    table = capture.layers(fn, model, x)
+    doubled = capture.write_kernels(table, model, {path: 2 * k for path, k in capture.kernels(table, model).items()})
+    swapped = capture.replace(fn, lambda call, matrix: call.linear(matrix))
+    kernels = capture.kernels(table, doubled)
+    np.testing.assert_allclose(swapped(model, kernels, x), caller(doubled, x), atol=FLOAT32_SUM)
+
+
 def test_channels_first_convolutions_have_the_features_of_channels_last():
     x, w = draw(0, 2, 5, 6, 4), draw(1, 3, 2, 4, 6)
     options = {"use_bias": False, "key": jax.random.key(0)}

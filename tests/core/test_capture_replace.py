@@ -73,11 +73,11 @@ def test_projection_on_the_full_input_space_changes_no_output(seed):
     """With more features than rows."""
     x, kernel = draw(seed, 1, 6, 5, 8), draw(seed + 1, 3, 2, 8, 4) / 7
     table = capture.layers(strided, kernel, x)
-    gram = capture.collect(strided, kernel, [x], dtype="float64")[""].gram
+    gram = capture.collect(strided, kernel, [x], dtype="float64")["kernel"].gram
     space = subspace.from_gram(gram, energy=1)
-    assert int(space.rank) == table[""].rows == 9 < table[""].d_in
-    matrix = subspace.projector(space) @ np.asarray(capture.kernels(table, kernel)[""], np.float64)
-    edited = capture.write_kernels(table, kernel, {"": matrix})
+    assert int(space.rank) == table["kernel"].rows == 9 < table["kernel"].d_in
+    matrix = subspace.projector(space) @ np.asarray(capture.kernels(table, kernel)["kernel"], np.float64)
+    edited = capture.write_kernels(table, kernel, {"kernel": matrix})
     assert float(jnp.abs(edited - kernel).max()) > 1e-2
     np.testing.assert_allclose(strided(edited, x), strided(kernel, x), atol=LOSSLESS)
 

@@ -17,6 +17,7 @@ from subspace_jax.core import moments as _moments
 from subspace_jax.core.capture.parts import Part, take
 from subspace_jax.core.capture.products import Product
 from subspace_jax.core.capture.run import Call, Visitor, run
+from subspace_jax.core.capture.static import hold
 from subspace_jax.core.capture.table import Layers, Traced, trace
 from subspace_jax.core.moments import Moments
 from subspace_jax.typing import Array, Key, Params
@@ -31,7 +32,8 @@ def layers(fn: Callable, params: Params, *args: Any, layers: Iterable[str] | Non
 
     Args:
       fn: fn(params, *args), in inference mode: linen's `model.apply`, a merged nnx or equinox module, or any function.
-      params: any pytree of arrays or ShapeDtypeStructs.
+      params: any pytree of arrays or ShapeDtypeStructs. Leaves that are no arrays (the functions and flags of an
+        equinox module, plain numbers) stay as they are. A single array has the path "kernel".
       *args: arrays or ShapeDtypeStructs.
       layers: paths of layers, or of leaves for all layers in them; all when None.
 
@@ -40,7 +42,7 @@ def layers(fn: Callable, params: Params, *args: Any, layers: Iterable[str] | Non
         meets data, or in a `while`, a `cond`, a loop carry or an unknown call. With `layers`, only weights in those
         names matter; a weight that carries batch axes (vmap, experts) must be named there.
     """
-    return trace(fn, params, args, layers).table
+    return trace(*hold(fn, params), args, layers).table
 
 
 def record(
@@ -66,6 +68,7 @@ def record(
     def rows(call: Call, _: Any) -> Array:
         return call.inputs() if of == "inputs" else call.outputs()
 
+    fn, params = hold(fn, params)
     return run(trace(fn, params, args, layers), params, args, Visitor(rows), {})
 
 
@@ -98,6 +101,7 @@ def observe(
     Raises:
       ValueError: as `layers`; a cap without a key; gradients of a function that is no scalar, or with a cap.
     """
+    fn, params = hold(fn, params)
     traced = trace(fn, params, args, layers)
     out, own = _measure(traced, params, args, key, of=of, dtype=dtype, max_rows=max_rows)
     return out, _by_layer(traced.table, own)
@@ -136,6 +140,7 @@ def collect(
     Raises:
       ValueError: as `observe`; no batch; a batch that does not divide over the devices.
     """
+    fn, params = hold(fn, params)
     fn = closures.current(fn)
     layers = None if layers is None else tuple(layers)
     params = jax.tree.map(jnp.asarray, params)  # before the wide context: host float64 must not widen the network

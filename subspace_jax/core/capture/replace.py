@@ -9,6 +9,7 @@ import numpy as np
 
 from subspace_jax.core.capture import views
 from subspace_jax.core.capture.run import Call, Visitor, run
+from subspace_jax.core.capture.static import hold
 from subspace_jax.core.capture.table import Layer, Layers, leaf_paths, replace_leaves, trace
 from subspace_jax.typing import Array, Params, PyTree
 
@@ -35,7 +36,8 @@ def replace(fn: Callable, swap: Callable[[Call, Any], Array]) -> Callable:
     def swapped(params: Params, parts: Mapping[str, PyTree], *args: Any) -> Any:
         if not parts:
             return fn(params, *args)
-        traced = trace(fn, params, args, parts)
+        held, params = hold(fn, params)
+        traced = trace(held, params, args, parts)
         if vague := [path for path in parts if path not in traced.table]:
             raise ValueError(f"{vague[0]!r} is a leaf with several layers: swap {', '.join(traced.table)}.")
         return run(traced, params, args, Visitor(swap=swapped_rows), dict(parts))[0]

@@ -13,6 +13,7 @@ from subspace_jax.core.capture import views
 from subspace_jax.core.capture.kinds import shown
 from subspace_jax.core.capture.plan import Walk
 from subspace_jax.core.capture.products import Key
+from subspace_jax.core.capture.static import is_array
 from subspace_jax.core.capture.steps import Plan, Refusal, Use
 from subspace_jax.typing import Params, PyTree
 
@@ -106,19 +107,21 @@ def trace(fn: Callable, params: Params, args: tuple, layers: Iterable[str] | Non
 
 
 def leaf_paths(params: Params) -> dict[str, Any]:
-    """Leaves by path, in the order of the tree, without a leading "params"."""
-    paths = jax.tree.leaves(trees.map_with_path(lambda path, _: path, params))
+    """Arrays by path, in the order of the tree, without a leading "params"; an array that is all there is: "kernel"."""
+    leaves = [leaf for leaf in jax.tree.leaves(params) if is_array(leaf)]
+    named = jax.tree.leaves(trees.map_with_path(lambda path, leaf: path if is_array(leaf) else None, params))
+    paths = ["kernel"] if named == [""] else named
     if isinstance(params, Mapping) and "params" in params:
         paths = [path.removeprefix("params/") for path in paths]
     if len(set(paths)) < len(paths):
         raise ValueError(f"two leaves of the parameters have one path: {', '.join(paths)}.")
-    return dict(zip(paths, jax.tree.leaves(params), strict=True))
+    return dict(zip(paths, leaves, strict=True))
 
 
 def replace_leaves(params: Params, leaves: Mapping[str, PyTree]) -> Params:
     """The tree with some leaves replaced, by the paths of `leaf_paths`."""
-    old = leaf_paths(params)
-    return jax.tree.unflatten(jax.tree.structure(params), [leaves.get(path, leaf) for path, leaf in old.items()])
+    new = iter([leaves.get(path, leaf) for path, leaf in leaf_paths(params).items()])
+    return jax.tree.map(lambda leaf: next(new) if is_array(leaf) else leaf, params)
 
 
 def _name(walk: Walk) -> dict[Key, Layer]:

@@ -76,7 +76,6 @@ def test_every_way_to_multiply_has_the_gram_of_its_rows(name):
 
 
 CONVS = {
-    "same": ((3, 2, 4, 6), {"stride": 1, "padding": "SAME"}),
     "strided": ((3, 2, 4, 6), {"stride": 2, "padding": ((1, 1), (0, 1))}),
     "dilated": ((3, 2, 4, 6), {"stride": 1, "padding": "VALID", "dilation": 2}),
     "grouped": ((3, 2, 2, 6), {"stride": 2, "padding": "SAME", "groups": 2}),

@@ -1,5 +1,7 @@
 """Kernels that are concatenated before one product, against the same network with a product for each."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -86,32 +88,42 @@ CASES = {
 }
 
 
-def measured(fn, params, other, x):
-    """Everything that is read of the layers of fn, and fn with other kernels swapped in."""
-    loss = lambda p, x: jnp.sin(fn(p, x)).sum()  # noqa: E731
-    swapped = capture.replace(fn, lambda call, matrix: call.linear(matrix))
-    inputs, outputs = (capture.observe(fn, params, x, of=of)[1] for of in ("inputs", "outputs"))
-    return (inputs, outputs, capture.observe(loss, params, x, of="gradients")[1]), swapped(params, other, x)
+def network(name):
+    """The two forms as functions of (params, x), their parameters and rows."""
+    one, apart, shapes, features = CASES[name]
+    params = {name: draw(i, *shape) for i, (name, shape) in enumerate(zip("abc", shapes, strict=False))}
+    return lambda p, x: one(x, *p.values()), lambda p, x: apart(x, *p.values()), params, draw(9, N, *features)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_joined_kernels_are_the_layers_of_separate_products(name):
-    one, apart, shapes, features = CASES[name]
-    one, apart = ((lambda p, x, fn=fn: fn(x, *p.values())) for fn in (one, apart))
-    params = {name: draw(i, *shape) for i, (name, shape) in enumerate(zip("abc", shapes, strict=False))}
-    x = draw(9, N, *features)
+    one, apart, params, x = network(name)
     out, rows = capture.record(one, params, x)
     np.testing.assert_array_equal(out, one(params, x))
+    expected = capture.record(apart, params, x)[1]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=FLOAT32_SUM), rows, expected)
+    table, separate = capture.layers(one, params, x), capture.layers(apart, params, x)
+    assert {path: layer.rows for path, layer in table.items()} == {path: r.shape[-2] for path, r in rows.items()}
+    for path, kernel in capture.kernels(table, params).items():
+        np.testing.assert_array_equal(kernel, capture.kernels(separate, params)[path])
+
+
+@pytest.mark.parametrize("name", ["nested, under jit", "channels", "in a scan"])
+def test_joined_kernels_are_measured_and_swapped_as_separate_ones(name):
+    @functools.partial(jax.jit, static_argnums=0)
+    def measured(fn, params, other, x):
+        loss = lambda p, x: jnp.sin(fn(p, x)).sum()  # noqa: E731
+        gradients = capture.observe(loss, params, x, of="gradients")[1]
+        swapped = capture.replace(fn, lambda call, matrix: call.linear(matrix))
+        return gradients, capture.record(fn, params, x, of="outputs")[1], swapped(params, other, x)
+
+    one, apart, params, x = network(name)
     table = capture.layers(one, params, x)
-    assert {path: (table[path].rows, table[path].d_in) for path in table} == {
-        path: (rows[path].shape[-2], rows[path].shape[-1]) for path in rows
-    }
     doubled = jax.tree.map(lambda w: 2 * w, capture.kernels(table, params))
-    joined, separate = (jax.jit(measured, static_argnums=0)(fn, params, doubled, x) for fn in (one, apart))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=FLOAT32_SUM), joined[0], separate[0])
-    edited = apart(capture.write_kernels(table, params, doubled), x)
-    for swapped in (joined[1], separate[1]):
-        np.testing.assert_allclose(swapped, edited, atol=FLOAT32_SUM)
+    found, expected = (measured(fn, params, doubled, x) for fn in (one, apart))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=FLOAT32_SUM), found, expected)
+    edited = capture.write_kernels(table, params, doubled)
+    np.testing.assert_allclose(found[2], one(edited, x), atol=FLOAT32_SUM)
 
 
 def test_one_of_several_joined_kernels_can_be_swapped():

@@ -63,16 +63,26 @@ def conv(x, w, stride, padding, dilation=1, groups=1):
     )
 
 
+def captured(fn, params, x):
+    """(fn seen by capture, fn itself), moments of the inputs, rows of the outputs, kernels: compiled as one."""
+
+    @jax.jit
+    def together(params, x):
+        out, found = capture.observe(fn, params, x)
+        rows = capture.record(fn, params, x, of="outputs")[1]
+        return (out, fn(params, x)), found, rows, capture.kernels(capture.layers(fn, params, x), params)
+
+    return together(params, x)
+
+
 @pytest.mark.parametrize("name", PATHS)
 def test_every_way_to_multiply_has_the_gram_of_its_rows(name):
     fn, shape, path = PATHS[name]
     params, x = {"w": draw(0, *shape)}, draw(1, N, D)
-    out, found = capture.observe(fn, params, x)
-    np.testing.assert_array_equal(out, fn(params, x))
+    outs, found, rows, kernels = captured(fn, params, x)
+    np.testing.assert_array_equal(*outs)
     assert_grams(found, {path: x})
-    rows = capture.record(fn, params, x, of="outputs")[1][path]
-    kernel = capture.kernels(capture.layers(fn, params, x), params)[path]
-    np.testing.assert_allclose(rows, np.asarray(x) @ np.asarray(kernel), atol=FLOAT32_SUM)
+    np.testing.assert_allclose(rows[path], np.asarray(x) @ np.asarray(kernels[path]), atol=FLOAT32_SUM)
 
 
 CONVS = {
@@ -87,19 +97,18 @@ CONVS = {
 def test_convolutions_have_the_gram_of_their_patches(name):
     shape, options = CONVS[name]
     params, x = {"w": draw(0, *shape)}, draw(1, 2, 7, 6, 4)
-    table = capture.layers(lambda p, x: conv(x, p["w"], **options), params, x)
-    out, found = capture.observe(lambda p, x: conv(x, p["w"], **options), params, x)
+    fn = lambda p, x: conv(x, p["w"], **options)  # noqa: E731
+    outs, found, outputs, kernels = captured(fn, params, x)
     groups = options.get("groups", 1)
     rows = convolution.patches(
         x, shape[:2], strides=(options["stride"], 1), padding=options["padding"],
         dilation=(options.get("dilation", 1), 1), groups=groups,
     )  # fmt: skip
-    rows = rows.reshape(*((groups,) if groups > 1 else ()), -1, rows.shape[-1])
+    rows = np.asarray(rows.reshape(*((groups,) if groups > 1 else ()), -1, rows.shape[-1]))
     assert_grams(found, {"w": rows})
-    assert table["w"].rows == rows.shape[-2]
-    kept = capture.record(lambda p, x: conv(x, p["w"], **options), params, x, of="outputs")[1]["w"]
-    np.testing.assert_allclose(kept, rows @ capture.kernels(table, params)["w"], atol=FLOAT32_SUM)
-    np.testing.assert_array_equal(out, conv(x, params["w"], **options))
+    assert capture.layers(fn, params, x)["w"].rows == rows.shape[-2]
+    np.testing.assert_allclose(outputs["w"], rows @ np.asarray(kernels["w"]), atol=FLOAT32_SUM)
+    np.testing.assert_array_equal(*outs)
 
 
 def test_patches_of_a_large_batch_are_never_all_there(monkeypatch):

@@ -39,8 +39,9 @@ def layers(fn: Callable, params: Params, *args: Any, layers: Iterable[str] | Non
 
     Raises:
       ValueError: no layer is found, a name is none, or a weight cannot be followed: computed from parameters before it
-        meets data, or in a `while`, a `cond`, a loop carry or an unknown call. With `layers`, only weights in those
-        names matter; a weight that carries batch axes (vmap, experts) must be named there.
+        meets data, concatenated with data or with what is no leaf, sparse, multiplied with data and then summed, or in
+        a `while`, a `cond`, a loop carry or an unknown call. With `layers`, only weights in those names matter; a
+        weight that carries batch axes (vmap, experts) must be named there.
     """
     return trace(*hold(fn, params), args, layers).table
 

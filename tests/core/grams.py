@@ -1,13 +1,26 @@
 """What the tests of capture compare with: sums over explicit rows, in float64."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 FLOAT32_SUM = 2e-4  # another order of the same sums of some hundred products
 
 
 def draw(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    """Normal numbers by NumPy, which compiles nothing for a new shape."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def drawn(init, *args):
+    """What `init` gives, with normal numbers over the square root of the inputs of each kernel."""
+    rng = np.random.default_rng(0)
+
+    def fill(leaf):
+        scale = max(1, int(np.prod(leaf.shape[:-1]))) ** -0.5
+        return jnp.asarray(rng.normal(size=leaf.shape) * scale, leaf.dtype)
+
+    return jax.tree.map(fill, jax.eval_shape(init, *args))
 
 
 def gram(rows):

@@ -1,10 +1,16 @@
 """What capture cannot follow is refused by name, and never skipped."""
 
+import re
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax import lax
+from jax.experimental import sparse
 
 from subspace_jax.core import capture
 
@@ -119,6 +125,58 @@ def solve(p, x):
     return jax.scipy.linalg.solve_triangular(p["w"], x.T)
 
 
+@refused("'w'.*concatenated with data", w=W)
+def beside_data(p, x):
+    return x @ jnp.concatenate([p["w"], jnp.sin(x[:4])], 1)
+
+
+@refused("'v', 'w'.*'mul'", v=W, w=W)
+def beside_a_scaled_kernel(p, x):
+    return x @ jnp.concatenate([p["w"], 2 * p["v"]], 1)
+
+
+@refused("'w'.*'concatenate .with what is no leaf.'", w=W[:, :3])
+def beside_a_constant(p, x):
+    return x @ jnp.concatenate([p["w"], jnp.ones((4, 1))], 1)
+
+
+@refused("'a', 'b'.*neither input nor output", a=W, b=W)
+def stacked_experts(p, x):
+    return jnp.einsum("end,edk->enk", jnp.stack([x, -x]), jnp.stack([p["a"], p["b"]]))
+
+
+@refused("'a', 'b'.*'a scan along the concatenated axis'", a=W, b=W)
+def stacked_for_a_scan(p, x):
+    return lax.scan(lambda h, w: (h @ w, None), x, jnp.stack([p["a"], p["b"]]))[0]
+
+
+@refused("'a', 'b'.*neither input nor output", a=jnp.ones((1, 1, 2, 2)), b=jnp.ones((1, 1, 2, 2)))
+def joined_groups(p, x):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    w = jnp.concatenate([p["a"], p["b"]], 3)
+    return lax.conv_general_dilated(x[None, None], w, (1, 1), "SAME", dimension_numbers=numbers, feature_group_count=2)
+
+
+@refused("'w'.*multiplied with data and summed", w=W)
+def multiplied_and_summed(p, x):
+    return (x[..., None] * p["w"][None]).sum(-2)
+
+
+@refused("'g', 'w'.*multiplied with data and summed", w=W, g=jnp.ones(4))
+def summed_under_jit_and_vmap(p, x):
+    return jax.vmap(lambda row: jax.jit(lambda y: jnp.mean(y, 0))(row[:, None] * p["w"] * p["g"][None]))(x)
+
+
+@refused("'data', 'indices'.*'bcoo_dot_general'", data=jnp.ones(4), indices=jnp.stack([jnp.arange(4)] * 2, 1))
+def sparse_product(p, x):
+    return x @ sparse.BCOO((p["data"], p["indices"]), shape=(4, 4))
+
+
+@refused("'w'.*concatenated with data", w=W)
+def learned_memory_in_a_call(p, x):
+    return jnp.einsum("nd,md->nm", x, jnp.concatenate([p["w"], jnp.sin(x)]))
+
+
 @refused("'w'.*is the image", w=jnp.ones((2, 1, 4, 4)))
 def kernel_as_image(p, x):
     return lax.conv(p["w"], x[None, None, :2, :2], (1, 1), "SAME")
@@ -130,6 +188,43 @@ def test_weights_that_cannot_be_followed_are_named(case):
     jax.eval_shape(fn, params, X)  # it runs; only capture refuses it
     with pytest.raises(ValueError, match=f"cannot follow the weight {message}"):
         capture.layers(fn, params, X)
+
+
+# What one leaf does to rows (5, 4), and whether it mixes their features, as a kernel does.
+STEPS = {
+    "matmul": (lambda x, w: x @ w, True),
+    "from the left": (lambda x, w: (w.T @ x.T).T, True),
+    "multiply and sum": (lambda x, w: (x[:, :, None] * w[None]).sum(1), True),
+    "mean under vmap": (lambda x, w: jax.vmap(lambda row: jnp.mean(row[:, None] * w, 0))(x), True),
+    "beside data": (lambda x, w: (x @ jnp.concatenate([w, jnp.tanh(x)]).T)[:, :4], True),
+    "beside itself": (lambda x, w: x @ jnp.concatenate([w[:, 2:], w[:, :2]], 1), True),
+    "scaled kernel": (lambda x, w: x @ (2 * w), True),
+    "loop": (lambda x, w: lax.scan(lambda h, row: (h + 1, (h[0] @ row)), x, jnp.stack([w] * 5))[1], True),
+    "scale": (lambda x, w: x * w[:1], False),
+    "scale and pool": (lambda x, w: x + (x * w[:1]).mean(0, keepdims=True), False),
+    "shift": (lambda x, w: jax.nn.relu(x + w[:1]), False),
+    "norm": (lambda x, w: nn.LayerNorm(use_scale=False, use_bias=False).apply({}, x * w[:1]), False),
+}
+
+
+@settings(max_examples=12)
+@given(st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=4))
+def test_every_leaf_is_a_layer_or_refused_or_only_scales_and_shifts(names):
+    def fn(params, x):
+        for leaf, name in zip(params, names, strict=True):
+            x = STEPS[name][0](x, params[leaf])
+        return x
+
+    params = {f"w{i}": W for i in range(len(names))}
+    for leaf, name in zip(params, names, strict=True):
+        try:
+            assert STEPS[name][1] == (leaf in {layer.leaf for layer in table(fn, params, leaf).values()})
+        except ValueError as error:
+            assert STEPS[name][1] == (re.search(f"cannot follow .*'{leaf}'", str(error)) is not None)  # noqa: PT017
+
+
+def table(fn, params, leaf):
+    return capture.layers(fn, params, X, layers=[leaf])
 
 
 def test_a_refused_weight_can_be_left_out_but_not_asked_for():
@@ -150,6 +245,20 @@ def test_spikes_are_data_although_their_values_are_constants_or_weights(on):
     assert list(capture.layers(fn, {"w": W, "threshold": jnp.ones(())}, X)) == ["w"]
 
 
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda p, x: (p["scale"] * x).sum(0),  # the same for all that is summed
+        lambda p, x: (jnp.broadcast_to(1 + p["scale"], x.shape) * x).sum(0),
+        lambda p, x: nn.LayerNorm(use_scale=False, use_bias=False).apply({}, x * p["scale"]),  # a norm after a norm
+        lambda p, x: (x + p["scale"]).sum(1),
+    ],
+)
+def test_scales_and_shifts_before_a_sum_are_no_kernels(fn):
+    table = capture.layers(lambda p, x: fn(p, x @ p["w"]), {"w": W, "scale": jnp.ones((1, 4))}, X)
+    assert (list(table), table.other) == (["w"], ("scale",))
+
+
 def test_a_slice_of_a_leaf_that_is_also_refused_is_not_counted_in_part():
     fn = lambda p, x: x @ p["w"][0] + x @ (2 * p["w"][0])  # noqa: E731
     with pytest.raises(ValueError, match=r"cannot follow the weight 'w'.*'mul'"):
@@ -160,7 +269,7 @@ def test_a_slice_of_a_leaf_that_is_also_refused_is_not_counted_in_part():
 def test_own_derivative_rules_are_not_silently_lost(multiply):
     fn = lambda w, x: jnp.tanh(multiply(x, w)).sum()  # noqa: E731
     assert capture.observe(fn, W, X)[0] == fn(W, X)
-    with pytest.raises(ValueError, match=r"cannot differentiate through 'custom_.*_call', which holds the weight ''"):
+    with pytest.raises(ValueError, match=r"cannot differentiate through 'custom_.*', which holds the weight 'kernel'"):
         jax.grad(lambda w: capture.observe(fn, w, X)[0])(W)
     with pytest.raises(ValueError, match="cannot differentiate"):
         capture.observe(fn, W, X, of="gradients")

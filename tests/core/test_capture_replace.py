@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from subspace_jax.core import capture, subspace
-from tests.core.grams import FLOAT32_SUM, draw
+from tests.core.grams import FLOAT32_SUM, draw, drawn
 
 SEEDS = st.integers(0, 2**31 - 1)
 LOSSLESS = 2e-5  # what float32 products of a projected kernel differ by, at values of order one
@@ -31,30 +31,27 @@ class Net(nn.Module):
 @pytest.fixture(scope="module")
 def net():
     x = draw(0, 4, 6, 5, 3)
-    variables = jax.jit(Net().init)(jax.random.key(1), x)
-    return Net().apply, variables, x
+    variables = drawn(Net().init, jax.random.key(1), x)
+    return Net().apply, variables, x, Net().apply(variables, x)
 
 
 def test_nothing_swapped_is_the_function_bit_for_bit(net):
-    apply, variables, x = net
-    expected = apply(variables, x)
+    apply, variables, x, expected = net
     np.testing.assert_array_equal(capture.replace(apply, lambda call, part: part)(variables, {}, x), expected)
     np.testing.assert_array_equal(capture.observe(apply, variables, x)[0], expected)
-    np.testing.assert_array_equal(capture.record(apply, variables, x, of="outputs")[0], expected)
 
 
 def test_each_layer_is_its_own_matrix(net):
-    apply, variables, x = net
+    apply, variables, x, expected = net
     parts = capture.kernels(capture.layers(apply, variables, x), variables)
     assert len(parts) == 8
-    run = capture.replace(apply, lambda call, matrix: call.linear(matrix))
-    np.testing.assert_allclose(run(variables, parts, x), apply(variables, x), atol=FLOAT32_SUM)
-    run = capture.replace(apply, lambda call, matrix: call.inputs() @ matrix)
-    np.testing.assert_allclose(run(variables, parts, x), apply(variables, x), atol=FLOAT32_SUM)
+    for way in (lambda call, matrix: call.linear(matrix), lambda call, matrix: call.inputs() @ matrix):
+        run = jax.jit(capture.replace(apply, way))
+        np.testing.assert_allclose(run(variables, parts, x), expected, atol=FLOAT32_SUM)
 
 
 def test_a_swap_is_an_edit(net):
-    apply, variables, x = net
+    apply, variables, x, _ = net
     table = capture.layers(apply, variables, x)
     halved = {path: matrix / 2 for path, matrix in capture.kernels(table, variables).items()}
     edited = capture.write_kernels(table, variables, halved)
@@ -64,21 +61,25 @@ def test_a_swap_is_an_edit(net):
     assert sum(untouched) == len(untouched) - 8
 
 
+def strided(w, x):
+    """The strided, padded 3x2 convolution of the contract."""
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, w, (2, 2), ((1, 1), (0, 1)), dimension_numbers=numbers)
+
+
 @settings(max_examples=3)
 @given(SEEDS)
 def test_projection_on_the_full_input_space_changes_no_output(seed):
-    """The strided, padded 3x2 convolution of the contract, with more features than rows."""
+    """With more features than rows."""
     x, kernel = draw(seed, 1, 6, 5, 8), draw(seed + 1, 3, 2, 8, 4) / 7
-    numbers = ("NHWC", "HWIO", "NHWC")
-    fn = lambda w, x: lax.conv_general_dilated(x, w, (2, 2), ((1, 1), (0, 1)), dimension_numbers=numbers)  # noqa: E731
-    table = capture.layers(fn, kernel, x)
-    gram = capture.collect(fn, kernel, [x], dtype="float64")[""].gram
+    table = capture.layers(strided, kernel, x)
+    gram = capture.collect(strided, kernel, [x], dtype="float64")["kernel"].gram
     space = subspace.from_gram(gram, energy=1)
-    assert int(space.rank) == table[""].rows == 9 < table[""].d_in
-    matrix = subspace.projector(space) @ np.asarray(capture.kernels(table, kernel)[""], np.float64)
-    edited = capture.write_kernels(table, kernel, {"": matrix})
+    assert int(space.rank) == table["kernel"].rows == 9 < table["kernel"].d_in
+    matrix = subspace.projector(space) @ np.asarray(capture.kernels(table, kernel)["kernel"], np.float64)
+    edited = capture.write_kernels(table, kernel, {"kernel": matrix})
     assert float(jnp.abs(edited - kernel).max()) > 1e-2
-    np.testing.assert_allclose(fn(edited, x), fn(kernel, x), atol=LOSSLESS)
+    np.testing.assert_allclose(strided(edited, x), strided(kernel, x), atol=LOSSLESS)
 
 
 def test_scanned_layers_are_swapped_with_their_axes():
@@ -92,20 +93,19 @@ def test_scanned_layers_are_swapped_with_their_axes():
 
 
 def test_factors_of_full_rank_run_the_same_network(net):
-    apply, variables, x = net
+    apply, variables, x, _ = net
     table = capture.layers(apply, variables, x)
-    thin = {path: max(1, (layer.d_in * layer.d_out - 1) // (layer.d_in + layer.d_out)) for path, layer in table.items()}
-    matrices = capture.kernels(table, variables)
-    low = {}
-    for path, rank in thin.items():
+    ranks = {"first/kernel": 4, "grouped/kernel": 3, "mix/query/kernel": 3}
+    low, matrices = {}, capture.kernels(table, variables)
+    for path, rank in ranks.items():
         u, s, vt = np.linalg.svd(matrices[path], full_matrices=False)
         low[path] = (u[..., :rank] * s[..., None, :rank]) @ vt[..., :rank, :]
     projected = capture.write_kernels(table, variables, low)
-    factorised = capture.factorise(table, projected, thin)
+    factorised = capture.factorise(table, projected, ranks)
     run = jax.jit(capture.run_factorised(apply, jax.eval_shape(lambda v: v, variables)))
     np.testing.assert_allclose(run(factorised, x), apply(projected, x), atol=FLOAT32_SUM)
-    assert set(factorised["factors"]) == set(table)
-    assert not set(factorised["params"]) & set(table)
+    assert set(factorised["factors"]) == set(ranks)
+    assert not set(factorised["params"]) & set(ranks)
     count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))  # noqa: E731
     assert count(factorised) < count(variables)
 
@@ -158,6 +158,20 @@ def test_bad_edits_are_refused(matrices, message):
         capture.write_kernels(table, params, matrices)
     with pytest.raises(ValueError, match="ranks are at least 1; got 0 for 'w'"):
         capture.factorise(table, params, {"w": 0})
+
+
+def test_integer_kernels_are_measured_but_not_edited():
+    """An edit would be cut down to whole steps, silently."""
+    fn = lambda p, x: (x @ p["w"].astype(jnp.float32)) * p["scale"]  # noqa: E731
+    params, x = {"w": jnp.arange(-8, 8, dtype=jnp.int8).reshape(4, 4), "scale": jnp.ones((1, 4))}, draw(1, 5, 4)
+    table = capture.layers(fn, params, x)
+    for edit in (lambda: capture.write_kernels(table, params, {"w": jnp.ones((4, 4)) / 2}),
+                 lambda: capture.factorise(table, params, {"w": 1})):  # fmt: skip
+        with pytest.raises(ValueError, match=r"the kernel of 'w' is int8.*edit the dequantised network"):
+            edit()
+    floats = params | {"w": params["w"].astype(jnp.float32)}
+    edited = capture.write_kernels(table, floats, {"w": jnp.full((4, 4), 0.5)})
+    np.testing.assert_array_equal(edited["w"], 0.5)
 
 
 def test_swaps_of_a_leaf_with_several_layers_are_refused():

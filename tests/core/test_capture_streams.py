@@ -4,22 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from jax import lax
 from jax.sharding import Mesh
 
 from subspace_jax.core import capture, moments
 from tests.core.grams import FLOAT32_SUM, assert_grams, draw, gram
 
-SEEDS = st.integers(0, 2**31 - 1)
 N, D = 7, 4
 
 
-@given(SEEDS)
-@settings(max_examples=3)
-def test_moments_of_outputs_and_of_their_gradients(seed):
-    params, x = {"a": draw(seed, D, 3), "b": draw(seed + 1, 2, 3, 3)}, draw(seed + 2, N, D)
+def test_moments_of_outputs_and_of_their_gradients():
+    params, x = {"a": draw(0, D, 3), "b": draw(1, 2, 3, 3)}, draw(2, N, D)
 
     def loss(params, x, taps):
         h = jnp.tanh(jax.checkpoint(lambda a: x @ a)(params["a"]) + taps[0])
@@ -32,7 +27,7 @@ def test_moments_of_outputs_and_of_their_gradients(seed):
         return jnp.sum(lax.scan(lambda h, b: (jnp.sin(h @ b), None), h, params["b"])[0] ** 3)
 
     taps = jnp.zeros((N, 3)), jnp.zeros((2, N, 3))
-    slopes = jax.grad(loss, 2)(params, x, taps)
+    slopes = jax.jit(jax.grad(loss, 2))(params, x, taps)
     assert_grams(capture.observe(fn, params, x, of="gradients")[1], dict(zip("ab", slopes, strict=True)), atol=1e-3)
     np.testing.assert_allclose(
         capture.observe(fn, params, x, of="outputs")[1]["a"].gram, gram(x @ params["a"]), atol=1e-3

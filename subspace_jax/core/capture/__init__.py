@@ -1,7 +1,8 @@
 """Capture: the layers of ANY JAX function of (params, *args), their inputs, and the function with layers swapped.
 
 No hook and no edit in the model: the function is traced to a jaxpr and walked. A layer is a product of data with one
-parameter leaf (up to cast, reshape, transpose, static slice or split), whatever framework wrote it.
+parameter leaf (up to cast, reshape, transpose, static slice or split), whatever framework wrote it. Leaves that are
+concatenated before one product are one layer each.
 
 >>> import jax, jax.numpy as jnp
 >>> def mlp(params, x):

@@ -1,21 +1,42 @@
 """The walk: which equation of a jaxpr is a layer, which must be entered, and which is bound as it stands.
 
-Every value is a VIEW of one parameter leaf, KNOWN (computed from parameters and constants alone) or DATA. Data times a
-view is a layer. Data times something computed from parameters (weight norm, a LoRA sum, fake quantisation) is refused,
-naming the leaves; so are weights where their products cannot be followed. Data times data is no layer.
+Data times a view of one parameter leaf is a layer; data times joined views are one layer for each. Data times something
+computed from parameters (weight norm, a LoRA sum, fake quantisation) is refused, naming the leaves; so are weights
+where their products cannot be followed. Data times data is no layer.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import collections
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from jax.extend import core as jex
 
-from subspace_jax.core.capture import views
-from subspace_jax.core.capture.products import Conv, Dense, Key, Product
+from subspace_jax.core.capture import joined
+from subspace_jax.core.capture.joined import Joined
+from subspace_jax.core.capture.kinds import (
+    JOINING,
+    PASSING,
+    Data,
+    Kind,
+    Known,
+    advance,
+    leaves_of,
+    marked,
+    passed,
+    repeats,
+    scaled,
+    shown,
+    walked,
+)  # fmt: skip
+from subspace_jax.core.capture.parts import Part, part
+from subspace_jax.core.capture.products import Conv, Dense
+from subspace_jax.core.capture.steps import Nested, Plan, Refusal, Use, Uses
 from subspace_jax.core.capture.views import View
 
 PRODUCTS = {"dot_general", "conv_general_dilated"}
-UNFOLLOWED = {"ragged_dot", "ragged_dot_general", "scaled_dot", "scaled_matmul", "triangular_solve"}
+SPARSE = {f"{kind}_{name}" for kind in ("coo", "csr") for name in ("spmv", "spmm", "matvec", "matmat")}
+SPARSE |= {"bcoo_dot_general", "bcoo_dot_general_sampled", "bcoo_spdot_general", "bcsr_dot_general", "spsolve"}
+UNFOLLOWED = SPARSE | {"ragged_dot", "ragged_dot_general", "scaled_dot", "scaled_matmul", "triangular_solve"}
 INLINE = {
     "jit",
     "pjit",
@@ -27,68 +48,6 @@ INLINE = {
     "custom_jvp_call",
     "custom_vjp_call",
 }
-PASSING = {
-    "convert_element_type",
-    "reshape",
-    "transpose",
-    "squeeze",
-    "broadcast_in_dim",
-    "slice",
-    "split",
-    "unstack",
-    *views.SAME,
-}
-
-
-class Data(NamedTuple):
-    """Depends on the arguments; equal tokens are the same value. `chosen`: data only choose between these leaves."""
-
-    token: int
-    chosen: frozenset[str] = frozenset()
-
-
-class Known(NamedTuple):
-    """Computed from these leaves alone (`by` names the first arithmetic); a constant when there are none."""
-
-    leaves: frozenset[str] = frozenset()
-    by: str = ""
-
-
-Kind = View | Known | Data
-
-
-class Plan(NamedTuple):
-    """A jaxpr with the equations that are not simply bound, by position."""
-
-    jaxpr: Any
-    steps: dict[int, "Use | Nested"]
-    keys: frozenset[Key]
-
-
-class Use(NamedTuple):
-    """One product of a layer."""
-
-    product: Product
-    key: Key
-    matrix: tuple  # steps from the leaf to the matrix
-    scans: tuple[tuple[int, int], ...]  # (scan, length), outermost first
-    reads: tuple  # equal for uses that read the same rows
-
-
-class Nested(NamedTuple):
-    """An equation to enter."""
-
-    plan: Plan
-    split: tuple[int, int]  # constants, carry of a scan
-    stacked: frozenset[Key]  # layers with one entry per iteration of a scan
-
-
-class Refusal(NamedTuple):
-    """Leaves that cannot be followed, and why; `unless_asked` says that naming the layer is enough."""
-
-    leaves: frozenset[str]
-    why: str
-    unless_asked: bool = False
 
 
 class Walk:
@@ -111,28 +70,29 @@ class Walk:
         first = len(self.uses)
         jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
         env: dict[Any, Kind] = dict(zip(jaxpr.invars, kinds, strict=True))
-        steps: dict[int, Use | Nested] = {}
+        steps: dict[int, Uses | Nested] = {}
+        read = collections.Counter(atom for atom in _atoms(jaxpr) if not isinstance(atom, jex.Literal))
 
         def kind(atom: Any) -> Kind:
             return Known() if isinstance(atom, jex.Literal) else env.get(atom, Known())
 
         for i, eqn in enumerate(jaxpr.eqns):
             step, outs = self._equation(eqn, [kind(atom) for atom in eqn.invars], blocked)
-            env.update(zip(eqn.outvars, outs, strict=True))
+            env |= {var: _summable(kind, read[var]) for var, kind in zip(eqn.outvars, outs, strict=True)}
             if step is not None:
                 steps[i] = step
         keys = frozenset(use.key for use in self.uses[first:])
         return Plan(jaxpr, steps, keys), [kind(atom) for atom in jaxpr.outvars]
 
-    def _equation(self, eqn: Any, kinds: list[Kind], blocked: str) -> tuple[Use | Nested | None, list[Kind]]:
+    def _equation(self, eqn: Any, kinds: list[Kind], blocked: str) -> tuple[Uses | Nested | None, list[Kind]]:
         name = eqn.primitive.name
         if name in PRODUCTS:
             return self._product(eqn, kinds, blocked)
         if name == "optimization_barrier":
             return None, kinds
-        if len(kinds) == 1 and isinstance(kinds[0], View) and (seen := views.advance(kinds[0], eqn)):
+        if seen := advance(kinds, eqn):
             return None, list(seen)
-        if not any(_leaves(kind) for kind in kinds):
+        if not any(map(marked, kinds)):
             return None, self._plain(eqn, kinds)
         if name == "scan":
             return self._scan(eqn, kinds, blocked)
@@ -152,50 +112,69 @@ class Walk:
     def _plain(self, eqn: Any, kinds: list[Kind]) -> list[Kind]:
         """The results of arithmetic: data if any operand is, else parameters only."""
         name, outs = eqn.primitive.name, len(eqn.outvars)
-        for kind in kinds:
-            if isinstance(kind, View):
-                self.other_reads.setdefault(kind.leaf, name)
+        for leaf in shown(kinds):
+            self.other_reads.setdefault(leaf, name)
         if name == "select_n":
             return [self._choice(kinds[0], kinds[1:], name)]
         if not any(isinstance(kind, Data) for kind in kinds):
-            return [self._join(kinds, name)] * outs
+            one = self._join(kinds, f"{name} (with what is no leaf)" if name in JOINING else name)
+            return [one._replace(repeats=repeats(kinds, eqn)) if isinstance(one, Known) and outs == 1 else one] * outs
+        if name in JOINING:
+            return [self._holding(kinds, "it is concatenated with data, which hides its product")]
         if name in PASSING and len(kinds) == 1 and isinstance(kinds[0], Data):
             same = [self._token((name, repr(eqn.params), kinds[0], i)) for i in range(outs)]
-            return [Data(token, kinds[0].chosen) for token in same]
+            return [passed(kinds[0], eqn, token) for token in same]
+        if name == "mul" and any(map(leaves_of, kinds)):
+            return [scaled(kinds, eqn, self._token())]
+        if name == "reduce_sum" and isinstance(kinds[0], Data) and kinds[0].varies.intersection(eqn.params["axes"]):
+            why = "it is multiplied with data and summed, which is a product: write it as a matmul or an einsum"
+            self._refuse([Known(kinds[0].times)], why)
         return [self.new_data() for _ in range(outs)]
 
-    def _product(self, eqn: Any, kinds: list[Kind], blocked: str) -> tuple[Use | None, list[Kind]]:
+    def _product(self, eqn: Any, kinds: list[Kind], blocked: str) -> tuple[Uses | None, list[Kind]]:
         sides = [i for i, kind in enumerate(kinds) if isinstance(kind, Data)]
         if len(sides) != 1:
-            if chosen := frozenset().union(*(kind.chosen for kind in kinds if isinstance(kind, Data))):
-                self._refuse([Known(chosen)], "data choose between it and others ('select_n' or 'cond')")
+            for kind in kinds:
+                if isinstance(kind, Data) and kind.holds:
+                    self._refuse([Known(kind.holds)], kind.how)
             return None, self._plain(eqn, kinds)
-        kernel, name = kinds[1 - sides[0]], eqn.primitive.name
-        why = ""
+        side, kernel, name = sides[0], kinds[1 - sides[0]], eqn.primitive.name
+        why, blocks = "", []
         if isinstance(kernel, Known):
             why = f"it meets data only after {kernel.by!r}"
         elif blocked:
             why = f"its product is inside {blocked!r}"
-        elif name == "conv_general_dilated" and (sides[0] == 1 or eqn.params["batch_group_count"] != 1):
+        elif name == "conv_general_dilated" and (side == 1 or eqn.params["batch_group_count"] != 1):
             why = "it is the image, or batch-grouped, in a convolution"
-        if why or not isinstance(kernel, View):
-            if _leaves(kernel):
-                self._refuse([kernel], why)
+        elif isinstance(kernel, Joined):
+            blocks = [(view, part(eqn, side, spans)) for view, spans in joined.blocks(kernel)]
+            if any(place is None for _, place in blocks):
+                why = "it is concatenated along an axis that is neither input nor output of the product"
+        elif isinstance(kernel, View):
+            blocks = [(kernel, None)]
+        if why:
+            self._refuse([kernel], why)
             return None, self._plain(eqn, kinds)
-        product = Conv.of(eqn, kernel) if name == "conv_general_dilated" else Dense.of(eqn, sides[0], kernel)
+        uses = Uses(tuple(self._use(eqn, side, kinds[side], view, place) for view, place in blocks))
+        self.uses += uses.each
+        return uses, [self.new_data()]
+
+    def _use(self, eqn: Any, side: int, data: Kind, view: View, place: Part | None) -> Use:
+        """One kernel in one product."""
+        conv = eqn.primitive.name == "conv_general_dilated"
+        product = Conv.of(eqn, view, place) if conv else Dense.of(eqn, side, view, place)
         if product.batched:
-            self._refuse([kernel], "it carries batch axes (vmap over weights, experts)", unless_asked=True)
+            self._refuse([view], "it carries batch axes (vmap over weights, experts)", unless_asked=True)
         key, steps = product.matrix()
-        reads = kinds[sides[0]], product.reads, tuple(self._scans), kernel.stack
-        use = Use(product, key, steps, tuple(self._scans), reads)
-        self.uses.append(use)
-        return use, [self.new_data()]
+        read = place.data if place and place.adds else ()
+        reads = data, read, product.reads, tuple(self._scans), view.stack
+        return Use(product, place, key, steps, tuple(self._scans), reads)
 
     def _scan(self, eqn: Any, kinds: list[Kind], blocked: str) -> tuple[Nested | None, list[Kind]]:
         consts, carry = scan_split(eqn)
         scan = self._token()
         body = [
-            views.enter_scan(kind, scan) if isinstance(kind, View) and i >= consts + carry else self._fresh(kind)
+            walked(kind, scan) if i >= consts + carry and not isinstance(kind, Data) else self._fresh(kind)
             for i, kind in enumerate(kinds)
         ]
         body[:consts] = kinds[:consts]
@@ -222,29 +201,38 @@ class Walk:
             trial = [*kinds[:consts], *state, *kinds[consts + carry :]]
             _, outs = Walk().plan(jaxpr, trial)
             new = [self._join([old, out], "a loop carry") for old, out in zip(state, outs[:carry], strict=True)]
-            if [_leaves(kind) for kind in new] == [_leaves(kind) for kind in state]:
+            if all(
+                leaves_of(a) == leaves_of(b) and isinstance(a, Data) == isinstance(b, Data)
+                for a, b in zip(new, state, strict=True)
+            ):
                 return state
             state = new
 
     def _choice(self, by: Kind, kinds: Sequence[Kind], name: str = "cond") -> Kind:
         """One of these, chosen by a value: still a weight as a kernel, but data as an input."""
         one = self._join(kinds, name)
-        return Data(self._token(), one.leaves) if isinstance(by, Data) and isinstance(one, Known) else one
+        how = "data choose between it and others ('select_n' or 'cond')"
+        return self._holding([one], how) if isinstance(by, Data) and isinstance(one, Known) else one
+
+    def _holding(self, kinds: Sequence[Kind], how: str) -> Data:
+        """Data that hold numbers of leaves as they are: a weight as a kernel, but data as an input."""
+        leaves = [kind.holds if isinstance(kind, Data) else leaves_of(kind) for kind in kinds]
+        return Data(self._token(), frozenset().union(*leaves), how)
 
     def _join(self, kinds: Sequence[Kind], by: str) -> Kind:
         """What a value is that may be any of these: data if one is, else what it is computed from."""
         if any(isinstance(kind, Data) for kind in kinds):
             return self.new_data()
-        leaves = frozenset().union(*(_leaves(kind) or () for kind in kinds))
+        leaves = frozenset().union(*(leaves_of(kind) for kind in kinds))
         named = [kind.by for kind in kinds if isinstance(kind, Known) and kind.by]
         return Known(leaves, (named or [by])[0] if leaves else "")
 
     def _refuse(self, kinds: Sequence[Kind], why: str, *, unless_asked: bool = False) -> None:
-        leaves = frozenset().union(*(_leaves(kind) or () for kind in kinds))
-        self.refusals.append(Refusal(leaves, why, unless_asked))
+        if leaves := frozenset().union(*(leaves_of(kind) for kind in kinds)):
+            self.refusals.append(Refusal(leaves, why, unless_asked))
 
     def _fresh(self, kind: Kind) -> Kind:
-        return Data(self._token(), kind.chosen) if isinstance(kind, Data) else kind
+        return kind._replace(token=self._token()) if isinstance(kind, Data) else kind
 
     def _token(self, of: Any = None) -> int:
         """A new number, or the one that the same operation on the same value had."""
@@ -260,11 +248,16 @@ def scan_split(eqn: Any) -> tuple[int, int]:
     return len(list(consts)), len(list(carry))
 
 
-def _leaves(kind: Kind) -> frozenset[str] | None:
-    """Leaves of parameters; None for data."""
-    if isinstance(kind, View):
-        return frozenset([kind.leaf])
-    return kind.leaves if isinstance(kind, Known) else None
+def _atoms(jaxpr: Any) -> Iterator[Any]:
+    """Whatever a jaxpr reads, as often as it does."""
+    for eqn in jaxpr.eqns:
+        yield from eqn.invars
+    yield from jaxpr.outvars
+
+
+def _summable(kind: Kind, readers: int) -> Kind:
+    """A scaled value that more than a sum reads is no part of a product: a norm reads it for its mean, and whole."""
+    return kind._replace(times=frozenset(), varies=frozenset()) if isinstance(kind, Data) and readers > 1 else kind
 
 
 def _has_product(jaxpr: Any) -> bool:

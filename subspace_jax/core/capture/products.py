@@ -15,6 +15,7 @@ from jax import lax
 
 from subspace_jax.core import convolution, moments
 from subspace_jax.core.capture import views
+from subspace_jax.core.capture.parts import Part, pairs, sizes
 from subspace_jax.core.capture.views import Axes, View
 from subspace_jax.typing import Array, Bool
 
@@ -53,16 +54,14 @@ class Dense:
     kind = "dense"
 
     @classmethod
-    def of(cls, eqn: Any, data_side: int, view: View) -> "Dense":
+    def of(cls, eqn: Any, data_side: int, view: View, part: Part | None = None) -> "Dense":
         """Read the dimension numbers of one equation."""
-        pairs = [list(zip(*axes, strict=True)) for axes in eqn.params["dimension_numbers"]]
-        if data_side == 1:
-            pairs = [[(data, kernel) for kernel, data in axes] for axes in pairs]
+        contracted, batched = pairs(eqn, data_side)
         visible = view.axes[len(view.stack) :]
-        contracted = sorted(pairs[0], key=lambda pair: -abs(visible[pair[1]][1]))
-        shape = eqn.invars[data_side].aval.shape
+        ordered = sorted(contracted, key=lambda pair: -abs(visible[pair[1]][1]))
+        shape = sizes(part.data) if part else eqn.invars[data_side].aval.shape
         numbers = eqn.params["precision"], eqn.params["preferred_element_type"], eqn.outvars[0].aval.dtype
-        return cls(view, data_side, shape, tuple(contracted), tuple(pairs[1]), *numbers)
+        return cls(view, data_side, shape, tuple(ordered), tuple(batched), *numbers)
 
     @property
     def _free(self) -> tuple[int, ...]:
@@ -155,10 +154,11 @@ class Conv:
     batched = ()
 
     @classmethod
-    def of(cls, eqn: Any, view: View) -> "Conv":
+    def of(cls, eqn: Any, view: View, part: Part | None = None) -> "Conv":
         """Read one equation whose right operand is the view."""
-        out = eqn.outvars[0].aval
-        return cls(view, eqn.invars[0].aval.shape, out.shape, eqn.params, out.dtype)
+        data, out = eqn.invars[0].aval, eqn.outvars[0].aval
+        shapes = (sizes(part.data), sizes(part.result)) if part else (data.shape, out.shape)
+        return cls(view, shapes[0], shapes[1], eqn.params, out.dtype)
 
     @property
     def precision(self) -> Any:

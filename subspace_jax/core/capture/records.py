@@ -12,9 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from subspace_jax.core import closures
 from subspace_jax.core import moments as _moments
+from subspace_jax.core.capture.parts import Part, take
 from subspace_jax.core.capture.products import Product
 from subspace_jax.core.capture.run import Call, Visitor, run
+from subspace_jax.core.capture.static import hold
 from subspace_jax.core.capture.table import Layers, Traced, trace
 from subspace_jax.core.keys import as_key
 from subspace_jax.core.moments import Moments
@@ -30,16 +33,18 @@ def layers(fn: Callable, params: Params, *args: Any, layers: Iterable[str] | Non
 
     Args:
       fn: fn(params, *args), in inference mode: linen's `model.apply`, a merged nnx or equinox module, or any function.
-      params: any pytree of arrays or ShapeDtypeStructs.
+      params: any pytree of arrays or ShapeDtypeStructs. Leaves that are no arrays (the functions and flags of an
+        equinox module, plain numbers) stay as they are. A single array has the path "kernel".
       *args: arrays or ShapeDtypeStructs.
       layers: paths of layers, or of leaves for all layers in them; all when None.
 
     Raises:
       ValueError: no layer is found, a name is none, or a weight cannot be followed: computed from parameters before it
-        meets data, or in a `while`, a `cond`, a loop carry or an unknown call. With `layers`, only weights in those
-        names matter; a weight that carries batch axes (vmap, experts) must be named there.
+        meets data, concatenated with data or with what is no leaf, sparse, multiplied with data and then summed, or in
+        a `while`, a `cond`, a loop carry or an unknown call. With `layers`, only weights in those names matter; a
+        weight that carries batch axes (vmap, experts) must be named there.
     """
-    return trace(fn, params, args, layers).table
+    return trace(*hold(fn, params), args, layers).table
 
 
 def record(
@@ -62,10 +67,11 @@ def record(
       What fn gives, bit for bit on CPU, and {path: (*stack, *groups, rows, d)}.
     """
 
-    def visit(call: Call, _: Any) -> tuple[Array, Any]:
-        return call.result(), call.inputs() if of == "inputs" else call.outputs()
+    def rows(call: Call, _: Any) -> Array:
+        return call.inputs() if of == "inputs" else call.outputs()
 
-    return run(trace(fn, params, args, layers), params, args, Visitor(visit, streams=False), {})
+    fn, params = hold(fn, params)
+    return run(trace(fn, params, args, layers), params, args, Visitor(rows), {})
 
 
 def observe(
@@ -98,6 +104,7 @@ def observe(
       ValueError: as `layers`; a cap without a key; gradients of a function that is no scalar, or with a cap.
     """
     key = None if key is None else as_key(key)
+    fn, params = hold(fn, params)
     traced = trace(fn, params, args, layers)
     out, own = _measure(traced, params, args, key, of=of, dtype=dtype, max_rows=max_rows)
     return out, _by_layer(traced.table, own)
@@ -118,7 +125,8 @@ def collect(
     """Moments of each layer over a stream of batches: memory does not grow with the number of samples.
 
     Args:
-      fn: fn(params, *batch), as in `observe`.
+      fn: fn(params, *batch), as in `observe`. Compiled once, and again when what it reads has changed since the last
+        call: a closed-over variable, an attribute of its object, a global of its file (`core.closures`).
       params: any pytree of arrays.
       batches: arrays, or tuples of arguments. Each new shape compiles once.
       of: as in `observe`.
@@ -136,6 +144,8 @@ def collect(
       ValueError: as `observe`; no batch; a batch that does not divide over the devices.
     """
     key = None if key is None else as_key(key)
+    fn, params = hold(fn, params)
+    fn = closures.current(fn)
     layers = None if layers is None else tuple(layers)
     params = jax.tree.map(jnp.asarray, params)  # before the wide context: host float64 must not widen the network
     wide = np.dtype(dtype) == np.float64
@@ -219,21 +229,20 @@ def _measure(
     if of == "gradients":
         out, own = _gradients(traced, params, args, dtype)
     else:
-        visit = functools.partial(_visit, of=of, dtype=dtype, max_rows=max_rows, key=key)
-        out, own = run(traced, params, args, Visitor(visit, streams=True), {})
+        record = functools.partial(_record, of=of, dtype=dtype, max_rows=max_rows, key=key)
+        out, own = run(traced, params, args, Visitor(record, streams=True), {})
     # a scan stacks the count of its layers, which is the same in each iteration
     return out, {path: moments._replace(count=jnp.ravel(moments.count)[0]) for path, moments in own.items()}
 
 
-def _visit(call: Call, _: Any, *, of: Of, dtype: Any, max_rows: int | None, key: Any) -> tuple[Array, Moments | None]:
-    layer, product = call.layer, call.product
-    kept, result = None, call.result()
+def _record(call: Call, _: Any, *, of: Of, dtype: Any, max_rows: int | None, key: Any) -> Moments | None:
+    layer, product, kept = call.layer, call.product, None
     if max_rows is not None and max_rows < layer.rows:
         key = jax.random.fold_in(key, zlib.crc32(layer.path.encode()))
         kept = jax.random.permutation(key, product.rows) < max_rows * product.rows // layer.rows
     if of == "outputs":
-        return result, _moments.from_rows(product.outputs(result), kept=kept, dtype=dtype)
-    return result, product.input_moments(call.x, kept, dtype) if layer.shares == layer.path else None
+        return _moments.from_rows(call.outputs(), kept=kept, dtype=dtype)
+    return product.input_moments(call.x, kept, dtype) if layer.shares == layer.path else None
 
 
 def _gradients(traced: Traced, params: Params, args: tuple, dtype: Any) -> tuple[Any, dict[str, Moments]]:
@@ -241,25 +250,27 @@ def _gradients(traced: Traced, params: Params, args: tuple, dtype: Any) -> tuple
     empty = {layer.path: _moments.zeros(*layer.lead, layer.d_out, dtype=dtype) for layer in traced.table.values()}
     empty = {path: sums._replace(count=jnp.zeros(traced.table[path].stack, dtype)) for path, sums in empty.items()}
 
-    def visit(call: Call, sums: Moments) -> tuple[Array, None]:
-        return _probe(call.product, call.result(), sums), None
+    def watch(call: Call, result: Array, sums: Moments) -> Array:
+        return _probe(call.product, call.part, result, sums)
 
-    out, pull = jax.vjp(lambda sums: run(traced, params, args, Visitor(visit, streams=True), sums)[0], empty)
+    visitor = Visitor(watch=watch, streams=True)
+    out, pull = jax.vjp(lambda sums: run(traced, params, args, visitor, sums)[0], empty)
     if jnp.shape(out) != ():
         raise ValueError(f"gradients are those of a scalar, the sum of the losses; fn gives {jnp.shape(out)}.")
     return out, pull(jnp.ones_like(out))[0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _probe(product: Product, result: Array, sums: Moments) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _probe(product: Product, part: Part | None, result: Array, sums: Moments) -> Array:
     return result
 
 
-def _probe_bwd(product: Product, sums: Moments, gradient: Array) -> tuple[Array, Moments]:
-    return gradient, _moments.from_rows(product.outputs(gradient), dtype=sums.gram.dtype)
+def _probe_bwd(product: Product, part: Part | None, sums: Moments, gradient: Array) -> tuple[Array, Moments]:
+    own = take(gradient, part.result) if part else gradient
+    return gradient, _moments.from_rows(product.outputs(own), dtype=sums.gram.dtype)
 
 
-_probe.defvjp(lambda product, result, sums: (result, sums), _probe_bwd)
+_probe.defvjp(lambda product, part, result, sums: (result, sums), _probe_bwd)
 
 
 def _by_layer(table: Layers, own: dict[str, Moments]) -> dict[str, Moments]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from subspace_jax.core.capture import views
 from subspace_jax.core.capture.run import Call, Visitor, run
+from subspace_jax.core.capture.static import hold
 from subspace_jax.core.capture.table import Layer, Layers, leaf_paths, replace_leaves, trace
 from subspace_jax.typing import Array, Params, PyTree
 
@@ -29,16 +30,17 @@ def replace(fn: Callable, swap: Callable[[Call, Any], Array]) -> Callable:
       `run` raises ValueError as `layers` does.
     """
 
-    def visit(call: Call, part: Any) -> tuple[Array, None]:
-        return call.product.restore(swap(call, part)), None
+    def swapped_rows(call: Call, part: Any) -> Array:
+        return call.product.restore(swap(call, part))
 
     def swapped(params: Params, parts: Mapping[str, PyTree], *args: Any) -> Any:
         if not parts:
             return fn(params, *args)
-        traced = trace(fn, params, args, parts)
+        held, params = hold(fn, params)
+        traced = trace(held, params, args, parts)
         if vague := [path for path in parts if path not in traced.table]:
             raise ValueError(f"{vague[0]!r} is a leaf with several layers: swap {', '.join(traced.table)}.")
-        return run(traced, params, args, Visitor(visit, streams=False), dict(parts))[0]
+        return run(traced, params, args, Visitor(swap=swapped_rows), dict(parts))[0]
 
     return swapped
 
@@ -58,8 +60,9 @@ def write_kernels(table: Layers, params: Params, matrices: Mapping[str, Array | 
       matrices: {path: (*stack, *groups, d_in, d_out)}.
 
     Raises:
-      ValueError: a path or a size that is not in the table; a leaf that is also read from its other side, in an
-        overlapping slice, or outside products (a tied embedding): one edit would change two things.
+      ValueError: a path or a size that is not in the table; a leaf of integers (quantised); a leaf that is also read
+        from its other side, in an overlapping slice, or outside products (a tied embedding): one edit would change two
+        things.
     """
     leaves = {path: jnp.asarray(leaf) for path, leaf in leaf_paths(params).items()}
     changed: dict[str, Array] = {}
@@ -132,6 +135,12 @@ def _editable(table: Layers, path: str, leaves: Mapping[str, Array]) -> Layer:
     if path not in table:
         raise ValueError(f"no layer {path!r}; there are {', '.join(table)}.")
     layer = table[path]
+    dtype = jnp.result_type(leaves[layer.leaf])
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise ValueError(
+            f"the kernel of {path!r} is {dtype}, which would cut an edit down to whole numbers: edit the dequantised "
+            "network, with that leaf as floats, and quantise the result."
+        )
     if layer.other_read:
         raise ValueError(f"the kernel of {path!r} is also read by {layer.other_read!r}: an edit would change that too.")
     others = [other for other in table.values() if other.leaf == layer.leaf and other.path != path]

@@ -1,5 +1,6 @@
 """The executor: runs a plan equation by equation and hands every product of a layer to a visitor."""
 
+import functools
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -9,17 +10,23 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import core as jex
 
-from subspace_jax.core.capture.plan import Nested, Plan, Use
+from subspace_jax.core.capture import parts
+from subspace_jax.core.capture.parts import Part
 from subspace_jax.core.capture.products import Product
+from subspace_jax.core.capture.steps import Nested, Plan, Use, Uses
 from subspace_jax.core.capture.table import Layer, Traced
 from subspace_jax.typing import Array, Params, PyTree
 
 
 class Call(NamedTuple):
-    """One evaluation of one layer, as a visitor sees it; rows are (n, d), with groups (groups, n, d)."""
+    """One evaluation of one layer, as a visitor sees it; rows are (n, d), with groups (groups, n, d).
+
+    Of kernels that are concatenated before one product each has a call of its own, with its part of data and result.
+    """
 
     layer: Layer
     product: Product
+    part: Part | None
     x: Array
     result: Callable[[], Array]
 
@@ -37,19 +44,27 @@ class Call(NamedTuple):
 
 
 class Visitor(NamedTuple):
-    """What is done at each layer.
+    """What is done at each layer; extras are those of the layer.
 
     Attributes:
-      visit: (call, extra of the layer) -> (result in the layout of the product, record or None).
+      record: (call, extras) -> what is recorded, or None.
+      swap: (call, extras) -> what the layer gives instead, in the layout of the product.
+      watch: (call, result of the whole product, extras) -> the same numbers.
       streams: records add up over the uses of a layer; otherwise they are rows, and are put one after the other.
     """
 
-    visit: Callable[[Call, Any], tuple[Array, Any]]
-    streams: bool
+    record: Callable[[Call, Any], Any] | None = None
+    swap: Callable[[Call, Any], Array] | None = None
+    watch: Callable[[Call, Array, Any], Array] | None = None
+    streams: bool = False
 
     def join(self, a: PyTree, b: PyTree) -> PyTree:
         """Records of two uses of one layer."""
         return jax.tree.map(operator.add, a, b) if self.streams else jnp.concatenate([a, b], -2)
+
+    def add(self, records: dict, path: str, record: PyTree) -> None:
+        """One more record of a layer."""
+        records[path] = self.join(records[path], record) if path in records else record
 
 
 def run(traced: Traced, params: Params, args: tuple, visitor: Visitor, extras: dict[str, PyTree]) -> tuple[Any, dict]:
@@ -77,24 +92,50 @@ class _Run(NamedTuple):
             outs, new = self._equation(eqn, plan.steps.get(i), [read(atom) for atom in eqn.invars], extras)
             env.update(zip(eqn.outvars, outs, strict=True))
             for path, record in new.items():
-                records[path] = self.visitor.join(records[path], record) if path in records else record
+                self.visitor.add(records, path, record)
             for atom in (*eqn.invars, *eqn.outvars):
                 if not isinstance(atom, jex.Literal) and last.get(atom, -1) <= i and atom not in keep:
                     env.pop(atom, None)
         return [read(atom) for atom in jaxpr.outvars], records
 
-    def _equation(self, eqn: Any, step: Use | Nested | None, values: list, extras: dict) -> tuple[Sequence, dict]:
-        if isinstance(step, Use) and step.key in self.names:
-            return self._visit(eqn, step, values, extras)
+    def _equation(self, eqn: Any, step: Uses | Nested | None, values: list, extras: dict) -> tuple[Sequence, dict]:
         if isinstance(step, Nested) and not step.plan.keys.isdisjoint(self.names):
             return self._enter(eqn, step, values, extras)
+        if isinstance(step, Uses) and any(use.key in self.names for use in step.each):
+            return self._product(eqn, step.each, values, extras)
         return _bind(eqn, values), {}
 
-    def _visit(self, eqn: Any, use: Use, values: list, extras: dict) -> tuple[Sequence, dict]:
-        layer = self.names[use.key]
-        call = Call(layer, use.product, values[use.product.data_side], lambda: _bind(eqn, values)[0])
-        result, record = self.visitor.visit(call, extras.get(layer.path))
-        return [result], {} if record is None else {layer.path: record}
+    def _product(self, eqn: Any, uses: tuple[Use, ...], values: list, extras: dict) -> tuple[Sequence, dict]:
+        """One product: of a layer, or of several that are joined before it."""
+        whole = functools.cache(lambda: _bind(eqn, values)[0])
+        calls = [self._call(eqn, use, values, whole) for use in uses if use.key in self.names]
+        records: dict[str, PyTree] = {}
+        record, swap, watch = self.visitor.record, self.visitor.swap, self.visitor.watch
+        if record:
+            for call in calls:
+                if (new := record(call, extras.get(call.layer.path))) is not None:
+                    self.visitor.add(records, call.layer.path, new)
+        if swap:
+            return [self._swapped(eqn, uses, values, whole, lambda call: swap(call, extras[call.layer.path]))], records
+        result = whole()
+        if watch:
+            for call in calls:
+                result = watch(call, result, extras[call.layer.path])
+        return [result], records
+
+    def _swapped(self, eqn: Any, uses: Sequence[Use], values: list, whole: Callable, swap: Callable) -> Array:
+        """The product with some of its layers computed another way, the others as they are."""
+        shape, results = eqn.outvars[0].aval.shape, []
+        for use in uses:
+            known = use.key in self.names
+            y = swap(self._call(eqn, use, values, whole)) if known else _own(eqn, use, values, whole)
+            results.append(parts.put(y, use.part.result, shape) if use.part else y)
+        return functools.reduce(operator.add, results)
+
+    def _call(self, eqn: Any, use: Use, values: list, whole: Callable[[], Array]) -> Call:
+        x = values[use.product.data_side]
+        x = parts.take(x, use.part.data) if use.part else x
+        return Call(self.names[use.key], use.product, use.part, x, lambda: _own(eqn, use, values, whole))
 
     def _enter(self, eqn: Any, nested: Nested, values: list, extras: dict) -> tuple[Sequence, dict]:
         """Evaluate the inner jaxpr under the same transformation."""
@@ -150,6 +191,17 @@ def _bind(eqn: Any, values: Sequence) -> Sequence:
     with eqn.ctx.manager:
         outs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
     return outs if eqn.primitive.multiple_results else [outs]
+
+
+def _own(eqn: Any, use: Use, values: Sequence, whole: Callable[[], Array]) -> Array:
+    """What one layer gives: its part of the product's result, or what it adds to it."""
+    if use.part is None:
+        return whole()
+    if not use.part.adds:
+        return parts.take(whole(), use.part.result)
+    side = use.product.data_side
+    operands = parts.take(values[side], use.part.data), parts.take(values[1 - side], use.part.kernel)
+    return _bind(eqn, operands if side == 0 else operands[::-1])[0]
 
 
 def _without_derivative(body: Callable, name: str, nested: Nested) -> Callable:

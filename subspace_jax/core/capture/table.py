@@ -8,9 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from subspace_jax import trees
+from subspace_jax.core import closures
 from subspace_jax.core.capture import views
-from subspace_jax.core.capture.plan import Plan, Refusal, Use, Walk
+from subspace_jax.core.capture.kinds import shown
+from subspace_jax.core.capture.plan import Walk
 from subspace_jax.core.capture.products import Key
+from subspace_jax.core.capture.static import is_array
+from subspace_jax.core.capture.steps import Plan, Refusal, Use
 from subspace_jax.typing import Params, PyTree
 
 
@@ -84,15 +88,14 @@ def trace(fn: Callable, params: Params, args: tuple, layers: Iterable[str] | Non
       ValueError: no layer, a name in `layers` that is none, or a weight that cannot be followed (only where it is asked
         for, when `layers` is given).
     """
-    closed, shapes = jax.make_jaxpr(fn, return_shape=True)(params, *args)
+    closed, shapes = jax.make_jaxpr(closures.current(fn), return_shape=True)(params, *args)
     leaves = leaf_paths(params)
     walk = Walk()
     kinds = [views.of_leaf(path, jnp.shape(leaf)) for path, leaf in leaves.items()]
     rest = [walk.new_data() for _ in closed.jaxpr.invars[len(kinds) :]]
     plan, outs = walk.plan(closed.jaxpr, [*kinds, *rest])
-    for out in outs:
-        if isinstance(out, views.View):
-            walk.other_reads.setdefault(out.leaf, "the output")
+    for leaf in shown(outs):
+        walk.other_reads.setdefault(leaf, "the output")
     names = _name(walk)
     asked = None if layers is None else _asked(layers, names, walk.refusals)
     _check(names, asked, walk.refusals, leaves)
@@ -104,19 +107,21 @@ def trace(fn: Callable, params: Params, args: tuple, layers: Iterable[str] | Non
 
 
 def leaf_paths(params: Params) -> dict[str, Any]:
-    """Leaves by path, in the order of the tree, without a leading "params"."""
-    paths = jax.tree.leaves(trees.map_with_path(lambda path, _: path, params))
+    """Arrays by path, in the order of the tree, without a leading "params"; an array that is all there is: "kernel"."""
+    leaves = [leaf for leaf in jax.tree.leaves(params) if is_array(leaf)]
+    named = jax.tree.leaves(trees.map_with_path(lambda path, leaf: path if is_array(leaf) else None, params))
+    paths = ["kernel"] if named == [""] else named
     if isinstance(params, Mapping) and "params" in params:
         paths = [path.removeprefix("params/") for path in paths]
     if len(set(paths)) < len(paths):
         raise ValueError(f"two leaves of the parameters have one path: {', '.join(paths)}.")
-    return dict(zip(paths, jax.tree.leaves(params), strict=True))
+    return dict(zip(paths, leaves, strict=True))
 
 
 def replace_leaves(params: Params, leaves: Mapping[str, PyTree]) -> Params:
     """The tree with some leaves replaced, by the paths of `leaf_paths`."""
-    old = leaf_paths(params)
-    return jax.tree.unflatten(jax.tree.structure(params), [leaves.get(path, leaf) for path, leaf in old.items()])
+    new = iter([leaves.get(path, leaf) for path, leaf in leaf_paths(params).items()])
+    return jax.tree.map(lambda leaf: next(new) if is_array(leaf) else leaf, params)
 
 
 def _name(walk: Walk) -> dict[Key, Layer]:
@@ -203,8 +208,8 @@ def _refused(refusal: Refusal) -> str:
     if refusal.unless_asked:
         return f"cannot follow the weight {leaves}: {refusal.why}; name it in layers= to get one Gram per entry."
     return (
-        f"cannot follow the weight {leaves}: {refusal.why}. A kernel must be one leaf up to cast, reshape, transpose, "
-        "static slice or split; name the layers you want in layers= to leave it out."
+        f"cannot follow the weight {leaves}: {refusal.why}. A kernel must be one leaf, or several concatenated, up to "
+        "cast, reshape, transpose, static slice or split; name the layers you want in layers= to leave it out."
     )
 
 

@@ -58,28 +58,31 @@ def advance(view: View, eqn: Any) -> list[View] | None:
         return [view]
     shape = getattr(eqn.outvars[0].aval, "shape", ()) if eqn.outvars else ()
     if name == "convert_element_type" and jnp.issubdtype(params["new_dtype"], jnp.floating):
-        return [_step(view, "cast", str(params["new_dtype"]))]
+        return [cast(view, params["new_dtype"])]
     if name == "transpose":
         return [transpose(view, params["permutation"])]
     if name == "squeeze" or (name in ("reshape", "broadcast_in_dim") and math.prod(shape) == math.prod(view.shape)):
         return [split] if (split := reshape(view, shape)) else None
     if name == "slice":
         strides = params["strides"] or [1] * len(shape)
-        return [_slice(view, zip(params["start_indices"], params["limit_indices"], strides, strict=True))]
+        return [cut(view, zip(params["start_indices"], params["limit_indices"], strides, strict=True))]
     if name == "rev":
         turned = [(None, None, -1 if i in params["dimensions"] else 1) for i in range(len(shape))]
-        return [_slice(view, turned)]
-    if name == "split":
-        return _pieces(view, params["axis"], [int(size) for size in params["sizes"]])
-    if name == "unstack":
-        pieces = _pieces(view, params["axis"], [1] * len(eqn.outvars))
-        return [one for piece in pieces if (one := reshape(piece, shape))]
+        return [cut(view, turned)]
+    if name in ("split", "unstack"):
+        pieces = [cut(view, triples) for triples in pieces_of(view.shape, eqn)]
+        return pieces if name == "split" else [one for piece in pieces if (one := reshape(piece, shape))]
     return None
 
 
 def enter_scan(view: View, scan: int) -> View:
     """The view of one iteration, for a view that a scan walks over."""
     return view._replace(stack=(*view.stack, scan))
+
+
+def cast(view: View, dtype: Any) -> View:
+    """Another float dtype."""
+    return _step(view, "cast", str(dtype))
 
 
 def transpose(view: View, order: Sequence[int]) -> View:
@@ -105,6 +108,29 @@ def reshape(view: View, shape: Sequence[int]) -> View | None:
             runs.append((length // size, stride * size))
     full = (*(size for size, _ in view.axes[:n]), *shape)
     return _step(view, "reshape", full)._replace(axes=(*view.axes[:n], *reversed(axes)))
+
+
+def cut(view: View, triples: Any) -> View:
+    """A static slice (start, stop, step) per axis; its label leaves out the axes that are kept whole."""
+    n, axes, offset, texts = len(view.stack), [], view.offset, []
+    triples = [(None, None, 1)] * n + [tuple(triple) for triple in triples]
+    for (size, stride), triple in zip(view.axes, triples, strict=True):
+        kept = range(size)[slice(*triple)]
+        axes.append((len(kept), stride * triple[2]))
+        offset += kept.start * stride if len(kept) else 0
+        texts.append(_text(kept, size))
+    while texts and texts[-1] == ":":
+        texts.pop()
+    label = view.label + (f"[{','.join(texts[n:])}]" if texts[n:] else "")
+    return _step(view, "slice", tuple(triples))._replace(axes=tuple(axes), offset=offset, label=label)
+
+
+def pieces_of(shape: Sequence[int], eqn: Any) -> list[list[tuple]]:
+    """The slices that a `split` or an `unstack` takes of an array."""
+    sizes, axis = eqn.params.get("sizes", [1] * len(eqn.outvars)), eqn.params["axis"]
+    ends = itertools.accumulate(map(int, sizes), initial=0)
+    whole: list[tuple] = [(None, None, 1)] * len(shape)
+    return [[*whole[:axis], (first, end, 1), *whole[axis + 1 :]] for first, end in itertools.pairwise(ends)]
 
 
 def merged(axes: Axes) -> Axes:
@@ -165,28 +191,6 @@ def _slices(triples: Sequence[tuple]) -> tuple[slice, ...]:
 
 def _step(view: View, name: str, argument: Any) -> View:
     return view._replace(steps=(*view.steps, (name, argument)))
-
-
-def _slice(view: View, triples: Any) -> View:
-    """A static slice (start, stop, step) per axis; its label leaves out the axes that are kept whole."""
-    n, axes, offset, texts = len(view.stack), [], view.offset, []
-    triples = [(None, None, 1)] * n + [tuple(triple) for triple in triples]
-    for (size, stride), triple in zip(view.axes, triples, strict=True):
-        kept = range(size)[slice(*triple)]
-        axes.append((len(kept), stride * triple[2]))
-        offset += kept.start * stride if len(kept) else 0
-        texts.append(_text(kept, size))
-    while texts and texts[-1] == ":":
-        texts.pop()
-    label = view.label + (f"[{','.join(texts[n:])}]" if texts[n:] else "")
-    return _step(view, "slice", tuple(triples))._replace(axes=tuple(axes), offset=offset, label=label)
-
-
-def _pieces(view: View, axis: int, sizes: Sequence[int]) -> list[View]:
-    """One axis cut in consecutive pieces."""
-    whole: list[tuple] = [(None, None, 1)] * len(view.shape)
-    cuts = [(end - size, end, 1) for size, end in zip(sizes, itertools.accumulate(sizes), strict=True)]
-    return [_slice(view, [*whole[:axis], cut, *whole[axis + 1 :]]) for cut in cuts]
 
 
 def _text(kept: range, size: int) -> str:

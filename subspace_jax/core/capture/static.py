@@ -1,0 +1,54 @@
+"""Parameters as trees whose leaves are arrays alone: what else they hold (functions, strings, flags) is kept aside.
+
+An `equinox.Module`, or any tree with such leaves, can then go wherever JAX takes arrays.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+
+from subspace_jax.typing import Params
+
+
+@jax.tree_util.register_static
+class Static:
+    """A leaf that is no array, as part of the structure of a tree; what has no hash is equal to itself alone."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Static) or type(self.value) is not type(other.value):
+            return False
+        return self.value is other.value or (_has_hash(self.value) and self.value == other.value)
+
+    def __hash__(self) -> int:
+        return hash(self.value) if _has_hash(self.value) else id(self.value)
+
+
+def is_array(leaf: Any) -> bool:
+    """Arrays of JAX and NumPy, their shapes, and what is traced; no plain numbers."""
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def hold(fn: Callable, params: Params) -> tuple[Callable, Params]:
+    """The function and its parameters, which now have arrays as their only leaves."""
+    if all(map(is_array, jax.tree.leaves(params))):
+        return fn, params
+
+    def released(params: Params, *args: Any) -> Any:
+        return fn(jax.tree.map(lambda leaf: leaf.value if _static(leaf) else leaf, params, is_leaf=_static), *args)
+
+    return released, jax.tree.map(lambda leaf: leaf if is_array(leaf) else Static(leaf), params)
+
+
+def _static(leaf: Any) -> bool:
+    return isinstance(leaf, Static)
+
+
+def _has_hash(value: Any) -> bool:
+    try:
+        return isinstance(value, Hashable) and hash(value) is not None
+    except TypeError:
+        return False

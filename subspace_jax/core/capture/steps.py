@@ -1,0 +1,47 @@
+"""What the walk finds, and what the executor then does: which equations of a jaxpr are not simply bound."""
+
+from typing import Any, NamedTuple
+
+from subspace_jax.core.capture.parts import Part
+from subspace_jax.core.capture.products import Key, Product
+
+
+class Plan(NamedTuple):
+    """A jaxpr with the equations that are not simply bound, by position."""
+
+    jaxpr: Any
+    steps: dict[int, "Uses | Nested"]
+    keys: frozenset[Key]
+
+
+class Use(NamedTuple):
+    """One product of a layer, or its part of one that several joined kernels share."""
+
+    product: Product
+    part: Part | None
+    key: Key
+    matrix: tuple  # steps from the leaf to the matrix
+    scans: tuple[tuple[int, int], ...]  # (scan, length), outermost first
+    reads: tuple  # equal for uses that read the same rows
+
+
+class Uses(NamedTuple):
+    """The layers of one product: one, or each of several joined kernels."""
+
+    each: tuple[Use, ...]
+
+
+class Nested(NamedTuple):
+    """An equation to enter."""
+
+    plan: Plan
+    split: tuple[int, int]  # constants, carry of a scan
+    stacked: frozenset[Key]  # layers with one entry per iteration of a scan
+
+
+class Refusal(NamedTuple):
+    """Leaves that cannot be followed, and why; `unless_asked` says that naming the layer is enough."""
+
+    leaves: frozenset[str]
+    why: str
+    unless_asked: bool = False

@@ -21,7 +21,7 @@ def gpm_learner(
     table: Layers,
     *,
     energy: Energy,
-    rule: Literal["paper", "reference"] = "paper",
+    rule: Literal["paper", "released"] = "paper",
     samples: int = 300,
     heads: Collection[str] = (),
     told: bool = False,

@@ -10,7 +10,7 @@ from subspace_jax.nn import Model
 from subspace_jax.typing import Params
 
 
-def a_gem(model: Model, tx: optax.GradientTransformation, *, capacity: int, told: bool = False) -> Learner:
+def a_gem_learner(model: Model, tx: optax.GradientTransformation, *, capacity: int, told: bool = False) -> Learner:
     """Update by g - <g, m> / <m, m> m where <g, m> < 0, with m the gradient on a batch of the reservoir (`er`).
 
     Args:

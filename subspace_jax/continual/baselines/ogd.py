@@ -13,7 +13,7 @@ from subspace_jax.continual.protocol import Learner, learner, own_head, task_los
 from subspace_jax.nn import Model
 
 
-def ogd(
+def ogd_learner(
     model: Model, tx: optax.GradientTransformation, *, tasks: int, samples: int = 20, told: bool = False
 ) -> Learner:
     """Updates dw - B B' dw, with B an orthonormal basis of the stored gradients, whole network at once.

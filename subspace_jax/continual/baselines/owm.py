@@ -16,7 +16,7 @@ from subspace_jax.nn import Model
 from subspace_jax.typing import Array, Float
 
 
-def owm(
+def owm_learner(
     model: Model,
     tx: optax.GradientTransformation,
     table: Layers,

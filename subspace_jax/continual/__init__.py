@@ -1,4 +1,8 @@
-"""Task after task with one network, and nothing lost: gradient projections, and what they are measured by."""
+"""Continual learning: one network learns task after task without forgetting the earlier ones.
+
+`gpm`, `sgp` (optax transforms), `trgp` and `space` are the methods, `baselines` what they are compared with, `protocol`
+runs a sequence of `tasks`, and `leak` checks that an optimiser respects a projection.
+"""
 
 from subspace_jax.continual import (
     baselines,

@@ -1,9 +1,10 @@
-"""Gradient projection memory: a layer's gradient lies in the span of its inputs, so later tasks keep off that span.
+"""Gradient projection memory (GPM): updates are made orthogonal to the layer inputs of earlier tasks.
 
-With an orthonormal basis M of the inputs of earlier tasks every update of a kernel becomes dK - M M' dK. On a row x of
-the span x K then never changes: the network learns on and forgets nothing, with no example stored. Put `gpm` LAST in
-the chain: Adam, weight decay, clipping by element or a momentum older than the basis bring back what was projected out
-(`leak` measures it on your chain). Saha, Garg, Roy, ICLR 2021, arXiv 2103.09762.
+A layer's gradient lies in the span of the layer's inputs. With an orthonormal basis M of the inputs of earlier tasks
+every update of a kernel becomes dK - M M' dK, so that x K never changes for an input x in the span of M: earlier tasks
+keep their outputs, and no example of them is stored. Put `gpm` LAST in the chain: Adam, weight decay, clipping by
+element or a momentum older than the basis bring back what was projected out (`leak` measures it on your chain). Saha,
+Garg, Roy, ICLR 2021, arXiv 2103.09762.
 
 >>> import jax.numpy as jnp, optax
 >>> from subspace_jax.core import capture
@@ -51,7 +52,7 @@ class GPMState(NamedTuple):
 
 
 def gpm(table: Layers, *, heads: Collection[str] = (), freeze: bool = True) -> optax.GradientTransformation:
-    """Keep updates off the inputs of earlier tasks: dK <- dK - M M' dK for every protected kernel.
+    """Make updates orthogonal to the inputs of earlier tasks: dK <- dK - M M' dK for every protected kernel.
 
     Guarantees, for any number of steps with this transform last in the chain: on rows X stored with energy e the change
     of a layer has at most the energy ||dK||_2^2 (1 - e) ||X||_F^2. With e = 1, where all layers are in the table and
@@ -126,7 +127,7 @@ def update(
 def grow(
     bases: Bases, moments: Mapping[str, Moments], *, energy: Energy, rule: Literal["paper", "released"] = "paper"
 ) -> dict[str, Subspace]:
-    """`update` that leaves it to the caller what a full layer means."""
+    """`update` without the warning about full layers."""
     if rule not in ("paper", "released"):
         raise ValueError(f"rule is 'paper' or 'released'; got {rule!r}.")
     shares = dict(energy) if isinstance(energy, Mapping) else dict.fromkeys(bases, energy)

@@ -1,4 +1,4 @@
-"""Task after task with one network: what a method is, how it is run, and the matrix that says what was forgotten.
+"""Sequences of tasks: what a continual method is, how it is trained and tested, and how forgetting is measured.
 
 R[t, i] is the test accuracy on task i after t tasks were learned; row 0 is the untrained network.
 """
@@ -113,10 +113,10 @@ def measures(matrix: Matrix) -> Measures:
 
 
 def learner(model: Model, tx: optax.GradientTransformation, *, told: bool = False) -> Learner:
-    """Plain training on each task in turn (finetune), which other methods change where they differ.
+    """Plain training on each task in turn (finetune); other methods replace the functions in which they differ.
 
-    The optimiser starts anew with every task. Logits (n, tasks, classes) of a network with a head a task are read at
-    the task's head: such a network is `told` the task.
+    The optimiser's state is reset before every task. Logits (n, tasks, classes) of a network with a head a task are
+    read at the task's head: such a network is `told` the task.
     """
     fresh, init_model, forward = jax.jit(tx.init), jax.jit(model.init), jax.jit(model.apply)
 

@@ -1,8 +1,8 @@
-"""SPACE: after each task keep the few filters per layer that it needs, freeze them, and give the rest back.
+"""SPACE: each task freezes the few filters per layer that it needs; all others are reset for the next task.
 
-Principal components only COUNT the channels a task needs; kept are the FIRST ones by index, not the most important,
-so that the task has to be trained again in its narrow network. Earlier tasks see no later channel: their logits stay
-bit for bit. The task is told at test. Saha, Garg, Ankit, Roy, IEEE Access 2021, arXiv 2001.08650.
+Principal components only COUNT the channels a task needs. Kept are the FIRST ones by index, not the most important, so
+that the task has to be trained again in its narrow network. An earlier task never reads a later channel, so its logits
+stay the same bit for bit. The task is told at test. Saha, Garg, Ankit, Roy, IEEE Access 2021, arXiv 2001.08650.
 """
 
 import warnings
@@ -59,7 +59,7 @@ def effective(owned: Channels, params: Params, state: SpaceState, task: Int[Arra
 def commit(
     owned: Channels, state: SpaceState, params: Params, *, widths: Widths, task: Int[Array, ""] | int
 ) -> tuple[SpaceState, Params]:
-    """Write down the widths of a task and start the channels behind them anew, from what they were at the beginning."""
+    """Record the widths of a task and reset the channels behind them to their initial values."""
     recorded = {path: own.at[task].set(widths[path]) for path, own in state.widths.items()}
     masks, fresh = space_masks(owned, params, stop=widths), trees.update(params, state.initial)
     return state._replace(widths=recorded), jax.tree.map(jnp.where, masks, params, fresh)
@@ -105,10 +105,10 @@ def space_learner(
     samples: int = 1000,
     heads: tuple[str, ...] = ("heads",),
 ) -> Learner:
-    """SPACE over a network with a head a task: train, count, prune, train again, freeze, start the rest anew.
+    """SPACE over a network with a head a task: train, count, prune, train again, freeze, reset the other channels.
 
     The protocol trains all channels but the frozen ones; everything after that happens in `end`, the retraining of the
-    pruned network included. The optimiser starts anew for it. BWT is 0 by construction.
+    pruned network included, for which the optimiser's state is reset. BWT is 0 by construction.
 
     Args:
       model: of `nn.multi_head`, without running statistics.
@@ -172,13 +172,13 @@ class Space(NamedTuple):
         return state._replace(kept=SpaceState({path: jnp.zeros(count, jnp.int32) for path in owned.layers}, initial))
 
     def phase(self, key, state, task, t, live):
-        """The optimiser anew: earlier tasks are frozen, `live` channels of each layer are there."""
+        """Reset the optimiser, freeze the channels of earlier tasks, and let the first `live` of each layer exist."""
         state = self.plain.begin(key, state, task, t)
         frozen = FreezeState(core(state.kept), jax.tree.map(jnp.int32, dict(live)), jnp.int32(t))
         return state._replace(opt_state=optax.tree.set(state.opt_state, FreezeState=frozen))
 
     def begin(self, key, state, task, t):
-        """All channels are there; warns of layers in which earlier tasks own them all."""
+        """Train with all channels; warns of layers in which earlier tasks own them all."""
         full = {path: layer.d_out for path, layer in self.owned.layers.items()}
         if used := [path for path, width in core(state.kept).items() if width == full[path]]:
             warnings.warn(f"full: {', '.join(used)}; no channel is left for task {t} (its head learns).", stacklevel=2)
@@ -193,7 +193,7 @@ class Space(NamedTuple):
         return task_widths(moments, core(state.kept), v=self.v)
 
     def end(self, key, state, task, t):
-        """Count the channels, prune, train again, and start the channels behind them anew."""
+        """Count the channels, prune, train again, and reset the channels behind them."""
         widths = self.counted(state, task)
         pruned = compiled(self.prune)(state.variables["params"], widths)
         state = self.phase(key, with_params(state, pruned), task, t, widths)

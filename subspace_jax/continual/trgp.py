@@ -1,8 +1,9 @@
-"""Trust-region gradient projection: a new task may re-use what old tasks learned, by scaling their spaces for itself.
+"""Trust-region gradient projection (TRGP): a task may re-use what earlier ones learned, through matrices of its own.
 
-Kernels move off the inputs of all earlier tasks, as in `gpm`. Where a task's gradient lies mostly in the input space
-B_j of an old task, the task also learns a matrix Q (from the identity) that scales the kernel inside that space for
-this task alone: K_eff = K + sum_j B_j (Q_j - I) B_j' K. It is told the task at test. Lin, Yang, Fan, Zhang, ICLR 2022.
+Updates are orthogonal to the inputs of all earlier tasks, as in `gpm`. Where a task's gradient lies mostly in the input
+space B_j of an old task, the task also learns a matrix Q (from the identity) that scales the kernel inside that space
+for this task alone: K_eff = K + sum_j B_j (Q_j - I) B_j' K. It is told the task at test. Lin, Yang, Fan, Zhang, ICLR
+2022.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ NEAR = 0.5  # share of the gradient's norm that lies in an old space, from which
 
 
 class Spaces(NamedTuple):
-    """What one layer keeps.
+    """What is stored of one layer.
 
     Attributes:
       bases: own input space of each task, zero columns beyond its rank.
@@ -178,7 +179,7 @@ class Trgp(NamedTuple):
         return jax.grad(self.loss, has_aux=True)(trained, state, x, y, t, key)
 
     def begin(self, key, state, task, t):
-        """The optimiser anew with the bases it had; the old tasks that this one may re-use, by its first gradient."""
+        """Reset the optimiser but for its bases, and choose the old tasks to re-use by the task's first gradient."""
         bases, params = optax.tree.get(state.opt_state, "bases"), state.variables["params"]
         projected = optax.tree.set(self.chain.init(params), bases=bases)
         state = state._replace(opt_state=(projected, self.tx.init(scales_of(state.kept, t))))

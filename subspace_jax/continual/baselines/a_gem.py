@@ -1,4 +1,4 @@
-"""A-GEM: a gradient against that of earlier samples loses this part. Chaudhry et al., ICLR 2019."""
+"""A-GEM: the part of a gradient that would raise the loss on earlier samples is removed. Chaudhry et al., ICLR 2019."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def a_gem_learner(model: Model, tx: optax.GradientTransformation, *, capacity: i
 
 
 def project(grads: Params, memory: Params, *, active) -> Params:
-    """The gradient without its part against that of the memory."""
+    """The gradient without its component opposite to the memory's gradient, if it has one."""
     inner, energy = (sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, memory))) for a in (grads, memory))
     share = jnp.where(active & (inner < 0), inner / jnp.maximum(energy, 1e-30), 0.0)
     return jax.tree.map(lambda g, m: g - share * m, grads, memory)

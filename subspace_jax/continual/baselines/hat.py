@@ -1,4 +1,4 @@
-"""Hard attention to the task: learned near-binary masks over units, which shield the weights of earlier tasks.
+"""Hard attention to the task (HAT): near-binary masks over units are learned, and protect the weights of earlier tasks.
 
 Serra, Suris, Miron, Karatzoglou, ICML 2018. The masks a = sigmoid(s e) of a layer's units multiply the columns of its
 kernel and its bias, which for ReLU is the same as masking its outputs. For plain sequences of layers: the units of one
@@ -120,7 +120,7 @@ class Hat(NamedTuple):
         return mean + self.sparsity * spent / jnp.maximum(budget, 1.0), stats
 
     def step(self, state, batches, t, key):
-        """Kernels move as far as earlier tasks leave them free, embeddings by their compensated gradient."""
+        """Update the kernels, scaled down where earlier tasks use them, and the embeddings of the task."""
         (x, y), kept = batches[0], state.kept
         slope, embeddings = self.slope(kept["step"]), of_task(kept["embeddings"], t)
         trained = state.variables["params"], embeddings
@@ -182,7 +182,7 @@ def shielded(table: Layers, updates: Params, used: Masks) -> Params:
 
 
 def _compensated(gradient: Array, embedding: Array, slope: Array) -> Array:
-    """The gradient as if the slope were 1 throughout: annealing would leave none."""
+    """The paper's rescaled gradient of an embedding; without it the changing slope lets almost none through."""
     steep = jnp.cosh(jnp.clip(slope * embedding, -COSH, COSH)) + 1
     return gradient * STEEPEST / slope * steep / (jnp.cosh(embedding) + 1)
 

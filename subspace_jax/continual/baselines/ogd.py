@@ -1,4 +1,4 @@
-"""Orthogonal gradient descent: updates keep off the gradients that the logits of earlier samples had.
+"""Orthogonal gradient descent: updates are orthogonal to the stored gradients of the logits of earlier samples.
 
 Farajtabar, Azizi, Mott, Li, AISTATS 2020 (OGD-GTL: of each stored sample the logit of its own class).
 """

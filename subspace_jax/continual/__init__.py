@@ -1,5 +1,25 @@
-"""Task after task with one network, and nothing lost: gradient projections, and what they are measured by."""
+"""Continual learning: one network learns task after task without forgetting the earlier ones.
 
-from subspace_jax.continual import gpm, leak, sgp
+`gpm`, `sgp` (optax transforms), `trgp` and `space` are the methods, `baselines` what they are compared with, `protocol`
+runs a sequence of `tasks`, and `leak` checks that an optimiser respects a projection.
+"""
 
-__all__ = ["gpm", "leak", "sgp"]
+from subspace_jax.continual import (
+    baselines,
+    extract,
+    gpm,
+    leak,
+    projected,
+    projection,
+    protocol,
+    sgp,
+    space,
+    tasks,
+    trgp,
+    widths,
+)  # fmt: skip
+
+__all__ = [
+    "baselines", "extract", "gpm", "leak", "projected", "projection", "protocol", "sgp", "space", "tasks", "trgp",
+    "widths",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a channel of a network owns, to mask it or to slice it away: the network of one task, really small.
+"""Which parameters belong to a channel, to mask channels or to cut them out: a smaller network for one task.
 
 A channel is a column of a kernel, with its entry of the bias and of the norm behind it, and the rows of the kernels
 that read it.

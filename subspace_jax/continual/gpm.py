@@ -1,9 +1,10 @@
-"""Gradient projection memory: a layer's gradient lies in the span of its inputs, so later tasks keep off that span.
+"""Gradient projection memory (GPM): updates are made orthogonal to the layer inputs of earlier tasks.
 
-With an orthonormal basis M of the inputs of earlier tasks every update of a kernel becomes dK - M M' dK. On a row x of
-the span x K then never changes: the network learns on and forgets nothing, with no example stored. Put `gpm` LAST in
-the chain: Adam, weight decay, clipping by element or a momentum older than the basis bring back what was projected out
-(`leak` measures it on your chain). Saha, Garg, Roy, ICLR 2021, arXiv 2103.09762.
+A layer's gradient lies in the span of the layer's inputs. With an orthonormal basis M of the inputs of earlier tasks
+every update of a kernel becomes dK - M M' dK, so that x K never changes for an input x in the span of M: earlier tasks
+keep their outputs, and no example of them is stored. Put `gpm` LAST in the chain: Adam, weight decay, clipping by
+element or a momentum older than the basis bring back what was projected out (`leak` measures it on your chain). Saha,
+Garg, Roy, ICLR 2021, arXiv 2103.09762.
 
 >>> import jax.numpy as jnp, optax
 >>> from subspace_jax.core import capture
@@ -51,7 +52,7 @@ class GPMState(NamedTuple):
 
 
 def gpm(table: Layers, *, heads: Collection[str] = (), freeze: bool = True) -> optax.GradientTransformation:
-    """Keep updates off the inputs of earlier tasks: dK <- dK - M M' dK for every protected kernel.
+    """Make updates orthogonal to the inputs of earlier tasks: dK <- dK - M M' dK for every protected kernel.
 
     Guarantees, for any number of steps with this transform last in the chain: on rows X stored with energy e the change
     of a layer has at most the energy ||dK||_2^2 (1 - e) ||X||_F^2. With e = 1, where all layers are in the table and
@@ -91,7 +92,7 @@ def init(table: Layers) -> dict[str, Subspace]:
 
 
 def update(
-    bases: Bases, moments: Mapping[str, Moments], *, energy: Energy, rule: Literal["paper", "reference"] = "paper"
+    bases: Bases, moments: Mapping[str, Moments], *, energy: Energy, rule: Literal["paper", "released"] = "paper"
 ) -> dict[str, Subspace]:
     """The bases after a task: new directions until each layer keeps the share `energy` of the task's inputs.
 
@@ -106,9 +107,8 @@ def update(
         (`capture.collect(..., dtype="float64")`) where energy is 1.
       energy: share to keep, in [0, 1], the paper's epsilon; one, or {path: share}. 0 keeps nothing. The paper raises it
         from task to task (.97 + .003 t).
-      rule: "reference" stores less: one direction fewer after the first task (as long as no layer has any), and later
-        counts the new energies as shares of ||X - X M M'||_F^2 instead of ||X||_F^2. The authors' scripts as they are
-        published now (sahagobinda/GPM, dc5ba5c) differ from the paper by the first only.
+      rule: "released" is that of the authors' published scripts (sahagobinda/GPM at dc5ba5c): after the first task (as
+        long as no layer has any direction) one direction fewer than eq. 5, and otherwise as in the paper.
 
     Raises:
       ValueError: energy outside [0, 1] or for other layers than the bases'; an unknown rule; moments that are missing,
@@ -125,18 +125,19 @@ def update(
 
 
 def grow(
-    bases: Bases, moments: Mapping[str, Moments], *, energy: Energy, rule: Literal["paper", "reference"] = "paper"
+    bases: Bases, moments: Mapping[str, Moments], *, energy: Energy, rule: Literal["paper", "released"] = "paper"
 ) -> dict[str, Subspace]:
-    """`update` that leaves it to the caller what a full layer means."""
-    if rule not in ("paper", "reference"):
-        raise ValueError(f"rule is 'paper' or 'reference'; got {rule!r}.")
+    """`update` without the warning about full layers."""
+    if rule not in ("paper", "released"):
+        raise ValueError(f"rule is 'paper' or 'released'; got {rule!r}.")
     shares = dict(energy) if isinstance(energy, Mapping) else dict.fromkeys(bases, energy)
     if set(shares) != set(bases):
         raise ValueError(f"energy names {', '.join(shares) or 'no layer'}; the bases are of {', '.join(bases)}.")
     for path, space in bases.items():
         _check(path, space, moments, shares[path])
     first = not any(np.any(space.rank) for space in bases.values())
-    return {path: _grown(space, moments[path], shares[path], rule, first) for path, space in bases.items()}
+    fewer = int(rule == "released" and first)  # the scripts count what lies below the share: eq. 5 without the last
+    return {path: _grown(space, moments[path], shares[path], fewer) for path, space in bases.items()}
 
 
 def _check(path: str, space: Subspace, moments: Mapping[str, Moments], energy: float | int) -> None:
@@ -151,15 +152,12 @@ def _check(path: str, space: Subspace, moments: Mapping[str, Moments], energy: f
         raise ValueError(f"moments of {path!r} hold {np.min(count):g} rows, or a NaN: give samples of the task.")
 
 
-def _grown(space: Subspace, moments: Moments, energy: float | int, rule: str, first: bool) -> Subspace:
-    """One layer, in float64; the noise floor stays that of the Gram as it was measured."""
+def _grown(space: Subspace, moments: Moments, energy: float | int, fewer: int) -> Subspace:
+    """One layer, without the last `fewer` directions; in float64, but the noise floor stays that of the Gram."""
     wide = Subspace(np.asarray(space.basis, np.float64), np.asarray(space.rank))
     gram = np.asarray(moments.gram)
-    if rule == "reference" and not first:
-        share = subspace.energy_share(wide, gram)
-        energy = share + np.maximum(energy - share, 0) * (1 - share)  # new shares weigh 1 / (1 - share) as much
     basis, rank = subspace.grow(wide, gram, energy=energy, rows=int(np.max(moments.count)))
-    if rule == "reference" and first:
-        rank = np.maximum(rank - 1, 0)
+    if fewer:
+        rank = np.maximum(rank - fewer, 0)
         basis = basis * (np.arange(basis.shape[-1]) < rank[..., None])[..., None, :]
     return Subspace(jnp.asarray(basis, space.basis.dtype), jnp.asarray(rank, jnp.int32))

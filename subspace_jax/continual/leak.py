@@ -1,7 +1,8 @@
-"""Does an optimiser reach what earlier tasks use? A transform cannot see its chain, so the chain is run.
+"""Does an optimiser undo the projection that protects earlier tasks?
 
-Measured on small networks: Adam, weight decay or clipping by element behind a projection give back a tenth to a quarter
-of it; in front of it they do no harm.
+A transform cannot see what stands behind it in its chain, so the whole chain is run on random gradients. Measured on
+small networks: with Adam, weight decay or clipping by element behind a projection a tenth to a quarter of each update
+lies in the protected space again; in front of the projection they do no harm.
 """
 
 import functools
@@ -22,7 +23,7 @@ from subspace_jax.core.moments import Moments
 from subspace_jax.typing import Array, Key, Params, PyTree
 
 LIMIT = 1e-4  # float32 leaves 1e-7, a chain in the wrong order 1e-2 and more
-DUST = 0.1  # of the free update; a layer that leaves less is 99 % full, and of a full one only rounding is left
+DUST = 0.1  # smallest ||dK|| to divide by, as a share of the unprojected update: a full layer's is only rounding
 
 
 def leak(
@@ -36,8 +37,9 @@ def leak(
 ) -> dict[str, float]:
     """||P dK|| / ||dK|| per layer, dK the sum of the updates that the chain makes of random gradients.
 
-    The chain starts from its current state, momentum included, and is run a second time without bases: dK counts as at
-    least a tenth of what it is then. For `sgp` all importances are taken as 1, where it is `gpm`.
+    The chain starts from its current state, momentum included. A layer that is (nearly) full leaves only rounding
+    errors in dK, whose direction means nothing; so ||dK|| is replaced by a tenth of what it is without bases where it
+    is smaller. For `sgp` all importances are taken as 1, which makes it `gpm`.
 
     Args:
       key: of the gradients, standard normal.

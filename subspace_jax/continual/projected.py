@@ -21,7 +21,7 @@ def gpm_learner(
     table: Layers,
     *,
     energy: Energy,
-    rule: Literal["paper", "reference"] = "paper",
+    rule: Literal["paper", "released"] = "paper",
     samples: int = 300,
     heads: Collection[str] = (),
     told: bool = False,
@@ -61,7 +61,7 @@ def sgp_learner(
     heads: Collection[str] = (),
     told: bool = False,
 ) -> Learner:
-    """As `gpm_learner` with `sgp.sgp`, whose bases count by importance; a as in `sgp.update`."""
+    """As `gpm_learner` with `sgp.sgp`, which weighs each direction by its importance; a as in `sgp.update`."""
 
     def grown(opt_state: Any, moments: dict[str, Moments], t: int) -> Any:
         state = sgp.update(optax.tree.get(opt_state, "SGPState"), moments, energy=_at(energy, t), a=a)
@@ -74,7 +74,7 @@ def sgp_learner(
 def _learner(
     model: Model, chain: optax.GradientTransformation, table: Layers, grown: Callable, samples: int, told: bool
 ) -> Learner:
-    """Plain training by the chain, around which the bases are carried, checked and grown."""
+    """Plain training by the chain; the bases outlive the optimiser's state of a task, and grow after each task."""
     if samples < 1:
         raise ValueError(f"bases are measured on at least 1 sample of each task; got {samples}.")
     plain = learner(model, chain, told=told)

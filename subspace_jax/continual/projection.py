@@ -1,4 +1,4 @@
-"""What every gradient projection shares: the leaves it protects, and the product that keeps an update off a space."""
+"""What all gradient projections share: the leaves they protect, and how a space is removed from an update."""
 
 import functools
 import warnings

@@ -1,9 +1,10 @@
-"""Task after task with one network: what a method is, how it is run, and the matrix that says what was forgotten.
+"""Sequences of tasks: what a continual method is, how it is trained and tested, and how forgetting is measured.
 
 R[t, i] is the test accuracy on task i after t tasks were learned; row 0 is the untrained network.
 """
 
 import contextlib
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from subspace_jax import checkpoint, training
+from subspace_jax import training
 from subspace_jax.continual.tasks import Task, check_tasks
 from subspace_jax.core import losses
 from subspace_jax.core.keys import as_key
@@ -113,10 +114,10 @@ def measures(matrix: Matrix) -> Measures:
 
 
 def learner(model: Model, tx: optax.GradientTransformation, *, told: bool = False) -> Learner:
-    """Plain training on each task in turn (finetune), which other methods change where they differ.
+    """Plain training on each task in turn (finetune); other methods replace the functions in which they differ.
 
-    The optimiser starts anew with every task. Logits (n, tasks, classes) of a network with a head a task are read at
-    the task's head: such a network is `told` the task.
+    The optimiser's state is reset before every task. Logits (n, tasks, classes) of a network with a head a task are
+    read at the task's head: such a network is `told` the task.
     """
     fresh, init_model, forward = jax.jit(tx.init), jax.jit(model.init), jax.jit(model.apply)
 
@@ -140,6 +141,15 @@ def learner(model: Model, tx: optax.GradientTransformation, *, told: bool = Fals
         lambda state: {"floats": 0},
         told,
     )
+
+
+@functools.lru_cache(maxsize=256)
+def compiled(method: Callable) -> Callable:
+    """`jax.jit(method)`, made once: for the methods of a learner's settings, which are called for every task and seed.
+
+    A bound method equals another only if both belong to the same object, so that each learner has programs of its own.
+    """
+    return jax.jit(method)
 
 
 def own_head(logits: Any, t: Any) -> Any:
@@ -224,7 +234,8 @@ def run(
       classes: outputs of the network, or of each of its heads.
       batch: samples a step.
       length: training steps a task, or a schedule that decides.
-      directory: a checkpoint after every task; an interrupted run goes on behind the last one.
+      directory: folder for a checkpoint after every task; a run that was interrupted continues after the last finished
+        task, and its result is bit for bit that of a run without interruption.
       config: of these checkpoints.
       label: name beside the progress bar.
 
@@ -238,7 +249,7 @@ def run(
     now = Learned(start, np.full((count + 1, count), np.nan), blank)
     now.matrix[0] = _row(method, start, tasks)
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(checkpoint.manager(directory)) if directory else None
+        folder = stack.enter_context(_checkpoints().manager(directory)) if directory else None
         done, now = _resumed(folder, key, now)
         for t in range(done, count):
             begin, train, end = jax.random.split(jax.random.fold_in(key, t), 3)
@@ -249,13 +260,21 @@ def run(
             for name, value in method.held(now.state).items():
                 now.held[name][t] = value
             if folder:
-                checkpoint.save(folder, t + 1, _whole(key, t + 1, now.state), config=config or {}, carries=_rest(now))
+                whole = _whole(key, t + 1, now.state)
+                _checkpoints().save(folder, t + 1, whole, config=config or {}, carries=_rest(now))
     return now
+
+
+def _checkpoints() -> Any:
+    """Imported by the runs that write some only: Orbax takes a second to load."""
+    from subspace_jax import checkpoint
+
+    return checkpoint
 
 
 def _resumed(folder: Any, key: Key[Array, ""], now: Learned) -> tuple[int, Learned]:
     """Tasks done, and everything as the latest checkpoint has it."""
-    found = folder and checkpoint.restore(folder, _whole(key, 0, now.state), _rest(now))
+    found = folder and _checkpoints().restore(folder, _whole(key, 0, now.state), _rest(now))
     if not found:
         return 0, now
     done, whole, carries = found

@@ -1,4 +1,4 @@
-"""Scaled gradient projection: as `gpm`, but directions that matter less to earlier tasks stay partly free.
+"""Scaled gradient projection (SGP): as `gpm`, but updates may move a little along less important directions.
 
 Every basis vector has an importance in [0, 1] and dK becomes dK - M diag(importance) M' dK. More plasticity than GPM
 for a little forgetting. Saha, Roy, "Continual Learning with Scaled Gradient Projection", AAAI 2023, arXiv 2302.01386.

@@ -1,8 +1,8 @@
-"""SPACE: after each task keep the few filters per layer that it needs, freeze them, and give the rest back.
+"""SPACE: each task freezes the few filters per layer that it needs; all others are reset for the next task.
 
-Principal components only COUNT the channels a task needs; kept are the FIRST ones by index, not the most important,
-so that the task has to be trained again in its narrow network. Earlier tasks see no later channel: their logits stay
-bit for bit. The task is told at test. Saha, Garg, Ankit, Roy, IEEE Access 2021, arXiv 2001.08650.
+Principal components only COUNT the channels a task needs. Kept are the FIRST ones by index, not the most important, so
+that the task has to be trained again in its narrow network. An earlier task never reads a later channel, so its logits
+stay the same bit for bit. The task is told at test. Saha, Garg, Ankit, Roy, IEEE Access 2021, arXiv 2001.08650.
 """
 
 import warnings
@@ -11,23 +11,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from subspace_jax import training, trees
 from subspace_jax.continual.extract import Channels, Widths, channels, is_head, narrowed, space_masks
-from subspace_jax.continual.protocol import Learner, learner, own_head
+from subspace_jax.continual.protocol import Learner, State, compiled, learner, own_head
+from subspace_jax.continual.widths import Share, check_share, task_widths
 from subspace_jax.core import capture
-from subspace_jax.core import moments as _moments
 from subspace_jax.core.capture import Layers
-from subspace_jax.core.moments import Moments
 from subspace_jax.nn import Model
-from subspace_jax.typing import Array, Float, Int, Params
-
-NOISE = 1e-6  # share of the variance below which a direction is rounding; also the cut-off of the pseudo-inverse
-DEAD = 1e-12  # share of the variance of a layer that channels without any may have from rounding
-ROWS = 100  # rows a channel that a count asks for
-Share = float | int | Mapping[str, float | int]
+from subspace_jax.typing import Array, Int, Params
 
 
 class FreezeState(NamedTuple):
@@ -56,81 +49,6 @@ class SpaceState(NamedTuple):
     initial: dict[str, Array]
 
 
-def pca_count(cov: Float[Array, "m m"], *, v: float | int) -> Int[Array, ""]:
-    """How many leading principal components together hold LESS than the share v: one fewer than reach it.
-
-    Args:
-      cov: covariance of a layer's outputs, in any unit.
-      v: in (0, 1].
-
-    Returns:
-      0 ... m - 1; 0 where one component holds v, and where nothing varies.
-    """
-    return jnp.maximum(residual_count(cov, 0, v=v) - 1, 0)
-
-
-def residual_count(cov: Float[Array, "m m"], core: Int[Array, ""] | int, *, v: float | int) -> Int[Array, ""]:
-    """How many directions must join the first `core` channels to explain the share v of the other channels' variance.
-
-    With the blocks c (core) and r (rest) of the covariance, what the core cannot explain is the Schur complement
-    S = C_rr - C_rc C_cc^+ C_cr with eigenvalues w; the count is the smallest k with tr(S) - w_1 - ... - w_k <= (1 - v)
-    tr(C_rr). For `jit` and `vmap`, in the precision of cov; C_cc is often singular: better float64.
-
-    Args:
-      cov: covariance of the outputs of all m channels.
-      core: channels of earlier tasks, 0 ... m.
-      v: in (0, 1].
-
-    Returns:
-      0 ... m - core; 0 where the core explains enough and where the others do not vary.
-
-    Raises:
-      ValueError: v outside (0, 1].
-    """
-    _check_share(v)
-    old = jnp.arange(len(cov)) < core
-    values, vectors = jnp.linalg.eigh(jnp.where(old[:, None] & old[None], cov, 0))
-    kept = values > NOISE * values[-1]
-    inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
-    across = jnp.matmul(vectors.T, cov, precision="highest")
-    rest = cov - jnp.matmul(across.T, inverse[:, None] * across, precision="highest")
-    values = jnp.linalg.eigvalsh(jnp.where(old[:, None] | old[None], 0, rest))
-    total = jnp.where(old, 0, jnp.diag(cov)).sum()
-    unexplained = jnp.cumsum(jnp.where(values > NOISE * total, values, 0))  # ascending: without the k largest
-    return jnp.where(total > DEAD * jnp.trace(cov), (unexplained > (1 - v) * total).sum(), 0).astype(jnp.int32)
-
-
-def task_widths(moments: Mapping[str, Moments], core: Widths, *, v: Share) -> dict[str, int]:
-    """The channels of each layer that a task needs, the core's among them: between max(core, 1) and all.
-
-    Args:
-      moments: of the layer OUTPUTS on samples of the task, float64 (`capture.collect(..., of="outputs",
-        dtype="float64")`).
-      core: channels of earlier tasks; all 0 for the first task, which counts with `pca_count`, one fewer.
-      v: share of the variance to explain, one or by layer.
-
-    Warns:
-      UserWarning: fewer rows than channels, which bounds the count; a layer whose outputs do not vary.
-    """
-    first, widths = not any(int(core[path]) for path in moments), {}
-    shares = v if isinstance(v, Mapping) else dict.fromkeys(moments, v)
-    for path, own in moments.items():
-        cov, old = np.asarray(_moments.covariance(own), np.float64), int(core[path])
-        dead = np.trace(cov) <= DEAD * np.trace(own.gram) / max(own.count, 1)
-        if own.count < len(cov):
-            warnings.warn(
-                f"{path}: {int(own.count)} rows cannot count {len(cov)} channels; measure {ROWS * len(cov)} or more.",
-                stacklevel=2,
-            )
-        if dead:
-            warnings.warn(f"{path}: its outputs do not vary; at least 1 channel is kept.", stacklevel=2)
-        with jax.enable_x64(True):
-            wide = jnp.asarray(cov * (not dead))
-            count = int(pca_count(wide, v=shares[path]) if first else residual_count(wide, old, v=shares[path]))
-        widths[path] = max(1, old + count)
-    return widths
-
-
 def effective(owned: Channels, params: Params, state: SpaceState, task: Int[Array, ""] | int) -> Params:
     """The parameters with which a task runs; all channels where it was not learned yet."""
     full = {path: layer.d_out for path, layer in owned.layers.items()}
@@ -141,7 +59,7 @@ def effective(owned: Channels, params: Params, state: SpaceState, task: Int[Arra
 def commit(
     owned: Channels, state: SpaceState, params: Params, *, widths: Widths, task: Int[Array, ""] | int
 ) -> tuple[SpaceState, Params]:
-    """Write down the widths of a task and start the channels behind them anew, from what they were at the beginning."""
+    """Record the widths of a task and reset the channels behind them to their initial values."""
     recorded = {path: own.at[task].set(widths[path]) for path, own in state.widths.items()}
     masks, fresh = space_masks(owned, params, stop=widths), trees.update(params, state.initial)
     return state._replace(widths=recorded), jax.tree.map(jnp.where, masks, params, fresh)
@@ -175,7 +93,7 @@ def freeze(owned: Channels) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def space(
+def space_learner(
     model: Model,
     tx: optax.GradientTransformation,
     table: Layers,
@@ -187,10 +105,10 @@ def space(
     samples: int = 1000,
     heads: tuple[str, ...] = ("heads",),
 ) -> Learner:
-    """SPACE over a network with a head a task: train, count, prune, train again, freeze, start the rest anew.
+    """SPACE over a network with a head a task: train, count, prune, train again, freeze, reset the other channels.
 
     The protocol trains all channels but the frozen ones; everything after that happens in `end`, the retraining of the
-    pruned network included. The optimiser starts anew for it. BWT is 0 by construction.
+    pruned network included, for which the optimiser's state is reset. BWT is 0 by construction.
 
     Args:
       model: of `nn.multi_head`, without running statistics.
@@ -213,54 +131,102 @@ def space(
     if isinstance(v, Mapping) and set(v) != set(owned.layers):
         raise ValueError(f"v is for the layers {', '.join(owned.layers)}; got it for {', '.join(v) or 'none'}.")
     for share in v.values() if isinstance(v, Mapping) else (v,):
-        _check_share(share)
-    chain = optax.chain(tx, freeze(owned))
-    plain = learner(model, chain, told=True)
-    full = {path: layer.d_out for path, layer in owned.layers.items()}
+        check_share(share)
+    plain = learner(model, optax.chain(tx, freeze(owned)), told=True)
+    made = Space(model, owned, plain, tasks, steps, batch, v, samples)
+    return plain._replace(init=made.init, begin=made.begin, end=made.end, predict=made.predict, held=held)
 
-    def init(key, x):
-        state = plain.init(key, x)
+
+class Space(NamedTuple):
+    """The settings of one SPACE learner; its methods are those of `Learner`, its step that of plain training.
+
+    Attributes:
+      model: as in `space_learner`, like tasks, steps, batch, v and samples.
+      owned: the channels and what they own.
+      plain: training by the optimiser with `freeze` behind it.
+      tasks: see model.
+      steps: see model.
+      batch: see model.
+      v: see model.
+      samples: see model.
+    """
+
+    model: Model
+    owned: Channels
+    plain: Learner
+    tasks: int
+    steps: int
+    batch: int
+    v: Share
+    samples: int
+
+    def init(self, key, x):
+        """Nothing frozen; refuses networks whose earlier tasks would change."""
+        state, owned = self.plain.init(key, x), self.owned
         if state.variables["batch_stats"]:
             raise ValueError("running statistics change with every task: build the network with norm='minibatch'.")
-        leaves = trees.flatten(state.variables["params"])
-        if wrong := [leaf for leaf in leaves if is_head(owned, leaf) and len(leaves[leaf]) != tasks]:
-            raise ValueError(f"heads are stacked by task: {wrong[0]!r} has {len(leaves[wrong[0]])} for {tasks} tasks.")
+        leaves, count = trees.flatten(state.variables["params"]), self.tasks
+        if wrong := [leaf for leaf in leaves if is_head(owned, leaf) and len(leaves[leaf]) != count]:
+            raise ValueError(f"heads are stacked by task: {wrong[0]!r} has {len(leaves[wrong[0]])} for {count} tasks.")
         initial = {leaf: array for leaf, array in leaves.items() if not is_head(owned, leaf)}
-        return state._replace(kept=SpaceState({path: jnp.zeros(tasks, jnp.int32) for path in full}, initial))
+        return state._replace(kept=SpaceState({path: jnp.zeros(count, jnp.int32) for path in owned.layers}, initial))
 
-    def phase(key, state, task, t, live):
-        """The optimiser anew, with earlier tasks frozen."""
-        state = plain.begin(key, state, task, t)
+    def phase(self, key, state, task, t, live):
+        """Reset the optimiser, freeze the channels of earlier tasks, and let the first `live` of each layer exist."""
+        state = self.plain.begin(key, state, task, t)
         frozen = FreezeState(core(state.kept), jax.tree.map(jnp.int32, dict(live)), jnp.int32(t))
         return state._replace(opt_state=optax.tree.set(state.opt_state, FreezeState=frozen))
 
-    def begin(key, state, task, t):
+    def begin(self, key, state, task, t):
+        """Train with all channels; warns of layers in which earlier tasks own them all."""
+        full = {path: layer.d_out for path, layer in self.owned.layers.items()}
         if used := [path for path, width in core(state.kept).items() if width == full[path]]:
             warnings.warn(f"full: {', '.join(used)}; no channel is left for task {t} (its head learns).", stacklevel=2)
-        return phase(key, state, task, t, full)
+        return self.phase(key, state, task, t, full)
 
-    def end(key, state, task, t):
+    def counted(self, state, task):
+        """The channels of each layer that the task needs: `task_widths` on its first samples."""
+        x, paths = [task.x[: self.samples]], list(self.owned.layers)
         moments = capture.collect(
-            model.apply, state.variables, [task.x[:samples]], of="outputs", layers=list(full), dtype="float64"
-        )
-        widths = task_widths(moments, core(state.kept), v=v)
-        pruned = state.variables | {"params": narrowed(owned, state.variables["params"], widths)}
-        state = training.repeat(
-            key, plain.step, phase(key, state._replace(variables=pruned), task, t, widths), [(task.x, task.y)],
-            steps=steps, batch=batch, constants=jnp.int32(t), params=pruned["params"], label="retraining",
+            self.model.apply, state.variables, x, of="outputs", layers=paths, dtype="float64"
         )  # fmt: skip
-        kept, params = commit(owned, state.kept, state.variables["params"], widths=widths, task=t)
-        return state._replace(variables=state.variables | {"params": params}, kept=kept)
+        return task_widths(moments, core(state.kept), v=self.v)
 
-    apply = jax.jit(lambda params, kept, t: effective(owned, params, kept, t))
+    def end(self, key, state, task, t):
+        """Count the channels, prune, train again, and reset the channels behind them."""
+        widths = self.counted(state, task)
+        pruned = compiled(self.prune)(state.variables["params"], widths)
+        state = self.phase(key, with_params(state, pruned), task, t, widths)
+        state = training.repeat(
+            key, self.plain.step, state, [(task.x, task.y)], steps=self.steps, batch=self.batch,
+            constants=jnp.int32(t), params=pruned, label="retraining",
+        )  # fmt: skip
+        kept, params = compiled(self.close)(state.kept, state.variables["params"], widths, t)
+        return with_params(state, params)._replace(kept=kept)
 
-    def predict(state, x, t):
-        if not 0 <= t < tasks:
-            raise ValueError(f"tasks count from 0 to {tasks - 1}; got {t}.")
-        variables = state.variables | {"params": apply(state.variables["params"], state.kept, t)}
-        return own_head(training.predict(model.apply, variables, x), t)
+    def prune(self, params, widths):
+        """`narrowed` of this network."""
+        return narrowed(self.owned, params, widths)
 
-    return plain._replace(init=init, begin=begin, end=end, predict=predict, held=held)
+    def close(self, kept, params, widths, t):
+        """`commit` of this network."""
+        return commit(self.owned, kept, params, widths=widths, task=t)
+
+    def narrow(self, params, kept, t):
+        """`effective` of this network."""
+        return effective(self.owned, params, kept, t)
+
+    def predict(self, state, x, t):
+        """Logits of task t in its narrow network."""
+        if not 0 <= t < self.tasks:
+            raise ValueError(f"tasks count from 0 to {self.tasks - 1}; got {t}.")
+        narrow = with_params(state, compiled(self.narrow)(state.variables["params"], state.kept, t))
+        return own_head(training.predict(self.model.apply, narrow.variables, x), t)
+
+
+def with_params(state: State, params: Params) -> State:
+    """The state with other parameters."""
+    return state._replace(variables=state.variables | {"params": params})
 
 
 def held(state: Any) -> dict[str, Any]:
@@ -272,8 +238,3 @@ def held(state: Any) -> dict[str, Any]:
 def core(state: SpaceState) -> dict[str, Int[Array, ""]]:
     """The channels that earlier tasks own: those of the widest."""
     return {path: own.max() for path, own in state.widths.items()}
-
-
-def _check_share(v: float | int) -> None:
-    if not 0 < v <= 1:
-        raise ValueError(f"v is the share of variance to explain, in (0, 1]; got {v}.")

@@ -1,8 +1,9 @@
-"""Trust-region gradient projection: a new task may re-use what old tasks learned, by scaling their spaces for itself.
+"""Trust-region gradient projection (TRGP): a task may re-use what earlier ones learned, through matrices of its own.
 
-Kernels move off the inputs of all earlier tasks, as in `gpm`. Where a task's gradient lies mostly in the input space
-B_j of an old task, the task also learns a matrix Q (from the identity) that scales the kernel inside that space for
-this task alone: K_eff = K + sum_j B_j (Q_j - I) B_j' K. It is told the task at test. Lin, Yang, Fan, Zhang, ICLR 2022.
+Updates are orthogonal to the inputs of all earlier tasks, as in `gpm`. Where a task's gradient lies mostly in the input
+space B_j of an old task, the task also learns a matrix Q (from the identity) that scales the kernel inside that space
+for this task alone: K_eff = K + sum_j B_j (Q_j - I) B_j' K. It is told the task at test. Lin, Yang, Fan, Zhang, ICLR
+2022.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ import numpy as np
 import optax
 
 from subspace_jax.continual import gpm, leak, projection
-from subspace_jax.continual.protocol import Learner, State, learner, own_head
+from subspace_jax.continual.protocol import Learner, State, compiled, learner, own_head
 from subspace_jax.core import capture, losses, subspace
 from subspace_jax.core.capture import Layers
 from subspace_jax.core.moments import Moments
@@ -26,7 +27,7 @@ NEAR = 0.5  # share of the gradient's norm that lies in an old space, from which
 
 
 class Spaces(NamedTuple):
-    """What one layer keeps.
+    """What is stored of one layer.
 
     Attributes:
       bases: own input space of each task, zero columns beyond its rank.
@@ -121,62 +122,105 @@ def trgp_learner(
 
     Trained are the kernels, by `tx` and the projection, and the scales of the current task, by `tx` alone.
     """
-    chain = optax.chain(tx, gpm.gpm(table, heads=heads))
-    own = projection.beside(table, heads)
+    chain, own = optax.chain(tx, gpm.gpm(table, heads=heads)), projection.beside(table, heads)
     plain = learner(model, chain, told=True)
+    made = Trgp(model, tx, chain, table, own, plain, tasks, energy, samples)
+    return plain._replace(
+        init=made.init, begin=made.begin, step=made.step, end=made.end, predict=made.predict, held=held
+    )
 
-    def variables_of(params, state, t):
-        return state.variables | {"params": effective(own, params, state.kept, t)}
 
-    def loss(trained, state, x, y, t, key):
+class Trgp(NamedTuple):
+    """The settings of one TRGP learner; its methods are those of `Learner`.
+
+    `State.kept` is {layer: Spaces}, `State.opt_state` a pair: of the chain, and of the optimiser for the scales.
+
+    Attributes:
+      model: as in `trgp_learner`, like tx, table, tasks, energy and samples.
+      tx: see model.
+      chain: tx with the projection behind it.
+      table: see model.
+      own: the layers with spaces: all but the heads.
+      plain: training by the chain.
+      tasks: see model.
+      energy: see model.
+      samples: see model.
+    """
+
+    model: Model
+    tx: optax.GradientTransformation
+    chain: optax.GradientTransformation
+    table: Layers
+    own: Layers
+    plain: Learner
+    tasks: int
+    energy: Callable[[int], gpm.Energy]
+    samples: int
+
+    def init(self, key, x):
+        """Nothing stored."""
+        state = self.plain.init(key, x)._replace(kept=init(self.own, tasks=self.tasks))
+        return state._replace(opt_state=(state.opt_state, self.tx.init(scales_of(state.kept, 0))))
+
+    def variables(self, state, t):
+        """What the network runs with in task t."""
+        return state.variables | {"params": effective(self.own, state.variables["params"], state.kept, t)}
+
+    def loss(self, trained, state, x, y, t, key):
+        """Mean cross-entropy of (parameters, scales of task t), and the new batch_stats."""
         params, scales = trained
-        kept = {path: s._replace(scales=s.scales.at[t].set(scales[path])) for path, s in state.kept.items()}
-        logits, stats = model.train_apply(variables_of(params, state._replace(kept=kept), t), x, key)
+        state = state._replace(variables=state.variables | {"params": params}, kept=rescaled(state.kept, scales, t))
+        logits, stats = self.model.train_apply(self.variables(state, t), x, key)
         return losses.softmax_cross_entropy(own_head(logits, t), y).mean(), stats
 
-    def scales_of(state, t):
-        return {path: spaces.scales[t] for path, spaces in state.kept.items()}
+    def gradient(self, state, x, y, t, key):
+        """((of the parameters, of the scales of task t), new batch_stats)."""
+        trained = state.variables["params"], scales_of(state.kept, t)
+        return jax.grad(self.loss, has_aux=True)(trained, state, x, y, t, key)
 
-    def start(key, x):
-        state = plain.init(key, x)
-        return state._replace(kept=init(own, tasks=tasks), opt_state=(state.opt_state, tx.init(scales_of(state, 0))))
-
-    gradient = jax.jit(jax.grad(loss, has_aux=True))
-
-    def begin(key, state, task, t):
-        bases = optax.tree.get(state.opt_state, "bases")
-        params = state.variables["params"]
-        opt_state = optax.tree.set(chain.init(params), bases=bases), tx.init(scales_of(state, t))
-        state = state._replace(opt_state=opt_state)
+    def begin(self, key, state, task, t):
+        """Reset the optimiser but for its bases, and choose the old tasks to re-use by the task's first gradient."""
+        bases, params = optax.tree.get(state.opt_state, "bases"), state.variables["params"]
+        projected = optax.tree.set(self.chain.init(params), bases=bases)
+        state = state._replace(opt_state=(projected, self.tx.init(scales_of(state.kept, t))))
         if t > 0:
-            leak.warn(leak.leak(key, table, chain, params, opt_state[0]))
-        x, y = (jnp.asarray(part[:samples]) for part in (task.x, task.y))
-        (grads, _), _ = gradient((params, scales_of(state, t)), state, x, y, t, key)
-        return state._replace(kept=begin_task(own, state.kept, grads, task=t))
+            leak.warn(leak.leak(key, self.table, self.chain, params, projected))
+        x, y = (jnp.asarray(part[: self.samples]) for part in (task.x, task.y))
+        (grads, _), _ = compiled(self.gradient)(state, x, y, t, key)
+        return state._replace(kept=begin_task(self.own, state.kept, grads, task=t))
 
-    def step(state, batches, t, key):
-        (x, y), params, scales = batches[0], state.variables["params"], scales_of(state, t)
-        (grads, by_scale), stats = jax.grad(loss, has_aux=True)((params, scales), state, x, y, t, key)
-        updates, projected = chain.update(grads, state.opt_state[0], params)
-        scaled, free = tx.update(by_scale, state.opt_state[1], scales)
-        new: Any = optax.apply_updates(scales, scaled)
-        kept = {path: spaces._replace(scales=spaces.scales.at[t].set(new[path])) for path, spaces in state.kept.items()}
+    def step(self, state, batches, t, key):
+        """Kernels move by the chain, the scales of the task by the optimiser alone."""
+        (x, y), params, scales = batches[0], state.variables["params"], scales_of(state.kept, t)
+        (grads, by_scale), stats = self.gradient(state, x, y, t, key)
+        updates, projected = self.chain.update(grads, state.opt_state[0], params)
+        scaled, free = self.tx.update(by_scale, state.opt_state[1], scales)
+        kept = rescaled(state.kept, optax.apply_updates(scales, scaled), t)
         variables = {"params": optax.apply_updates(params, updates), "batch_stats": stats}
         return State(variables, (projected, free), kept)
 
-    apply = jax.jit(lambda state, t: variables_of(state.variables["params"], state, t))
-
-    def end(key, state, task, t):
-        used = apply(state, t)
-        moments = capture.collect(model.apply, used, [task.x[:samples]], layers=list(own), dtype="float64")
-        bases = gpm.update(optax.tree.get(state.opt_state, "bases"), moments, energy=energy(t))
-        kept = end_task(state.kept, moments, task=t, energy=energy(t))
+    def end(self, key, state, task, t):
+        """The bases grow by the inputs that the layers had in this task, whose space is stored."""
+        used, energy = compiled(self.variables)(state, t), self.energy(t)
+        x = [task.x[: self.samples]]
+        moments = capture.collect(self.model.apply, used, x, layers=list(self.own), dtype="float64")
+        bases = gpm.update(optax.tree.get(state.opt_state, "bases"), moments, energy=energy)
+        kept = end_task(state.kept, moments, task=t, energy=energy)
         return state._replace(opt_state=optax.tree.set(state.opt_state, bases=bases), kept=kept)
 
-    def predict(state, x, t):
-        return plain.predict(state._replace(variables=apply(state, t)), x, t)
+    def predict(self, state, x, t):
+        """Logits of task t with its scales."""
+        return self.plain.predict(state._replace(variables=compiled(self.variables)(state, t)), x, t)
 
-    return plain._replace(init=start, begin=begin, step=step, end=end, predict=predict, held=held)
+
+def scales_of(kept: Mapping[str, Spaces], t: Any) -> dict[str, Float[Array, "two d d"]]:
+    """The scales of one task, by layer."""
+    return {path: spaces.scales[t] for path, spaces in kept.items()}
+
+
+def rescaled(kept: Mapping[str, Spaces], scales: Any, t: Any) -> dict[str, Spaces]:
+    """The spaces with other scales for one task."""
+    return {path: spaces._replace(scales=spaces.scales.at[t].set(scales[path])) for path, spaces in kept.items()}
 
 
 def held(state: State) -> dict[str, Any]:

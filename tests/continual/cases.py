@@ -12,15 +12,21 @@ from subspace_jax.core import capture
 from subspace_jax.core.moments import Moments
 
 FLOAT32 = 1e-6  # bases are stored in float32
-WIDTHS = (8, 9, 7, 3)
+WIDTHS = (4, 4, 4, 3)  # one size of kernels, small: each size and each eighth of it is compiled
 
 
 def host(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape)
 
 
-def draw(seed, *shape):
-    return jnp.asarray(host(seed, *shape) / np.sqrt(shape[-2]), jnp.float32)
+def draw(seed, *shape, size=1.0):
+    return jnp.asarray(size * host(seed, *shape) / np.sqrt(shape[-2] if len(shape) > 1 else 1), jnp.float32)
+
+
+def noise(seed, tree):
+    """Normal numbers of the shapes of a tree, by NumPy: nothing is compiled."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), tree)
 
 
 def rows(seed, n, d):
@@ -47,7 +53,7 @@ def learned(tasks, **options):
 
 
 def basis_by_svd(tasks, energy, rule="paper"):
-    """Equations 5, 8 and 9 on the activation matrix R (d, n) of each task."""
+    """Equations 5, 8 and 9 on the activation matrix R (d, n) of each task; "released" leaves the last of eq. 5 out."""
     basis = None
     for x in tasks:
         total = (x**2).sum()
@@ -58,8 +64,8 @@ def basis_by_svd(tasks, energy, rule="paper"):
             continue
         inside = basis @ (basis.T @ x.T)
         u, s, _ = np.linalg.svd(x.T - inside, full_matrices=False)
-        unit, share, k = (total if rule == "paper" else (s**2).sum()), (inside**2).sum() / total, 0
-        while k < len(s) and share + (s[:k] ** 2).sum() / unit < energy:
+        share, k = (inside**2).sum() / total, 0
+        while k < len(s) and share + (s[:k] ** 2).sum() / total < energy:
             k += 1
         basis = np.concatenate([basis, u[:, :k]], 1)[:, : x.shape[1]]
     return basis
@@ -77,8 +83,10 @@ def plain(params, x):
 
 
 def plain_case(seed):
-    sizes = zip(("first", "second", "head"), WIDTHS, WIDTHS[1:], strict=False)
-    return {name: {"kernel": 2 * draw(seed + a, a, b), "bias": 0.1 * draw(seed + b, 1, b)[0]} for name, a, b in sizes}
+    sizes = enumerate(zip(("first", "second", "head"), WIDTHS, WIDTHS[1:], strict=False), 10 * seed)
+    return {
+        name: {"kernel": draw(i, a, b, size=2), "bias": draw(i + 5, b, size=0.1)} for i, (name, a, b) in sizes
+    }  # fmt: skip
 
 
 def many_kinds(params, x):
@@ -97,8 +105,8 @@ def many_kinds(params, x):
 
 def many_kinds_case(seed):
     shapes = {
-        "conv": (2, 2, 3, 8), "bias": (1, 1, 1, 8), "grouped": (2, 2, 4, 8), "scanned": (2, 8, 8), "packed": (8, 12),
-        "turned": (3, 6),
+        "conv": (2, 2, 3, 4), "bias": (1, 1, 1, 4), "grouped": (2, 2, 2, 8), "scanned": (2, 8, 8), "packed": (8, 16),
+        "turned": (3, 8),
     }  # fmt: skip
     return {name: draw(seed + i, *shape) for i, (name, shape) in enumerate(shapes.items())}
 

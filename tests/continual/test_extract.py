@@ -1,5 +1,7 @@
 """A sliced network against the masked one: the same logits, and exactly the parameters that its widths leave."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +10,11 @@ import pytest
 from subspace_jax import nn, trees
 from subspace_jax.continual import extract
 from subspace_jax.core import capture
+from tests.continual.sequences import drawn
 
 KEY = jax.random.key(0)
 TASKS, CLASSES = 3, 2
-SAME = 1e-5  # of logits of order one: the same sums without their zeros
+SAME = 1e-5  # of the largest logit: the same sums without their zeros
 NETWORKS = {  # kwargs, input shape, widths of task 1
     "mlp": ({"widths": [6, 5]}, (2, 3, 1), {"dense0": 4, "dense1": 2}),
     "mlp, minibatch": ({"widths": [6], "norm": "minibatch"}, (6,), {"dense0": 3}),
@@ -46,41 +49,38 @@ COUNTS = {
 }  # fmt: skip
 
 
+@functools.cache
 def case(name):
-    """Network, variables in which nothing is 0 by chance, inputs, widths of all tasks (above: of task 1)."""
+    """Network, its compiled logits, variables, inputs, and widths of all tasks (above: of task 1)."""
     kwargs, shape, widths = NETWORKS[name]
     network = {"name": name.split(",")[0], "kwargs": kwargs}
     model = nn.multi_head(nn.build(network["name"], classes=0, **kwargs), tasks=TASKS, classes=CLASSES)
-    x = jax.random.normal(KEY, (7, *shape))
-    variables = model.init(KEY, x)
-    leaves = trees.flatten(variables["params"])
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = {path: leaf + 0.1 * jax.random.normal(k, leaf.shape) for k, (path, leaf) in zip(keys, leaves.items())}  # noqa: B905
-    variables = variables | {"params": trees.update(variables["params"], moved)}
-    widths = {f"{folder}/kernel": jnp.array([1, width, 0]) for folder, width in widths.items()}
-    return network, model, variables, x, widths
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(7, *shape)), jnp.float32)
+    widths = {f"{folder}/kernel": np.array([1, width, 0]) for folder, width in widths.items()}
+    return network, jax.jit(model.apply), drawn(model, x), x, widths
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_slice_gives_the_logits_of_the_mask_with_the_parameters_of_its_widths(name):
-    network, model, variables, x, widths = case(name)
-    owned = extract.channels(capture.layers(model.apply, variables, x))
+    network, apply, variables, x, widths = case(name)
+    owned = extract.channels(capture.layers(apply, variables, x))
     assert set(owned.layers) == set(widths)
-    masked = extract.narrowed(owned, variables["params"], {path: own[1] for path, own in widths.items()})
+    narrowed = jax.jit(lambda params: extract.narrowed(owned, params, {path: own[1] for path, own in widths.items()}))
     small, own = extract.extract_task(network, variables, widths, 1, x)
-    expected = model.apply(variables | {"params": masked}, x)[:, 1]
-    np.testing.assert_allclose(small.apply(own, x), expected, atol=SAME)
+    expected = np.asarray(apply(variables | {"params": narrowed(variables["params"])}, x))[:, 1]
+    np.testing.assert_allclose(jax.jit(small.apply)(own, x), expected, atol=SAME * np.abs(expected).max())
     assert sum(leaf.size for leaf in jax.tree.leaves(own)) == COUNTS[name]
-    assert np.abs(model.apply(variables, x)[:, 1] - expected).max() > 1e-2  # what was cut away did count
+    assert np.abs(np.asarray(apply(variables, x))[:, 1] - expected).max() > 1e-2  # what was cut away did count
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_full_widths_are_the_network_itself_with_one_head(name):
-    network, model, variables, x, widths = case(name)
-    table = capture.layers(model.apply, variables, x)
-    full = {path: jnp.full(TASKS, table[path].d_out) for path in widths}
+    network, apply, variables, x, widths = case(name)
+    leaves = trees.flatten(variables["params"])
+    full = {path: np.full(TASKS, leaves[path].shape[-1]) for path in widths}
     small, own = extract.extract_task(network, variables, full, 2, jax.ShapeDtypeStruct(x.shape, x.dtype))
-    np.testing.assert_allclose(small.apply(own, x), model.apply(variables, x)[:, 2], atol=SAME)
+    expected = np.asarray(apply(variables, x))[:, 2]
+    np.testing.assert_allclose(jax.jit(small.apply)(own, x), expected, atol=SAME * np.abs(expected).max())
     leaves = jax.tree.leaves(variables["params"])
     heads = variables["params"]["heads"]["kernel"]
     assert sum(leaf.size for leaf in jax.tree.leaves(own)) == sum(a.size for a in leaves) - heads.size * 2 // 3
@@ -91,7 +91,7 @@ def test_a_slice_is_a_model_that_trains_on_its_own():
     small, own = extract.extract_task(network, variables, widths, 1, x)
     shapes = jax.eval_shape(small.init, KEY, x)
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, own)
-    gradient = jax.grad(lambda v: jnp.sum(small.train_apply(v, x, KEY)[0] ** 2))(own)
+    gradient = jax.jit(jax.grad(lambda v: jnp.sum(small.train_apply(v, x, KEY)[0] ** 2)))(own)
     assert np.abs(gradient["params"]["head"]["kernel"]).max() > 0
 
 

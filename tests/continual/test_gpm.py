@@ -25,6 +25,7 @@ from tests.continual.cases import (
     many_kinds_case,
     measured,
     moments_of,
+    noise,
     plain,
     plain_case,
     projector,
@@ -40,7 +41,7 @@ ROUNDED = 1e-5  # of parameters that took some ten float32 steps
 # ---- bases -----------------------------------------------------------------------------------------------------------
 
 
-@given(SHAPES, SEEDS, st.sampled_from([0.5, 0.9, 0.99]), st.sampled_from(["paper", "reference"]))
+@given(SHAPES, SEEDS, st.sampled_from([0.5, 0.9, 0.99]), st.sampled_from(["paper", "released"]))
 def test_the_gram_route_is_the_svd_route(shape, seed, energy, rule):
     tasks = [rows(seed + 2 * t, *shape) for t in range(3)]
     for t, space in enumerate(learned(tasks, energy=energy, rule=rule)[1:]):
@@ -95,7 +96,7 @@ def test_energy_can_differ_by_layer_and_a_layer_without_energy_adds_nothing():
     assert [int(found[name].rank) for name in moments] == [a, b, 0]
 
 
-@pytest.mark.parametrize("rule", ["paper", "reference"])
+@pytest.mark.parametrize("rule", ["paper", "released"])
 def test_leading_axes_are_a_batch(rule):
     tasks = [np.stack([rows(6 * t + 2 * i, 20, 6) for i in range(3)]) for t in range(2)]
     together = learned(tasks, energy=0.9, rule=rule)[-1]
@@ -142,7 +143,7 @@ def stored(tx, params, x, energy=1.0):
     return optax.tree.set(state, bases=bases)
 
 
-TABLE = capture.layers(linear, {"w": jnp.zeros((8, 5))}, jnp.zeros((1, 8)))
+TABLE = capture.layers(linear, {"w": jnp.zeros((4, 5))}, jnp.zeros((1, 4)))
 CHAINS = {
     "sgd": optax.sgd(0.1),
     "momentum": optax.sgd(0.1, momentum=0.9, nesterov=True),
@@ -155,16 +156,16 @@ CHAINS = {
 @settings(max_examples=3)
 @given(st.sampled_from(sorted(CHAINS)), SEEDS)
 def test_full_span_rows_keep_their_outputs_under_any_optimiser_before_it(name, seed):
-    x, params = host(seed, 5, 8), {"w": jnp.asarray(host(seed + 1, 8, 5), jnp.float32)}
+    x, params = host(seed, 3, 4), {"w": jnp.asarray(host(seed + 1, 4, 5), jnp.float32)}
     tx = optax.chain(CHAINS[name], gpm.gpm(TABLE))
     after, _ = train(tx, stored(tx, params, x), params)
     np.testing.assert_allclose(x @ after["w"], x @ params["w"], atol=ROUNDED)
     assert np.abs(after["w"] - params["w"]).max() > 0.1
 
 
-@given(SEEDS, st.sampled_from([0.5, 0.9, 0.99]))
+@given(SEEDS, st.sampled_from([0.5, 0.8, 0.9]))
 def test_the_change_on_old_rows_is_bounded_by_the_energy_left_out(seed, energy):
-    x, params = rows(seed, 30, 8), {"w": jnp.asarray(host(seed + 2, 8, 5), jnp.float32)}
+    x, params = rows(seed, 30, 4), {"w": jnp.asarray(host(seed + 2, 4, 5), jnp.float32)}
     tx = optax.chain(optax.sgd(0.1), gpm.gpm(TABLE))
     after, _ = train(tx, stored(tx, params, x, energy), params)
     change = np.asarray(after["w"], np.float64) - np.asarray(params["w"], np.float64)
@@ -173,7 +174,7 @@ def test_the_change_on_old_rows_is_bounded_by_the_energy_left_out(seed, energy):
 
 
 def test_projected_gradients_with_weight_decay_behind_break_the_promise():
-    x, params = host(0, 5, 8), {"w": jnp.asarray(host(1, 8, 5), jnp.float32)}
+    x, params = host(0, 3, 4), {"w": jnp.asarray(host(1, 4, 5), jnp.float32)}
     tx = optax.chain(gpm.gpm(TABLE), optax.add_decayed_weights(0.1), optax.sgd(0.1))
     after, _ = train(tx, stored(tx, params, x), params)
     assert np.abs(x @ (after["w"] - params["w"])).max() > 1000 * ROUNDED
@@ -181,15 +182,15 @@ def test_projected_gradients_with_weight_decay_behind_break_the_promise():
 
 def test_everything_passes_before_the_first_task():
     params = plain_case(0)
-    tx = gpm.gpm(capture.layers(plain, params, jnp.zeros((1, 8))))
-    updates = optax.tree.random_like(jax.random.key(0), params)
-    passed, _ = tx.update(updates, tx.init(params), params)
+    tx = gpm.gpm(capture.layers(plain, params, jnp.zeros((1, 4))))
+    updates = noise(0, params)
+    passed, _ = jax.jit(tx.update)(updates, tx.init(params), params)
     jax.tree.map(np.testing.assert_array_equal, passed, updates)
 
 
 @pytest.mark.parametrize("freeze", [True, False])
 def test_heads_stay_free_and_other_leaves_stop_with_the_first_task(freeze):
-    params, x = plain_case(0), jnp.asarray(host(0, 4, 8), jnp.float32)
+    params, x = plain_case(0), jnp.asarray(host(0, 3, 4), jnp.float32)
     table, moments = measured(plain, params, x)
     tx = gpm.gpm(table, heads=["head"], freeze=freeze)
     state = tx.init(params)
@@ -200,7 +201,7 @@ def test_heads_stay_free_and_other_leaves_stop_with_the_first_task(freeze):
     jax.tree.map(np.testing.assert_array_equal, passed["head"], updates["head"])
     for name in ("first", "second"):
         np.testing.assert_array_equal(passed[name]["bias"], 0.0 if freeze else 1.0)
-        inside = state.bases[f"{name}/kernel"].basis.T @ passed[name]["kernel"]
+        inside = np.asarray(state.bases[f"{name}/kernel"].basis).T @ np.asarray(passed[name]["kernel"])
         np.testing.assert_allclose(inside, 0, atol=FLOAT32 * 10)
 
 
@@ -208,20 +209,21 @@ def test_every_kind_of_layer_is_projected_in_its_own_matrix_under_jit():
     params, x = many_kinds_case(0), jnp.asarray(host(0, 2, 4, 4, 3), jnp.float32)
     table, moments = measured(many_kinds, params, x)
     tx = gpm.gpm(table)
-    state = jax.jit(tx.init)(params)
-    state = gpm.GPMState(gpm.update(state.bases, moments, energy=0.95))
-    updates = optax.tree.random_like(jax.random.key(0), params)
+    traced = jax.eval_shape(tx.init, params)
+    state = gpm.GPMState(gpm.update(gpm.init(table), moments, energy=0.95))
+    assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, traced)
+    kernels, updates = jax.jit(lambda tree: capture.kernels(table, tree)), noise(0, params)
     passed, _ = jax.jit(tx.update)(updates, state)
-    before, after = (capture.kernels(table, tree) for tree in (updates, passed))
+    before, after = kernels(updates), kernels(passed)
     assert len(before) == 6
     for path, space in state.bases.items():
-        expected = np.asarray(before[path]) - projector(space) @ before[path]
+        expected = np.asarray(before[path]) - projector(space) @ np.asarray(before[path])
         np.testing.assert_allclose(after[path], expected, atol=FLOAT32 * 10, err_msg=path)
 
 
 def test_a_network_that_rounds_its_kernels_is_projected_unrounded():
-    params, x = {"w": jnp.asarray(host(0, 8, 5), jnp.float32)}, host(1, 3, 8)
-    table = capture.layers(lambda p, x: x @ p["w"].astype(jnp.bfloat16), params, jnp.ones((1, 8), jnp.bfloat16))
+    params, x = {"w": jnp.asarray(host(0, 4, 5), jnp.float32)}, host(1, 3, 4)
+    table = capture.layers(lambda p, x: x @ p["w"].astype(jnp.bfloat16), params, jnp.ones((1, 4), jnp.bfloat16))
     tx = gpm.gpm(table)
     state = stored(tx, params, x)
     passed, _ = tx.update(params, state)
@@ -229,16 +231,16 @@ def test_a_network_that_rounds_its_kernels_is_projected_unrounded():
 
 
 def test_zero_updates_stay_zero_and_finite():
-    params = {"w": jnp.zeros((8, 5))}
+    params = {"w": jnp.zeros((4, 5))}
     tx = optax.chain(optax.adam(0.1), gpm.gpm(TABLE))
-    updates, _ = tx.update(params, stored(tx, params, host(0, 3, 8)), params)
+    updates, _ = tx.update(params, stored(tx, params, host(0, 3, 4)), params)
     np.testing.assert_array_equal(updates["w"], 0)
 
 
 def test_seeds_side_by_side_are_the_seeds_alone():
-    params = {"w": jnp.asarray(host(1, 3, 8, 5), jnp.float32)}
+    params = {"w": jnp.asarray(host(1, 3, 4, 5), jnp.float32)}
     tx = optax.chain(optax.sgd(0.1, momentum=0.9), gpm.gpm(TABLE))
-    x = np.stack([rows(seed, 20, 8) for seed in range(3)])
+    x = np.stack([rows(seed, 20, 4) for seed in range(3)])
     together = jax.vmap(tx.init)(params)
     bases = gpm.update(optax.tree.get(together, "bases"), moments_of(x), energy=0.9)
     together = optax.tree.set(together, bases=bases)
@@ -259,8 +261,8 @@ WRAPPED = {
 
 @pytest.mark.parametrize("name", WRAPPED)
 def test_the_wrappers_of_optax_keep_the_promise(name):
-    x = host(0, 5, 8)
-    params = {"w": jnp.asarray(host(1, 8, 5), jnp.float32), "free": jnp.ones((2, 2))}
+    x = host(0, 3, 4)
+    params = {"w": jnp.asarray(host(1, 4, 5), jnp.float32), "free": jnp.ones((2, 2))}
     tx = WRAPPED[name]()
     after, _ = train(tx, stored(tx, params, x), params)
     np.testing.assert_allclose(x @ after["w"], x @ params["w"], atol=ROUNDED)
@@ -270,7 +272,7 @@ def test_the_wrappers_of_optax_keep_the_promise(name):
 
 def test_masked_layers_have_no_basis():
     params = plain_case(0)
-    tx = optax.masked(gpm.gpm(capture.layers(plain, params, jnp.zeros((1, 8)))), lambda p: {
+    tx = optax.masked(gpm.gpm(capture.layers(plain, params, jnp.zeros((1, 4)))), lambda p: {
         name: jax.tree.map(lambda _, name=name: name != "head", leaves) for name, leaves in p.items()
     })  # fmt: skip
     assert list(optax.tree.get(tx.init(params), "bases")) == ["first/kernel", "second/kernel"]
@@ -278,10 +280,10 @@ def test_masked_layers_have_no_basis():
 
 @pytest.mark.parametrize("after_first", [False, True])
 def test_a_checkpoint_takes_the_state_before_and_after_the_first_task(tmp_path, after_first):
-    params = {"w": jnp.asarray(host(1, 8, 5), jnp.float32)}
+    params = {"w": jnp.asarray(host(1, 4, 5), jnp.float32)}
     tx = optax.chain(optax.sgd(0.1, momentum=0.9), gpm.gpm(TABLE))
     fresh = TrainState(jnp.int32(0), params, {}, tx.init(params), jax.random.key(0))
-    state = fresh._replace(opt_state=stored(tx, params, host(0, 5, 8))) if after_first else fresh
+    state = fresh._replace(opt_state=stored(tx, params, host(0, 3, 4))) if after_first else fresh
     with checkpoint.manager(tmp_path) as to:
         checkpoint.save(to, 1, state, config={})
     with checkpoint.manager(tmp_path) as source:

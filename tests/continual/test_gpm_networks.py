@@ -13,10 +13,10 @@ from flax import nnx
 
 from subspace_jax.continual import gpm
 from subspace_jax.core import capture
-from tests.continual.cases import WIDTHS, host, many_kinds, many_kinds_case, plain, plain_case
+from tests.continual.cases import WIDTHS, draw, host, many_kinds, many_kinds_case, noise, plain, plain_case
 
-KEPT = 1e-4  # outputs of order one, after thirty steps in float32
-OLD, NEW, STEPS = 2, 6, 30
+KEPT = 1e-4  # outputs of order one, after sixty steps in float32
+OLD, NEW, STEPS = 2, 6, 60
 
 
 class Linen(nn.Module):
@@ -39,7 +39,7 @@ class Nnx(nnx.Module):
 
 
 def linen_form():
-    return Linen().apply, Linen().init(jax.random.key(0), jnp.ones((1, 8)))
+    return Linen().apply, Linen().init(jax.random.key(0), jnp.ones((1, WIDTHS[0])))
 
 
 def nnx_form():
@@ -48,7 +48,7 @@ def nnx_form():
 
 
 def equinox_form():
-    model = eqx.nn.MLP(8, 3, 9, 2, key=jax.random.key(0))
+    model = eqx.nn.MLP(4, 3, 4, 2, key=jax.random.key(0))
     params, static = eqx.partition(model, eqx.is_array)
     return lambda params, x: jax.vmap(eqx.combine(params, static))(x), params
 
@@ -65,7 +65,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_the_first_task_stays_while_the_second_is_learned(form):
     fn, params = FORMS[form]()
-    shape = (4, 4, 3) if form == "every_kind" else (8,)
+    shape = (4, 4, 3) if form == "every_kind" else WIDTHS[:1]
     old, new = (jnp.asarray(host(seed, n, *shape), jnp.float32) for seed, n in [(0, OLD), (1, NEW)])
     targets = jnp.asarray(host(2, NEW, 3), jnp.float32)
     table = capture.layers(fn, params, old)
@@ -84,28 +84,29 @@ def test_the_first_task_stays_while_the_second_is_learned(form):
     opt_state = tx.init(params)
     bases = gpm.update(optax.tree.get(opt_state, "bases"), moments, energy=1.0)
     protected, free = learn(optax.tree.set(opt_state, bases=bases)), learn(opt_state)
+    loss, outputs = jax.jit(loss), jax.jit(lambda params: fn(params, old))
     assert loss(protected) < 0.9 * loss(params)
-    np.testing.assert_allclose(fn(protected, old), fn(params, old), atol=KEPT)
-    assert np.abs(fn(free, old) - fn(params, old)).max() > 100 * KEPT
+    np.testing.assert_allclose(outputs(protected), outputs(params), atol=KEPT)
+    assert np.abs(np.asarray(outputs(free)) - outputs(params)).max() > 100 * KEPT
 
 
 def test_a_head_a_task_is_free_and_the_trunk_protects_the_other_heads():
     params = {
-        "trunk": plain_case(0)["first"]["kernel"],
+        "trunk": draw(0, 4, 9, size=2),
         "heads": {"kernel": jnp.asarray(host(1, 2, 9, 3), jnp.float32)},
     }
 
     def fn(params, x):
         return jnp.einsum("nd,tdc->ntc", jax.nn.relu(x @ params["trunk"]), params["heads"]["kernel"])
 
-    old = jnp.asarray(host(0, OLD, 8), jnp.float32)
+    old = jnp.asarray(host(0, OLD, 4), jnp.float32)
     table = capture.layers(fn, params, old)
     tx = optax.chain(optax.sgd(0.1), gpm.gpm(table, heads=["heads"]))
     opt_state = tx.init(params)
     moments = capture.collect(fn, params, [old], dtype="float64")
     bases = gpm.update(optax.tree.get(opt_state, "bases"), moments, energy=1.0)
     opt_state = optax.tree.set(opt_state, bases=bases)
-    gradients = optax.tree.random_like(jax.random.key(0), params)
+    gradients = noise(0, params)
     gradients["heads"]["kernel"] = gradients["heads"]["kernel"].at[0].set(0)  # the second task trains its own
     updates, _ = tx.update(gradients, opt_state, params)
     after = optax.apply_updates(params, updates)

@@ -7,10 +7,10 @@ import pytest
 
 from subspace_jax.continual import gpm, sgp
 from subspace_jax.core import capture
-from tests.continual.cases import empty, host, moments_of, plain, plain_case
+from tests.continual.cases import WIDTHS, empty, host, moments_of, plain, plain_case
 
 PARAMS = plain_case(0)
-TABLE = capture.layers(plain, PARAMS, jnp.zeros((1, 8)))
+TABLE = capture.layers(plain, PARAMS, jnp.zeros((1, WIDTHS[0])))
 BASES, SEEN = empty(6), moments_of(host(0, 20, 6))
 
 
@@ -32,7 +32,7 @@ def test_energies_are_of_the_layers_there_are(energy):
 
 
 def test_an_unknown_rule(unchecked):
-    with pytest.raises(ValueError, match="rule is 'paper' or 'reference'; got 'papre'"):
+    with pytest.raises(ValueError, match="rule is 'paper' or 'released'; got 'papre'"):
         gpm.update(BASES, SEEN, energy=0.9, rule="papre")
 
 
@@ -64,7 +64,7 @@ def test_parameters_of_another_network(transform):
     tx = transform(TABLE)
     with pytest.raises(ValueError, match=r"no kernel 'second/kernel', only .*: trace"):
         tx.init({name: PARAMS[name] for name in ("first", "head")})
-    other = {**PARAMS, "second": {"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)}}
+    other = {**PARAMS, "second": {"kernel": jnp.ones((5, 5)), "bias": jnp.ones(5)}}
     with pytest.raises(ValueError, match="the parameters are not those of the table"):
         jax.eval_shape(tx.init, other)
 

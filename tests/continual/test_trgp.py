@@ -1,31 +1,17 @@
+"""TRGP: what a scale changes, which old tasks are trusted, and a sequence of two tasks that contradict each other."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from subspace_jax import nn
-from subspace_jax.continual import protocol, tasks, trgp
-from subspace_jax.core import capture
+from subspace_jax.continual import projection, protocol, trgp
+from tests.continual.sequences import DATA, KEY, PERMUTED, SGD, SHORT, TURNED, drawn, with_heads
 
-CENTRES = np.random.default_rng(0).normal(size=(3, 6)) * 3
-MODEL = nn.multi_head(nn.build("mlp", classes=0, widths=(12,), use_bias=False), tasks=3, classes=3)
-KEY = jax.random.key(0)
-
-
-def blobs(n, seed):
-    rng = np.random.default_rng(seed)
-    y = np.arange(n) % 3
-    return (CENTRES[y] + rng.normal(size=(n, 6))).astype(np.float32).reshape(n, 1, 6, 1), y
-
-
-DATA = tasks.Task(*blobs(90, 1), *blobs(60, 2))
-TURNED = DATA._replace(y=(DATA.y + 1) % 3, test_y=(DATA.test_y + 1) % 3)
-VARIABLES = MODEL.init(KEY, DATA.x[:1])
-TABLE = capture.layers(MODEL.apply, VARIABLES, DATA.x[:1])
-OWN = capture.Layers({"dense0/kernel": TABLE["dense0/kernel"]}, ())
-METHOD = trgp.trgp_learner(MODEL, optax.sgd(0.05), TABLE, tasks=3, energy=lambda t: 0.9, samples=30, heads=("heads",))
-SHORT = {"classes": 3, "length": 60, "batch": 10}
+MODEL, TABLE = with_heads(widths=(12,), use_bias=False)
+VARIABLES = drawn(MODEL)
+OWN = projection.beside(TABLE, ["heads"])
+METHOD = trgp.trgp_learner(MODEL, SGD, TABLE, tasks=3, energy=lambda t: 0.9, samples=30, heads=("heads",))
 
 
 def spaces(basis, *, tasks=2):
@@ -71,9 +57,25 @@ def test_the_share_of_the_gradient_decides_at_one_half():
         assert int(chosen["dense0/kernel"].trusted[1, 0]) == expected
 
 
+def test_the_loss_is_that_of_the_scaled_kernel():
+    """A part of the learner on its own: no sequence is run."""
+    settings = METHOD.step.__self__
+    kept = spaces(basis(2), tasks=3)
+    kept["dense0/kernel"] = kept["dense0/kernel"]._replace(trusted=jnp.array([[-1, -1], [0, -1], [-1, -1]]))
+    scales = {"dense0/kernel": jnp.stack([2 * jnp.eye(6), 5 * jnp.eye(6)])}  # the second belongs to no old task
+    state = protocol.State(VARIABLES, (), kept)
+    loss = jax.jit(settings.loss)
+    for t, factor in ((0, 1.0), (1, 2.0)):
+        kernel = np.array(VARIABLES["params"]["dense0"]["kernel"])
+        kernel[:2] *= factor
+        z = np.maximum(DATA.x.reshape(-1, 6) @ kernel, 0) @ VARIABLES["params"]["heads"]["kernel"][t]
+        expected = np.mean(np.logaddexp.reduce(z, 1) - np.asarray(z)[np.arange(len(z)), DATA.y])
+        found, _ = loss((VARIABLES["params"], scales), state, DATA.x, DATA.y, t, KEY)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_a_sequence_keeps_old_tasks_and_learns_a_contradicting_one():
-    sequence = [DATA, TURNED, *tasks.permuted(jax.random.key(3), DATA, tasks=2)[1:]]
-    found = protocol.run(KEY, METHOD, sequence, **SHORT)
+    found = protocol.run(KEY, METHOD, [DATA, TURNED, PERMUTED[1]], **SHORT)
     measures = protocol.measures(found.matrix)
     assert measures.accuracy > 0.85
     assert measures.backward_transfer > -0.1

@@ -1,4 +1,4 @@
-"""A-GEM: a gradient against that of earlier samples loses this part. Chaudhry et al., ICLR 2019."""
+"""A-GEM: the part of a gradient that would raise the loss on earlier samples is removed. Chaudhry et al., ICLR 2019."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from subspace_jax.nn import Model
 from subspace_jax.typing import Params
 
 
-def a_gem(model: Model, tx: optax.GradientTransformation, *, capacity: int, told: bool = False) -> Learner:
+def a_gem_learner(model: Model, tx: optax.GradientTransformation, *, capacity: int, told: bool = False) -> Learner:
     """Update by g - <g, m> / <m, m> m where <g, m> < 0, with m the gradient on a batch of the reservoir (`er`).
 
     Args:
@@ -35,7 +35,7 @@ def a_gem(model: Model, tx: optax.GradientTransformation, *, capacity: int, told
 
 
 def project(grads: Params, memory: Params, *, active) -> Params:
-    """The gradient without its part against that of the memory."""
+    """The gradient without its component opposite to the memory's gradient, if it has one."""
     inner, energy = (sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, memory))) for a in (grads, memory))
     share = jnp.where(active & (inner < 0), inner / jnp.maximum(energy, 1e-30), 0.0)
     return jax.tree.map(lambda g, m: g - share * m, grads, memory)

@@ -15,7 +15,7 @@ from subspace_jax.nn import Model
 Buffer = dict[str, Any]  # x (capacity, ...), y, t (capacity,), seen (): samples of all tasks so far
 
 
-def er(model: Model, tx: optax.GradientTransformation, *, capacity: int, told: bool = False) -> Learner:
+def er_learner(model: Model, tx: optax.GradientTransformation, *, capacity: int, told: bool = False) -> Learner:
     """Steps down the mean loss of a batch of the task and one as large from the reservoir.
 
     The reservoir is a uniform sample of all earlier tasks; the current one enters at its end.

@@ -14,7 +14,7 @@ from subspace_jax.nn import Model
 from subspace_jax.typing import Params
 
 
-def ewc(
+def ewc_learner(
     model: Model, tx: optax.GradientTransformation, *, strength: float, samples: int = 300, told: bool = False
 ) -> Learner:
     """Training on loss + strength / 2 sum_i F_i (w_i - w*_i)^2.

@@ -1,18 +1,18 @@
-"""Hard attention to the task: learned near-binary masks over units, which shield the weights of earlier tasks.
+"""Hard attention to the task (HAT): near-binary masks over units are learned, and protect the weights of earlier tasks.
 
 Serra, Suris, Miron, Karatzoglou, ICML 2018. The masks a = sigmoid(s e) of a layer's units multiply the columns of its
 kernel and its bias, which for ReLU is the same as masking its outputs. For plain sequences of layers: the units of one
 are the inputs of the next, channels last.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from subspace_jax.continual import projection
-from subspace_jax.continual.protocol import Learner, State, learner, own_head
+from subspace_jax.continual.protocol import Learner, State, compiled, learner, own_head
 from subspace_jax.core import capture, losses
 from subspace_jax.core.capture import Layers
 from subspace_jax.nn import Model
@@ -23,7 +23,7 @@ COSH, EMBEDDING = 50.0, 6.0  # the authors' bounds against overflow
 Masks = dict[str, Float[Array, " units"]]
 
 
-def hat(
+def hat_learner(
     model: Model,
     tx: optax.GradientTransformation,
     table: Layers,
@@ -55,67 +55,114 @@ def hat(
     own = projection.beside(table, heads)
     _check(own)
     plain = learner(model, tx, told=True)
+    made = Hat(model, tx, own, plain, tasks, period, sparsity)
+    return plain._replace(
+        init=made.init, begin=made.begin, step=made.step, end=made.end, predict=made.predict, held=made.held
+    )
 
-    def init(key, x):
-        state = plain.init(key, x)
+
+class Hat(NamedTuple):
+    """The settings of one HAT learner; its methods are those of `Learner`.
+
+    `State.kept` holds the embeddings {layer: (tasks, units)}, the largest mask of earlier tasks by layer ("used"), and
+    the step within the task.
+
+    Attributes:
+      model: as in `hat_learner`, like tx, tasks, period and sparsity.
+      tx: see model.
+      own: the layers with masks, in the order of execution.
+      plain: training without masks.
+      tasks: see model.
+      period: see model.
+      sparsity: see model.
+    """
+
+    model: Model
+    tx: optax.GradientTransformation
+    own: Layers
+    plain: Learner
+    tasks: int
+    period: int
+    sparsity: float
+
+    def init(self, key, x):
+        """Random embeddings, nothing used."""
+        state, own = self.plain.init(key, x), self.own
         keys = jax.random.split(jax.random.fold_in(key, 7), len(own))
-        embeddings = {p: jax.random.normal(k, (tasks, own[p].d_out)) for k, p in zip(keys, own, strict=True)}
+        embeddings = {p: jax.random.normal(k, (self.tasks, own[p].d_out)) for k, p in zip(keys, own, strict=True)}
         kept = {"embeddings": embeddings, "used": {p: jnp.zeros(own[p].d_out) for p in own}, "step": jnp.int32(0)}
-        return state._replace(kept=kept, opt_state=fresh(state.variables["params"], embeddings, 0))
+        return self.fresh(state._replace(kept=kept), 0)
 
-    def fresh(params: Params, embeddings: dict[str, Array], t: int) -> Any:
-        return tx.init((params, {path: e[t] for path, e in embeddings.items()}))
+    def fresh(self, state: State, t: int) -> State:
+        """The optimiser anew, for the parameters and the embeddings of task t."""
+        trained = state.variables["params"], of_task(state.kept["embeddings"], t)
+        return state._replace(opt_state=self.tx.init(trained))
 
-    def begin(key, state, task, t):
-        kept = state.kept | {"step": jnp.int32(0)}
-        opt_state = fresh(state.variables["params"], kept["embeddings"], t)
-        return state._replace(opt_state=opt_state, kept=kept)
+    def begin(self, key, state, task, t):
+        """The optimiser and the count of the steps start anew."""
+        return self.fresh(state._replace(kept=state.kept | {"step": jnp.int32(0)}), t)
 
-    def loss(trained, state, x, y, t, slope, key):
+    def slope(self, step):
+        """The slope s of the masks at a step: a linear rise from 1 / s_max to s_max in each period."""
+        share = (step % self.period) / max(self.period - 1, 1)
+        return 1 / STEEPEST + (STEEPEST - 1 / STEEPEST) * share
+
+    def loss(self, trained, state, x, y, t, slope, key):
+        """Mean cross-entropy + sparsity * share of the units not used before that the task uses; new batch_stats."""
         params, embeddings = trained
         masks = {path: jax.nn.sigmoid(slope * e) for path, e in embeddings.items()}
-        variables = state.variables | {"params": masked(own, params, masks)}
-        logits, stats = model.train_apply(variables, x, key)
+        variables = state.variables | {"params": masked(self.own, params, masks)}
+        logits, stats = self.model.train_apply(variables, x, key)
         free = {path: 1 - used for path, used in state.kept["used"].items()}
-        budget = sum(jnp.sum(free[path]) for path in own)
-        spent = sum(jnp.sum(masks[path] * free[path]) for path in own)
+        budget = sum(jnp.sum(free[path]) for path in self.own)
+        spent = sum(jnp.sum(masks[path] * free[path]) for path in self.own)
         mean = losses.softmax_cross_entropy(own_head(logits, t), y).mean()
-        return mean + sparsity * spent / jnp.maximum(budget, 1.0), stats
+        return mean + self.sparsity * spent / jnp.maximum(budget, 1.0), stats
 
-    def step(state, batches, t, key):
+    def step(self, state, batches, t, key):
+        """Update the kernels, scaled down where earlier tasks use them, and the embeddings of the task."""
         (x, y), kept = batches[0], state.kept
-        share = (kept["step"] % period) / max(period - 1, 1)
-        slope = 1 / STEEPEST + (STEEPEST - 1 / STEEPEST) * share
-        embeddings = {path: e[t] for path, e in kept["embeddings"].items()}
+        slope, embeddings = self.slope(kept["step"]), of_task(kept["embeddings"], t)
         trained = state.variables["params"], embeddings
-        (grads, by_mask), stats = jax.grad(loss, has_aux=True)(trained, state, x, y, t, slope, key)
+        (grads, by_mask), stats = jax.grad(self.loss, has_aux=True)(trained, state, x, y, t, slope, key)
         by_mask = {path: _compensated(g, embeddings[path], slope) for path, g in by_mask.items()}
-        stepped: Any = tx.update((grads, by_mask), state.opt_state, trained)
+        stepped: Any = self.tx.update((grads, by_mask), state.opt_state, trained)
         (updates, moved), opt_state = stepped
-        params = optax.apply_updates(trained[0], shielded(own, updates, kept["used"]))
+        params = optax.apply_updates(trained[0], shielded(self.own, updates, kept["used"]))
         new = {path: jnp.clip(e + moved[path], -EMBEDDING, EMBEDDING) for path, e in embeddings.items()}
-        embeddings = {path: kept["embeddings"][path].at[t].set(e) for path, e in new.items()}
-        kept = kept | {"embeddings": embeddings, "step": kept["step"] + 1}
+        learned = {path: kept["embeddings"][path].at[t].set(e) for path, e in new.items()}
+        kept = kept | {"embeddings": learned, "step": kept["step"] + 1}
         return State({"params": params, "batch_stats": stats}, opt_state, kept)
 
-    def final(kept, t) -> Masks:
-        return {path: jax.nn.sigmoid(STEEPEST * e[t]) for path, e in kept["embeddings"].items()}
-
-    def end(key, state, task, t):
+    def end(self, key, state, task, t):
+        """The units of the task join those that are used."""
         masks = final(state.kept, t)
         used = {path: jnp.maximum(used, masks[path]) for path, used in state.kept["used"].items()}
         return state._replace(kept=state.kept | {"used": used})
 
-    apply = jax.jit(lambda state, t: masked(own, state.variables["params"], final(state.kept, t)))
+    def at_test(self, state, t):
+        """The parameters with which task t runs."""
+        return masked(self.own, state.variables["params"], final(state.kept, t))
 
-    def predict(state, x, t):
-        return plain.predict(state._replace(variables=state.variables | {"params": apply(state, t)}), x, t)
+    def predict(self, state, x, t):
+        """Logits of task t through its masks."""
+        params = compiled(self.at_test)(state, t)
+        return self.plain.predict(state._replace(variables=state.variables | {"params": params}), x, t)
 
-    def held(state):
+    def held(self, state):
+        """Floats of the embeddings, and the share of each layer's units that are used."""
         used = {f"used/{path}": float(jnp.mean(used > 0.5)) for path, used in state.kept["used"].items()}
         return {"floats": sum(e.size for e in state.kept["embeddings"].values())} | used
 
-    return plain._replace(init=init, begin=begin, step=step, end=end, predict=predict, held=held)
+
+def of_task(embeddings: dict[str, Array], t: Any) -> dict[str, Array]:
+    """The embeddings of one task."""
+    return {path: e[t] for path, e in embeddings.items()}
+
+
+def final(kept: dict[str, Any], t: Any) -> Masks:
+    """The masks of one task at test."""
+    return {path: jax.nn.sigmoid(STEEPEST * e) for path, e in of_task(kept["embeddings"], t).items()}
 
 
 def masked(table: Layers, params: Params, masks: Masks) -> Params:
@@ -135,7 +182,7 @@ def shielded(table: Layers, updates: Params, used: Masks) -> Params:
 
 
 def _compensated(gradient: Array, embedding: Array, slope: Array) -> Array:
-    """The gradient as if the slope were 1 throughout: annealing would leave none."""
+    """The paper's rescaled gradient of an embedding; without it the changing slope lets almost none through."""
     steep = jnp.cosh(jnp.clip(slope * embedding, -COSH, COSH)) + 1
     return gradient * STEEPEST / slope * steep / (jnp.cosh(embedding) + 1)
 

@@ -1,4 +1,4 @@
-"""All tasks at once: what a network of this size can know of them together, the upper bound of every sequence."""
+"""Joint training on all tasks at once: the accuracy that no sequence of tasks is expected to exceed."""
 
 from collections.abc import Sequence
 from functools import lru_cache

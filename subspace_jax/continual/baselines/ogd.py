@@ -1,4 +1,4 @@
-"""Orthogonal gradient descent: updates keep off the gradients that the logits of earlier samples had.
+"""Orthogonal gradient descent: updates are orthogonal to the stored gradients of the logits of earlier samples.
 
 Farajtabar, Azizi, Mott, Li, AISTATS 2020 (OGD-GTL: of each stored sample the logit of its own class).
 """
@@ -13,7 +13,7 @@ from subspace_jax.continual.protocol import Learner, learner, own_head, task_los
 from subspace_jax.nn import Model
 
 
-def ogd(
+def ogd_learner(
     model: Model, tx: optax.GradientTransformation, *, tasks: int, samples: int = 20, told: bool = False
 ) -> Learner:
     """Updates dw - B B' dw, with B an orthonormal basis of the stored gradients, whole network at once.

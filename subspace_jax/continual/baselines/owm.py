@@ -16,7 +16,7 @@ from subspace_jax.nn import Model
 from subspace_jax.typing import Array, Float
 
 
-def owm(
+def owm_learner(
     model: Model,
     tx: optax.GradientTransformation,
     table: Layers,
@@ -31,7 +31,7 @@ def owm(
       model: the network.
       tx: the optimiser.
       table: `capture.layers` of the network.
-      alpha: regularisation of the recursion, above 0: a smaller one closes a direction sooner.
+      alpha: regularisation of the recursion, above 0; the smaller, the sooner kernels stop moving along an input seen.
       heads: leaves that stay free, by path or its beginning.
       told: the network has a head a task.
 

@@ -92,7 +92,7 @@ def quantize_grad(x: Float[Array, "*shape"], bits: int | None, key: Key[Array, "
 
 
 def tensor_range(x: Float[Array, "..."]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Exact minimum and maximum: the range of weights and of cotangents."""
+    """Exact minimum and maximum: the range of parameters and of cotangents."""
     return x.min(), x.max()
 
 

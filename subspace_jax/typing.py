@@ -4,9 +4,22 @@
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, Int, Num, PyTree, Shaped, UInt8, UInt32
+
+if TYPE_CHECKING:
+    from jaxtyping import Key
+else:
+    from jaxtyping import Key as TypedKey
+
+    class Key:
+        """Keys of JAX of both kinds: typed ones, and those of `PRNGKey`, uint32 with one more axis."""
+
+        def __class_getitem__(cls, item: tuple[Any, str]):
+            array, shape = item
+            return TypedKey[array, shape] | UInt32[array, f"{shape} 2"]
+
 
 Params = PyTree
 Variables = PyTree

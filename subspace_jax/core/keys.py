@@ -1,6 +1,7 @@
-"""Randomness that belongs to a sample, not to the batch it happens to be in."""
+"""Randomness that belongs to a sample, not to the batch it happens to be in; and what is accepted as a key."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,39 @@ import numpy as np
 from subspace_jax.typing import Array, Float, Int, Key
 
 WORD = 32  # signs drawn from one random word
+
+
+def as_key(key: Any) -> Key[Array, ""]:
+    """One typed key, from `jax.random.key(0)` or the older `jax.random.PRNGKey(0)`: both give the same numbers.
+
+    Works on tracers; under `vmap` each of a batch of keys is one.
+
+    Raises:
+      ValueError: an integer seed; several keys; something else.
+    """
+    key = as_keys(key)
+    if key.shape:
+        raise ValueError(f"key must be one key; got keys of shape {key.shape}: give one of them, or use jax.vmap.")
+    return key
+
+
+def as_keys(keys: Any) -> Key[Array, "..."]:
+    """Typed keys of any shape; older ones are uint32 with one more axis, (..., 2).
+
+    Raises:
+      ValueError: integer seeds, or something else.
+    """
+    dtype = getattr(keys, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return keys
+    if dtype == np.uint32 and keys.ndim:
+        try:
+            return jax.random.wrap_key_data(jnp.asarray(keys))
+        except (TypeError, ValueError):  # another number of words than a key has
+            raise ValueError(_no_key(f"uint32 of shape {keys.shape}")) from None
+    if isinstance(keys, int | np.integer) and not isinstance(keys, bool):
+        raise ValueError(f"key must be a key of jax.random; got the seed {keys}: give jax.random.key({keys}).")
+    raise ValueError(_no_key(type(keys).__name__ if dtype is None else f"{dtype} of shape {keys.shape}"))
 
 
 def sample_keys(key: Key[Array, ""], index: Int[Array | np.ndarray, " b"]) -> Key[Array, " b"]:
@@ -20,7 +54,7 @@ def sample_keys(key: Key[Array, ""], index: Int[Array | np.ndarray, " b"]) -> Ke
       key: the key of the whole score.
       index: positions in the original data set, below 2**31; equal indices get equal keys.
     """
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.asarray(index))
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(as_key(key), jnp.asarray(index))
 
 
 def rademacher(
@@ -30,7 +64,7 @@ def rademacher(
 
     One random word gives 32 signs: `jax.random.rademacher` spends a word on each and is as slow as a small network.
     """
-    size = math.prod(shape)
+    keys, size = as_keys(keys), math.prod(shape)
 
     def signs(key):
         words = jax.random.bits(jax.random.fold_in(key, number), (-(-size // WORD), 1))
@@ -38,3 +72,7 @@ def rademacher(
         return (2 * bits.reshape(-1)[:size].astype(dtype) - 1).reshape(shape)
 
     return jax.vmap(signs)(keys)
+
+
+def _no_key(what: str) -> str:
+    return f"key must be a key of jax.random; got {what}: give jax.random.key(seed)."

@@ -4,24 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from subspace_jax.core.checks import check_labels
 from subspace_jax.typing import ApplyFn, Array, Float, Int, LossFn
-
-
-def check_labels(y: Int[Array | np.ndarray, " b"], classes: int) -> None:
-    """Refuse labels outside [0, classes); under `jit` values are unknown and nothing is checked.
-
-    Raises:
-      ValueError: names the first such label and its position.
-    """
-    if isinstance(y, jax.core.Tracer):
-        return
-    labels = np.asarray(y)
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(wrong):
-        raise ValueError(
-            f"labels must lie in [0, {classes}); got {labels[wrong[0]]} at position {wrong[0]} "
-            f"({len(wrong)} of {len(labels)}): map them to 0..{classes - 1} or build the network with more classes."
-        )
 
 
 def softmax_cross_entropy(
@@ -32,7 +16,7 @@ def softmax_cross_entropy(
     A label outside [0, classes) is refused where its value is known, and gives NaN under `jit`.
 
     Raises:
-      ValueError: a known label outside [0, classes).
+      ValueError: labels that are no integers (b,); a known label outside [0, classes).
     """
     classes = logits.shape[-1]
     check_labels(y, classes)

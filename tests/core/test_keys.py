@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subspace_jax.core.keys import rademacher, sample_keys
+from subspace_jax.core.keys import as_key, as_keys, rademacher, sample_keys
 
 SEEDS = st.integers(0, 2**31 - 1)
 
@@ -43,3 +43,30 @@ def test_probes_are_balanced_and_independent_between_entries_samples_and_numbers
 def test_a_probe_does_not_depend_on_the_rest_of_the_batch():
     keys = sample_keys(jax.random.key(2), jnp.arange(10))
     np.testing.assert_array_equal(rademacher(keys, 1, (40,))[7:], rademacher(keys[7:], 1, (40,)))
+
+
+def test_old_keys_are_the_new_ones_also_inside_jit_and_vmap():
+    new, old = jax.random.key(3), jax.random.PRNGKey(3)
+    for key in (new, old, np.asarray(old)):
+        np.testing.assert_array_equal(jax.random.key_data(as_key(key)), old)
+    np.testing.assert_array_equal(jax.random.key_data(jax.jit(as_key)(old)), old)
+    split = jax.random.split(old, 4)
+    np.testing.assert_array_equal(jax.random.key_data(jax.vmap(as_key)(split)), split)
+    np.testing.assert_array_equal(jax.random.key_data(as_keys(split)), split)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (0, r"key must be a key of jax.random; got the seed 0: give jax.random.key\(0\)\."),
+        (np.int64(7), "got the seed 7"),
+        (jnp.int32(7), r"got int32 of shape \(\): give jax.random.key\(seed\)"),
+        (None, "got NoneType"),
+        (np.zeros(3, np.uint32), r"got uint32 of shape \(3,\)"),
+        (jax.random.split(jax.random.key(0), 5), r"one key; got keys of shape \(5,\): give one of them"),
+        (jax.random.split(jax.random.PRNGKey(0), 5), r"one key; got keys of shape \(5,\)"),
+    ],
+)
+def test_what_is_no_key_is_refused(key, message):
+    with pytest.raises(ValueError, match=message):
+        as_key(key)

@@ -1,0 +1,181 @@
+"""What arrays must be before anything is computed from them: finite, probabilities, labels, of one length.
+
+The one door for data. Every function refuses in one sentence that names the value, its position and the remedy. Inside
+`jit` and `vmap` values are unknown: there only shapes and number formats are looked at, and NaN goes on as NaN.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from subspace_jax import trees
+from subspace_jax.typing import PyTree
+
+ROUNDED = 1e-2  # by which probabilities in bfloat16 may miss the sum of 1
+
+
+def is_known(values: Any) -> bool:
+    """Whether the values can be looked at: False inside `jit`, `vmap` and `grad`."""
+    return not isinstance(values, jax.core.Tracer)
+
+
+def check_finite(name: str, values: PyTree, *, remedy: str = "drop or repair these samples") -> None:
+    """Refuse NaN and infinities in an array, or in any leaf of a tree; integers always pass.
+
+    Of an array that is spread over several processes each looks at its own part.
+
+    Args:
+      name: what the values are, for the sentence.
+      values: an array or a pytree of arrays.
+      remedy: what to do about it.
+
+    Raises:
+      ValueError: names the first such value, its position and how many there are.
+    """
+    for path, leaf in trees.flatten(values).items():
+        for part in _parts(leaf):
+            if not _all_finite(part):
+                _refuse(f"{name} {path!r}" if path else name, np.asarray(part), remedy)
+
+
+def check_lengths(**arrays: Any) -> None:
+    """Refuse arrays that are not of the same samples: unequal lengths of their first axes.
+
+    Raises:
+      ValueError: names the two arrays and their lengths.
+    """
+    names = list(arrays)
+    for name in names:
+        if not np.shape(arrays[name]):
+            raise ValueError(f"{name} has one entry per sample; got a single number, {arrays[name]}.")
+    first, *others = names
+    for other in others:
+        lengths = np.shape(arrays[first])[0], np.shape(arrays[other])[0]
+        if lengths[0] != lengths[1]:
+            raise ValueError(
+                f"{first} and {other} must have one entry per sample; got {lengths[0]} and {lengths[1]}: select the "
+                "same samples in both."
+            )
+
+
+def check_labels(y: Any, classes: int | None = None, *, name: str = "labels") -> None:
+    """Refuse what is no class number for each sample: integers (n,), in [0, classes).
+
+    Args:
+      y: NumPy, JAX or a list; inside `jit` only shape and number format are known.
+      classes: how many there are; any integer when None.
+      name: what they are called in the sentence.
+
+    Raises:
+      ValueError: text, numbers that are no integers, one-hot rows, inputs in their place; a label outside [0, classes),
+        with its position.
+    """
+    y = y if hasattr(y, "dtype") else np.asarray(y)
+    what = f"{name} must be one integer per sample, shape (n,); got"
+    if y.dtype.kind in "OSUT":
+        raise ValueError(
+            f"{what} text or objects such as {np.ravel(y)[:1]}: number the classes, "
+            "np.unique(labels, return_inverse=True)[1]."
+        )
+    if y.ndim != 1:
+        raise ValueError(f"{what} {y.dtype} {y.shape}: {_remedy(y)}.")
+    if not jnp.issubdtype(y.dtype, jnp.integer):
+        raise ValueError(f"{what} {y.dtype}: if they are class numbers, cast them by .astype(int).")
+    if classes is None or not is_known(y):
+        return
+    y = np.asarray(y)
+    wrong = np.flatnonzero((y < 0) | (y >= classes))
+    if len(wrong):
+        raise ValueError(
+            f"{name} must lie in [0, {classes}); got {y[wrong[0]]} at position {wrong[0]} "
+            f"({len(wrong)} of {len(y)}): map them to 0..{classes - 1} or build the network with more classes."
+        )
+
+
+def check_several(y: Any, purpose: str) -> None:
+    """Refuse labels of one class where classes are compared; under `jit` nothing is checked.
+
+    Raises:
+      ValueError: names the class and the purpose.
+    """
+    if is_known(y) and len(kinds := np.unique(np.asarray(y))) < 2:
+        raise ValueError(f"{purpose} takes samples of at least 2 classes; all {len(y)} are of class {kinds.tolist()}.")
+
+
+def check_probabilities(name: str, rows: Any) -> None:
+    """Refuse rows (n, classes) that are no distributions: in [0, 1] with sum 1, up to the rounding of bfloat16.
+
+    Raises:
+      ValueError: another shape, values that are not finite; logits and log-probabilities, each with its remedy.
+    """
+    if np.ndim(rows) != 2:
+        raise ValueError(f"{name} are one row per sample, (n, classes); got shape {np.shape(rows)}.")
+    if not is_known(rows):
+        return
+    check_finite(name, rows)
+    rows = np.asarray(rows, np.float32)
+    bad = np.flatnonzero((rows < -ROUNDED).any(1) | (rows > 1 + ROUNDED).any(1) | (abs(rows.sum(1) - 1) > ROUNDED))
+    if len(bad):
+        row = rows[bad[0]]
+        logarithms = row.max() <= ROUNDED and abs(np.exp(row).sum() - 1) <= ROUNDED
+        raise ValueError(
+            f"rows of {name} are no probabilities: row {bad[0]} holds {row.min():.4g} to {row.max():.4g} and sums to "
+            f"{row.sum():.4g} ({len(bad)} of {len(rows)} rows): apply {'exp' if logarithms else 'softmax'}."
+        )
+
+
+def check_varied(name: str, values: Any) -> None:
+    """Refuse samples that are all equal, of which none can stand out; under `jit` nothing is checked.
+
+    Raises:
+      ValueError: two samples or more without a difference.
+    """
+    if is_known(values) and len(values) > 1:
+        values = np.asarray(values)
+        if (values == values[:1]).all():
+            raise ValueError(f"all {len(values)} {name} are equal: nothing tells one sample from another.")
+
+
+def _parts(leaf: Any) -> list[Any]:
+    """The pieces of an array that this process holds, each once; none of one whose values are unknown."""
+    if not is_known(leaf):
+        return []
+    if not isinstance(leaf, jax.Array):
+        return [np.asarray(leaf)]
+    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return []
+    return (
+        [leaf] if len(leaf.devices()) == 1 else list({str(s.index): s.data for s in leaf.addressable_shards}.values())
+    )
+
+
+def _all_finite(part: Any) -> bool:
+    if not jnp.issubdtype(part.dtype, jnp.inexact):
+        return True
+    if isinstance(part, jax.Array) and next(iter(part.devices())).platform != "cpu":
+        return bool(jnp.isfinite(part).all())  # one number comes back, not the array
+    return bool(np.isfinite(np.asarray(part)).all())
+
+
+def _refuse(name: str, values: np.ndarray, remedy: str) -> None:
+    bad = ~np.isfinite(values)
+    at = tuple(int(i) for i in np.argwhere(bad)[0])
+    where = f" at position {at[0] if len(at) == 1 else at}" if at else ""
+    raise ValueError(f"{name} must be finite; got {values[at]}{where} ({bad.sum()} of {values.size} values): {remedy}.")
+
+
+def _remedy(y: Any) -> str:
+    """What to do with an array that stands where labels belong."""
+    if y.ndim == 0:
+        return "give an array with one label per sample"
+    if y.ndim == 2 and y.shape[1] == 1:
+        return "flatten them by .reshape(-1)"
+    if y.ndim > 2:
+        return "these are inputs: are inputs and labels swapped?"
+    if not is_known(y):
+        return "take the argmax of one-hot labels, or put inputs and labels in their order"
+    rows = np.asarray(y)
+    one_hot = ((rows == 0) | (rows == 1)).all() and (rows.sum(1) == 1).all()
+    return "take .argmax(axis=1) of one-hot labels" if one_hot else "are inputs and labels swapped?"

@@ -71,7 +71,8 @@ def test_bytes_are_those_of_the_network(report):
 
 @pytest.mark.parametrize("wrong", [counts.signs, lambda sizes: 4 * sum(sizes) + 1], ids=["signs", "byte_more"])
 def test_a_wrong_formula_would_show(monkeypatch, wrong):
-    monkeypatch.setattr(counts, "METHODS", {"d_psgd": METHODS["d_psgd"]._replace(model=wrong)})
+    monkeypatch.setattr(counts, "METHODS", {"d_psgd": METHODS["d_psgd"]})
+    monkeypatch.setitem(counts.FORMULAS, METHODS["d_psgd"].model, wrong)
     with pytest.raises(AssertionError, match="d_psgd counts"):
         counts.traffic("mlp", "ring")
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 
+from subspace_jax.core import compress
 from subspace_jax.core.capture import Layer, Layers
 from subspace_jax.typing import PyTree
 
@@ -45,8 +46,9 @@ def parameters(params: PyTree) -> int:
 
 def nbytes(params: PyTree, *, bits: int | None = None) -> int:
     """Bytes of a tree as it is, or with `bits` bits an entry, every leaf filled up to whole bytes."""
-    leaves = jax.tree.leaves(params)
-    return sum(leaf.size * leaf.dtype.itemsize if bits is None else -(-leaf.size * bits // 8) for leaf in leaves)
+    if bits is None:
+        return compress.nbytes(params)
+    return sum(-(-leaf.size * bits // 8) for leaf in jax.tree.leaves(params))
 
 
 def layer_macs(layer: Layer) -> int:

@@ -22,7 +22,7 @@ Scalar = Num[Array | np.ndarray, ""] | float | int
 
 
 class Observer(NamedTuple):
-    """Running range of what one quantized operation reads; not trained, but averaged with the parameters.
+    """Running range of the input of one quantized operation; not trained, but averaged with the parameters.
 
     Attributes:
       lo: lower end, ().

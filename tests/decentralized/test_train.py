@@ -77,6 +77,25 @@ def test_inputs_are_prepared_on_the_device():
     cases.assert_close(found, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_data_that_are_no_numbers_are_refused_before_anything_is_traced(wrong):
+    method, begin, (x, y) = setup()
+    run = train.trainer(method._replace(step=None), comm=COMM, runner=exchange.vmap, batch=4)
+    x[2, 5, 1] = wrong
+    with pytest.raises(ValueError, match=rf"x of the agents must be finite; got {wrong} at position \(2, 5, 1\)"):
+        run(jax.random.key(0), begin, (x, y), 0, 1)
+
+
+def test_data_are_looked_at_once(monkeypatch):
+    method, begin, sets = setup()
+    seen = []
+    monkeypatch.setattr(train.checks, "check_finite", lambda name, values: seen.append(name))
+    run = train.trainer(method, comm=COMM, runner=exchange.vmap, batch=4)
+    for given in (sets, sets, tuple(map(jnp.asarray, sets))):
+        run(jax.random.key(0), begin, given, 0, 3)
+    assert seen == ["x of the agents", "y of the agents"] * 2
+
+
 def test_agents_their_neighbourhoods_and_their_mean_are_judged():
     _, begin, _ = setup()
     bias = np.arange(AGENTS, dtype=np.float32)[:, None] * np.ones((1, 4), np.float32)

@@ -14,7 +14,8 @@ import jax
 import numpy as np
 
 from subspace_jax.compression.eigenpairs import Measured, leading, spectra
-from subspace_jax.core import capture, subspace
+from subspace_jax.core import capture, checks, subspace
+from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Key, Params
 
 
@@ -81,6 +82,7 @@ def random_subspaces(key: Key[Array, ""], table: capture.Layers, params: Params,
     Raises:
       ValueError: a rank below 1 or no such layer.
     """
+    key = as_key(key)
 
     def cut(path: str, kernel: np.ndarray, rank: int) -> np.ndarray:
         keys = jax.random.split(jax.random.fold_in(key, zlib.crc32(path.encode())))
@@ -120,6 +122,7 @@ def _edit(
     """Every kernel in `ranks` cut by (path, float64 matrix, rank)."""
     layers = capture.Layers({path: table[path] for path in _known(table, ranks, table)}, ())
     kernels = capture.kernels(layers, params)
+    checks.check_finite("kernels", kernels, remedy="the network diverged")
     cuts = {path: cut(path, np.asarray(kernel, np.float64), ranks[path]) for path, kernel in kernels.items()}
     return capture.write_kernels(table, params, cuts)
 

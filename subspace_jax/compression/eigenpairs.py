@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspace_jax.core import capture, subspace
+from subspace_jax.core import capture, checks, subspace
 from subspace_jax.core.moments import Moments
 from subspace_jax.typing import Float, Int, Params
 
@@ -60,8 +60,8 @@ def spectra(
       layers: paths of the layers to solve; all of the moments when None.
 
     Raises:
-      ValueError: fewer rows than features; a layer that is not in the table or the moments, without output energy, or
-        of queries, keys and values in one kernel.
+      ValueError: moments or kernels that are not finite; fewer rows than features; a layer that is not in the table or
+        the moments, without output energy, or of queries, keys and values in one kernel.
     """
     paths = list(moments if layers is None else layers)
     for path in paths:
@@ -81,6 +81,7 @@ def spectra(
 
 def rank_at(spectrum: Spectrum, energy: float) -> Int[np.ndarray, "*lead"]:
     """Dimensions of the smallest leading space with the share `energy`, by the rule of `subspace.from_gram`."""
+    checks.check_finite("energies", spectrum.energies)
     values = spectrum.energies
     before = np.cumsum(values, -1) - values
     # at energy 1 rounding of the sums must not decide
@@ -100,6 +101,7 @@ def effective_rank(energies: Float[np.ndarray, "*lead d"]) -> Float[np.ndarray, 
 
     A few channels with massive activations bring it and the count at a given energy near 1: then search the energy.
     """
+    checks.check_finite("energies", energies)
     total = energies.sum(-1, keepdims=True)
     shares = energies / np.where(total > 0, total, 1.0)
     entropy = -(shares * np.log(np.where(shares > 0, shares, 1.0))).sum(-1)
@@ -112,6 +114,7 @@ def _check(table: capture.Layers, moments: Measured, path: str) -> None:
         there = ", ".join(name for name in table if name in moments)
         raise ValueError(f"no layer {path!r} in the table and the moments; there are {there or 'none'}.")
     layer, sums = table[path], moments[path]
+    checks.check_finite(f"moments of {path!r}", sums, remedy="drop samples that are not finite, and measure again")
     if isinstance(sums, Moments) and float(sums.count) < layer.d_in:
         count = float(sums.count)
         raise ValueError(
@@ -135,6 +138,7 @@ def _solve(gram: Float[np.ndarray, "*lead d d"]) -> Spectrum:
 def _outputs(path: str, gram: np.ndarray, kernel: object, sums: Moments) -> np.ndarray:
     """K'GK; a layer whose outputs are zero up to rounding is refused."""
     kernel = np.asarray(kernel, np.float64)
+    checks.check_finite(f"kernel of {path!r}", kernel, remedy="the network diverged")
     outputs = kernel.mT @ gram @ kernel
     largest = np.trace(gram, axis1=-2, axis2=-1) * (kernel**2).sum((-2, -1))
     if (np.trace(outputs, axis1=-2, axis2=-1) <= subspace.EIGH_FLOOR[str(sums.gram.dtype)] * largest).any():

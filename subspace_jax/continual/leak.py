@@ -17,6 +17,7 @@ import optax
 from subspace_jax.continual import projection
 from subspace_jax.core import capture
 from subspace_jax.core.capture import Layers
+from subspace_jax.core.keys import as_key
 from subspace_jax.core.moments import Moments
 from subspace_jax.typing import Array, Key, Params, PyTree
 
@@ -25,12 +26,12 @@ DUST = 0.1  # of the free update; a layer that leaves less is 99 % full, and of 
 
 
 def leak(
+    key: Key[Array, ""],
     table: Layers,
     tx: optax.GradientTransformation,
     params: Params,
     opt_state: Any,
     *,
-    key: Key[Array, ""],
     steps: int = 5,
 ) -> dict[str, float]:
     """||P dK|| / ||dK|| per layer, dK the sum of the updates that the chain makes of random gradients.
@@ -39,11 +40,11 @@ def leak(
     least a tenth of what it is then. For `sgp` all importances are taken as 1, where it is `gpm`.
 
     Args:
+      key: of the gradients, standard normal.
       table: of the network.
       tx: the whole chain.
       params: current parameters.
       opt_state: current state of the chain, with the `bases` of a projection in it; it does not change.
-      key: of the gradients, standard normal.
       steps: gradients; more where `optax.MultiSteps` waits for more.
 
     Returns:
@@ -52,6 +53,7 @@ def leak(
     Raises:
       ValueError: no bases in opt_state; steps below 1.
     """
+    key = as_key(key)
     bases = optax.tree.get(opt_state, "bases")
     if bases is None or steps < 1:
         raise ValueError(f"leak needs a projection in opt_state and at least 1 step; got steps={steps}, bases={bases}.")
@@ -80,6 +82,7 @@ def interference(table: Layers, before: Params, after: Params, moments: Mapping[
     """tr(D'GD) per layer, D = K_after - K_before: the energy ||X D||_F^2 by which its outputs on the rows X changed.
 
     Args:
+      key: of the gradients, standard normal.
       table: of the network.
       before: parameters at the end of the task that X is of.
       after: later parameters.

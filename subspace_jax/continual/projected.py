@@ -84,7 +84,7 @@ def _learner(
         state = plain.begin(key, state, task, t)
         state = state._replace(opt_state=optax.tree.set(state.opt_state, **kept))
         if t > 0:
-            leak.warn(leak.leak(table, chain, state.variables["params"], state.opt_state, key=key))
+            leak.warn(leak.leak(key, table, chain, state.variables["params"], state.opt_state))
         return state
 
     def end(key, state, task, t):

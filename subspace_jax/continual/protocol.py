@@ -16,6 +16,7 @@ import optax
 from subspace_jax import checkpoint, training
 from subspace_jax.continual.tasks import Task, check_tasks
 from subspace_jax.core import losses
+from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 from subspace_jax.typing import Array, Float, Key, PyTree, Variables
 
@@ -230,6 +231,7 @@ def run(
     Raises:
       ValueError: as `check_tasks`; steps or batch below 1.
     """
+    key = as_key(key)
     check_tasks(tasks, classes=classes)
     count, start = len(tasks), method.init(key, tasks[0].x)
     blank = {name: np.full(count, np.nan) for name in method.held(start)}

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from subspace_jax.core.keys import as_key
 from subspace_jax.core.losses import check_labels
 from subspace_jax.typing import Array, Float, Int, Key
 
@@ -30,6 +31,7 @@ def permuted(key: Key[Array, ""], data: Task, *, tasks: int) -> list[Task]:
     Raises:
       ValueError: fewer than 1 task.
     """
+    key = as_key(key)
     _at_least_one(tasks)
     pixels = int(np.prod(data.x.shape[1:3]))
     orders = [np.arange(pixels), *(np.asarray(jax.random.permutation(k, pixels)) for k in jax.random.split(key, tasks))]

@@ -149,7 +149,7 @@ def trgp_learner(
         opt_state = optax.tree.set(chain.init(params), bases=bases), tx.init(scales_of(state, t))
         state = state._replace(opt_state=opt_state)
         if t > 0:
-            leak.warn(leak.leak(table, chain, params, opt_state[0], key=key))
+            leak.warn(leak.leak(key, table, chain, params, opt_state[0]))
         x, y = (jnp.asarray(part[:samples]) for part in (task.x, task.y))
         (grads, _), _ = gradient((params, scales_of(state, t)), state, x, y, t, key)
         return state._replace(kept=begin_task(own, state.kept, grads, task=t))

@@ -111,7 +111,7 @@ def check_probabilities(name: str, rows: Any) -> None:
       ValueError: another shape, values that are not finite; logits and log-probabilities, each with its remedy.
     """
     if np.ndim(rows) != 2:
-        raise ValueError(f"{name} are one row per sample, (n, classes); got shape {np.shape(rows)}.")
+        raise ValueError(f"{name} are one row per sample, (n, classes); got shape {np.shape(rows)}: another argument?")
     if not is_known(rows):
         return
     check_finite(name, rows)
@@ -123,6 +123,42 @@ def check_probabilities(name: str, rows: Any) -> None:
         raise ValueError(
             f"rows of {name} are no probabilities: row {bad[0]} holds {row.min():.4g} to {row.max():.4g} and sums to "
             f"{row.sum():.4g} ({len(bad)} of {len(rows)} rows): apply {'exp' if logarithms else 'softmax'}."
+        )
+
+
+def check_data(x: Any, y: Any, classes: int | None = None) -> None:
+    """Refuse samples that cannot be learned from: of other lengths, not finite, or with labels that are no classes.
+
+    Args:
+      x: inputs (n, ...).
+      y: labels (n,).
+      classes: as in `check_labels`.
+
+    Raises:
+      ValueError: as `check_labels`, `check_lengths` and `check_finite`.
+    """
+    check_labels(y, classes)
+    check_lengths(x=x, y=y)
+    check_finite("x", x)
+
+
+def check_positions(name: str, positions: Any, samples: int) -> None:
+    """Refuse what does not name samples by their positions, integers (n,) in [0, samples).
+
+    Raises:
+      ValueError: a boolean mask, other numbers, a position that is none, with its place.
+    """
+    positions = positions if hasattr(positions, "dtype") else np.asarray(positions, None if len(positions) else int)
+    if positions.dtype == bool:
+        raise ValueError(f"{name} are positions, integers (n,); got a boolean mask: take np.flatnonzero of it.")
+    if positions.ndim != 1 or not jnp.issubdtype(positions.dtype, jnp.integer):
+        raise ValueError(f"{name} are positions, integers (n,); got {positions.dtype} {positions.shape}.")
+    if not is_known(positions):
+        return
+    wrong = np.flatnonzero((np.asarray(positions) < 0) | (np.asarray(positions) >= samples))
+    if len(wrong):
+        raise ValueError(
+            f"{name} must lie in [0, {samples}), positions of labels; got {positions[wrong[0]]} in place {wrong[0]}."
         )
 
 

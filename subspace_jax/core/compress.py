@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from subspace_jax import trees
 from subspace_jax.core import quantize
+from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Key, Num, PyTree, UInt8
 
 
@@ -33,7 +34,7 @@ def nbytes(tree: PyTree) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def feedback(compressor: Compressor, key: Key[Array, ""], tree: PyTree, error: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+def feedback(key: Key[Array, ""], compressor: Compressor, tree: PyTree, error: PyTree) -> tuple[PyTree, PyTree, PyTree]:
     """Compress with error feedback: what was lost before is added to what is sent now.
 
     c = tree + error, sent = C(c), new error = c - sent, so that the sums of `tree` and of `sent` over time differ by
@@ -152,7 +153,7 @@ def qsgd(bits: int, *, biased: bool = False) -> Compressor:
         peak = jnp.abs(x).max()
         x = x / jnp.where(peak > 0, peak, 1)  # the squares of a tiny gradient would vanish
         norm = jnp.maximum(jnp.linalg.norm(x), 1)  # at least 1 but for a zero tensor
-        level = quantize.stochastic_round(levels * (jnp.abs(x) / norm), key)
+        level = quantize.stochastic_round(key, levels * (jnp.abs(x) / norm))
         level = jnp.minimum(level, levels).astype(quantize.code_dtype(bits))  # where a division is not exactly rounded
         negative = (x < 0).astype(level.dtype)
         excess = min(x.size / levels**2, x.size**0.5 / levels) if biased else 0
@@ -211,6 +212,7 @@ def _per_leaf(encode: Callable, decode: Callable) -> Compressor:
     """From encode(key, vector) -> part and decode(part, n) -> vector of one leaf."""
 
     def encode_tree(key, tree):
+        key = as_key(key)
         _check_leaves(tree)
         leaves, structure = jax.tree.flatten(tree)
         return structure.unflatten([encode(jax.random.fold_in(key, i), jnp.ravel(x)) for i, x in enumerate(leaves)])

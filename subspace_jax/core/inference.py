@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from subspace_jax.core import checks
 from subspace_jax.typing import Params
 
 INTERACTION = 1e-3  # relative change of one sample's output between two batches; rounding stays below 1e-5
@@ -23,13 +24,16 @@ def check_inference(fn: Callable, params: Params, x: Any) -> None:
       x: at least 2 samples, (n, ...), not all equal.
 
     Raises:
-      ValueError: an output that changes; fewer than 2 samples.
+      ValueError: an output that changes or is not finite; samples that are not finite, all equal, or fewer than 2.
     """
     if len(x) < 2:
         raise ValueError(f"two samples at least show whether they interact; got {len(x)}.")
     x = np.asarray(x)
+    checks.check_finite("x", x)
+    checks.check_varied("samples", x)
     moved = np.concatenate([x[1:], x[:1] + x[1:2]])  # another last sample: every batch statistic changes
     out, again = (jax.jit(fn)(params, batch) for batch in (x, moved))
+    checks.check_finite("the output", out, remedy="the network diverged, or its parameters are not finite")
     for a, b in zip(jax.tree.leaves(out), jax.tree.leaves(again), strict=True):
         a, b = np.asarray(a, np.float64)[1:], np.asarray(b, np.float64)[:-1]
         change = np.abs(a - b).max() / max(np.abs(a).max(), 1e-30)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspace_jax.core.checks import check_labels
+from subspace_jax.core.checks import check_labels, check_lengths
 from subspace_jax.typing import ApplyFn, Array, Float, Int, LossFn
 
 
@@ -16,10 +16,11 @@ def softmax_cross_entropy(
     A label outside [0, classes) is refused where its value is known, and gives NaN under `jit`.
 
     Raises:
-      ValueError: labels that are no integers (b,); a known label outside [0, classes).
+      ValueError: labels that are no integers (b,), or another number of them; a known label outside [0, classes).
     """
     classes = logits.shape[-1]
     check_labels(y, classes)
+    check_lengths(logits=logits, labels=y)
     logits, y = jnp.asarray(logits), jnp.asarray(y)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     chosen = jnp.take_along_axis(logits, jnp.clip(y, 0, classes - 1)[:, None], axis=-1)[:, 0]

@@ -1,12 +1,16 @@
 """Rankings and agreement of scores, in pure JAX: they run inside `jit` and `vmap`, on any device.
 
 Everything is a mean of counts in [0, 1] or of centred values, never a sum of ranks, so that float32 stays within 1e-5
-at n = 50,000. A NaN score makes the result NaN: nothing is dropped silently.
+at n = 50,000. A NaN score makes the result NaN: nothing is dropped silently. Unequal lengths and
+marks of the positives that are no booleans raise ValueError.
 """
+
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from subspace_jax.core import checks
 from subspace_jax.typing import Array, Bool, Float, Int, Num
 
 Vector = Num[Array | np.ndarray, " n"]
@@ -15,6 +19,8 @@ Mask = Bool[Array | np.ndarray, " n"]
 
 def accuracy(logits: Float[Array | np.ndarray, "n classes"], y: Int[Array | np.ndarray, " n"]) -> Float[Array, ""]:
     """Share of samples whose largest logit is the label's; a row with a NaN counts as wrong."""
+    checks.check_labels(y)
+    checks.check_lengths(logits=logits, labels=y)
     logits = jnp.asarray(logits)
     return jnp.mean((logits.argmax(axis=1) == y) & ~jnp.isnan(logits).any(axis=1))
 
@@ -24,6 +30,7 @@ def auroc(scores: Vector, positive: Mask) -> Float[Array, ""]:
 
     NaN where a class is empty or a score is NaN.
     """
+    _check(scores, positive)
     scores, negative = jnp.asarray(scores), ~jnp.asarray(positive)
     below = _below(scores, negative, scores, side="left")
     up_to = _below(scores, negative, scores, side="right")
@@ -36,6 +43,7 @@ def roc(scores: Vector, positive: Mask) -> tuple[Float[Array, "n+1"], Float[Arra
 
     Tied scores are called together, so that their points repeat. NaN where a class is empty or a score is NaN.
     """
+    _check(scores, positive)
     scores, positive = jnp.asarray(scores), jnp.asarray(positive)
     thresholds = jnp.sort(scores, descending=True)
     rates = [jnp.append(0, 1 - _below(scores, mask, thresholds, side="left")) for mask in (~positive, positive)]
@@ -50,6 +58,7 @@ def precision_at(scores: Vector, positive: Mask, k: int) -> Float[Array, ""]:
     Raises:
       ValueError: k outside [1, n].
     """
+    _check(scores, positive)
     scores, positive = jnp.asarray(scores), jnp.asarray(positive)
     if not 1 <= k <= len(scores):
         raise ValueError(f"k must lie in [1, {len(scores)}], the number of scores; got {k}.")
@@ -61,18 +70,27 @@ def precision_at(scores: Vector, positive: Mask, k: int) -> Float[Array, ""]:
 
 def cosine(a: Vector, b: Vector) -> Float[Array, ""]:
     """Cosine a'b / (|a| |b|) of raw scores, not centred; NaN where one of them is zero."""
+    checks.check_lengths(a=a, b=b)
     a, b = (v / jnp.abs(v).max() for v in (jnp.asarray(a), jnp.asarray(b)))  # squares of 1e-20 would vanish
     return (a * b).sum() / jnp.sqrt((a * a).sum() * (b * b).sum())
 
 
 def pearson(a: Vector, b: Vector) -> Float[Array, ""]:
     """Linear correlation; NaN where one of them is constant."""
+    checks.check_lengths(a=a, b=b)
     return cosine(_centred(jnp.asarray(a)), _centred(jnp.asarray(b)))
 
 
 def spearman(a: Vector, b: Vector) -> Float[Array, ""]:
     """Correlation of ranks, tied values sharing their mean rank; NaN where one is constant or has a NaN."""
+    checks.check_lengths(a=a, b=b)
     return pearson(_midranks(jnp.asarray(a)), _midranks(jnp.asarray(b)))
+
+
+def _check(scores: Any, positive: Any) -> None:
+    checks.check_lengths(scores=scores, positive=positive)
+    if (dtype := jnp.asarray(positive).dtype) != bool:
+        raise ValueError(f"positive marks the positives, booleans (n,); got {dtype}: compare, as in y == 1.")
 
 
 def _below(scores: Array, mask: Array, at: Array, *, side: str) -> Array:

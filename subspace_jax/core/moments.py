@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from subspace_jax.core import checks
 from subspace_jax.typing import Array, Bool, Float, Num, PyTree
 
 Floats = Float[Array, "..."] | Float[np.ndarray, "..."]
@@ -46,13 +47,14 @@ def from_rows(
       dtype: of the sums; float64 needs `jax.enable_x64(True)`.
 
     Raises:
-      ValueError: float64 outside `jax.enable_x64(True)`.
+      ValueError: float64 outside `jax.enable_x64(True)`; rows that are not finite (inside `jit` the moments are NaN).
     """
     dtype = check_dtype(dtype)
     rows = rows.astype(dtype)
     count = jnp.asarray(rows.shape[-2], dtype)
     if kept is not None:
         rows, count = jnp.where(kept[:, None], rows, 0), kept.sum(dtype=dtype)
+    checks.check_finite("rows", rows)
     gram = jnp.einsum("...nd,...ne->...de", rows, rows, precision="highest")
     return Moments(gram, rows.sum(-2), count)
 
@@ -60,7 +62,7 @@ def from_rows(
 def merge(first: PyTree, *others: PyTree) -> PyTree:
     """Moments of all rows together; also of dicts {path: Moments} with the same layers and sizes.
 
-    float64 on the host stays float64: NumPy adds NumPy.
+    float64 on the host stays float64: NumPy adds NumPy. NaN stays NaN, which every use of the moments refuses.
 
     Raises:
       ValueError: other layers or other sizes.

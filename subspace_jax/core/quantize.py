@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Float, Key, Num, PyTree
 
 MAX_BITS = 16
@@ -68,7 +69,7 @@ def codes(
     lo, hi = jnp.asarray(lo, wide), jnp.asarray(hi, wide)
     scale = jnp.maximum((hi - lo) / (2**bits - 1), SMALLEST_SCALE)
     level = (x.astype(wide) - lo) / scale
-    level = jnp.round(level) if key is None else stochastic_round(level, key)
+    level = jnp.round(level) if key is None else stochastic_round(key, level)
     return jnp.clip(level, 0, 2**bits - 1).astype(code_dtype(bits)), scale, lo
 
 
@@ -77,8 +78,8 @@ def dequantize(codes: Num[Array, "*shape"], scale: Float[Array, ""], lo: Float[A
     return codes.astype(scale.dtype) * scale + lo
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def quantize_grad(x: Float[Array, "*shape"], bits: int | None, key: Key[Array, ""]) -> Float[Array, "*shape"]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def quantize_grad(key: Key[Array, ""], x: Float[Array, "*shape"], bits: int | None) -> Float[Array, "*shape"]:
     """Forward x itself; backward its cotangent on `bits` bits, between its minimum and maximum, rounded stochastically.
 
     bits = None leaves the cotangent alone. Reverse mode only.
@@ -88,6 +89,7 @@ def quantize_grad(x: Float[Array, "*shape"], bits: int | None, key: Key[Array, "
     """
     if bits is not None:
         check_bits(bits)
+        as_key(key)
     return x
 
 
@@ -136,8 +138,9 @@ def code_dtype(bits: int) -> np.dtype:
     return np.dtype(np.uint8 if bits <= 8 else np.uint16)
 
 
-def stochastic_round(x: Float[Array, "*shape"], key: Key[Array, ""]) -> Float[Array, "*shape"]:
+def stochastic_round(key: Key[Array, ""], x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """One of the two integers beside x, at random, with mean x; an integer stays."""
+    key = as_key(key)
     below = jnp.floor(x)
     return below + (jax.random.uniform(key, x.shape, x.dtype) < x - below)  # floor(x + u) rounds up at large x
 
@@ -150,12 +153,12 @@ def _straight_through(x: Array, value: Array) -> Array:
 _straight_through.defjvps(lambda tangent, out, x, value: tangent, None)
 
 
-def _forward(x, bits, key):
-    return quantize_grad(x, bits, key), key
+def _forward(key, x, bits):
+    return quantize_grad(key, x, bits), key
 
 
 def _backward(bits, key, cotangent):
-    return quantize(cotangent, bits, *tensor_range(cotangent), key=key), None
+    return None, quantize(cotangent, bits, *tensor_range(cotangent), key=key)
 
 
 quantize_grad.defvjp(_forward, _backward)

@@ -7,9 +7,13 @@ under `jit` and can be saved before the first task. Leading axes (scanned layers
 Precision follows the input. Arrays of JAX are computed in their own dtype, jit-safe: float32 inside a training step.
 A float64 NumPy array (what `capture.collect(..., dtype=float64)` gives) is computed in float64 on the device, whatever
 `jax_enable_x64` says, and comes back as NumPy: the route of every edit that is called lossless.
+
+NaN and infinities are refused. Inside `jit`, where nothing can be refused, a basis of such a Gram is NaN in every new
+column, and its rank counts them all: what is projected by it is NaN, never silently unprotected.
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from subspace_jax.core import checks
 from subspace_jax.typing import Array, Float, Int
 
 Square = Float[Array, "*lead d d"] | Float[np.ndarray, "*lead d d"]
@@ -42,10 +47,14 @@ class Subspace(NamedTuple):
 
 
 def _in_own_precision(fn: Callable) -> Callable:
-    """Float64 NumPy in, float64 NumPy out; anything else is left alone."""
+    """Float64 NumPy in, float64 NumPy out, anything else is left alone; matrices that are not finite are refused."""
+    names = tuple(inspect.signature(fn).parameters)
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
+        for name, value in (*zip(names, args, strict=False), *kwargs.items()):
+            if isinstance(value, Subspace) or np.ndim(value) >= 2:
+                checks.check_finite(name, value, remedy="the network diverged, or it was given such a sample")
         if not any(isinstance(x, np.ndarray) and x.dtype == np.float64 for x in jax.tree.leaves(args)):
             return fn(*args, **kwargs)
         with jax.enable_x64(True):
@@ -72,16 +81,16 @@ def from_gram(gram: Square, *, energy: float | int, capacity: int | None = None,
       The subspace; rank 0 when energy or gram is zero.
 
     Raises:
-      ValueError: energy outside [0, 1].
+      ValueError: energy outside [0, 1]; a gram that is not finite.
     """
     if not 0 <= energy <= 1:
         raise ValueError(f"energy is the kept share of squared singular values, in [0, 1]; got {energy}.")
     values, vectors = _eigh(lambda v: _multiply(gram, v), gram, lambda: gram, rows)
-    values = jnp.where(values > EIGH_FLOOR[str(gram.dtype)] * values[..., :1], values, 0.0)
+    values = jnp.where(values <= EIGH_FLOOR[str(gram.dtype)] * values[..., :1], 0.0, values)  # NaN stays
     kept_before = jnp.cumsum(values, -1) - values
     # at energy 1 rounding of the sums must not decide
     keep = (values > 0) & ((kept_before < energy * values.sum(-1, keepdims=True)) | (energy == 1))
-    return _leading(vectors, keep, capacity)
+    return _leading(vectors, keep | jnp.isnan(values), capacity)
 
 
 @_in_own_precision
@@ -111,7 +120,8 @@ def union(first: Subspace, second: Subspace, *, capacity: int | None = None) -> 
         new = new - _multiply(first.basis, _multiply(first.basis.mT, new))
     vectors, lengths, _ = jnp.linalg.svd(new, full_matrices=False)
     columns = jnp.concatenate([first.basis, vectors], -1)
-    keep = jnp.concatenate([_first(first.rank, first.basis.shape[-1]), lengths > SAME_DIRECTION[str(new.dtype)]], -1)
+    added = ~(lengths <= SAME_DIRECTION[str(new.dtype)])  # NaN too
+    keep = jnp.concatenate([_first(first.rank, first.basis.shape[-1]), added], -1)
     return _leading(columns, keep, capacity)
 
 
@@ -141,10 +151,10 @@ def grow(space: Subspace, gram: Square, *, energy: Scalar | Share, rows: int | N
     vectors = outside(vectors)  # rounding tilts those of small values
     vectors = vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-2, keepdims=True), 0.5)  # old directions: 0
     total = jnp.trace(gram, axis1=-2, axis2=-1)[..., None]
-    values = jnp.where(values > floor * total, values, 0.0)
+    values = jnp.where(values <= floor * total, 0.0, values)
     before = energy_share(space, gram)[..., None] * total + jnp.cumsum(values, -1) - values
     energy = jnp.broadcast_to(energy, gram.shape[:-2])[..., None]
-    new = (values > 0) & ((before < (energy - REACHED) * total) | (energy == 1))
+    new = (values > 0) & ((before < (energy - REACHED) * total) | (energy == 1)) | jnp.isnan(values)
     old = _first(space.rank, space.basis.shape[-1])
     columns = jnp.concatenate([space.basis, vectors], -1)
     return _leading(columns, jnp.concatenate([old, new], -1), space.basis.shape[-1])
@@ -153,9 +163,9 @@ def grow(space: Subspace, gram: Square, *, energy: Scalar | Share, rows: int | N
 @_in_own_precision
 def complement(space: Subspace) -> Subspace:
     """All directions orthogonal to the space: rank d - rank."""
-    _, vectors = jnp.linalg.eigh(projector(space))  # eigenvalues 0, of the complement, come first
+    values, vectors = jnp.linalg.eigh(projector(space))  # eigenvalues 0, of the complement, come first
     d = vectors.shape[-1]
-    return _leading(vectors, _first(d - space.rank, d), None)
+    return _leading(vectors, _first(d - space.rank, d) | jnp.isnan(values), None)
 
 
 @_in_own_precision
@@ -212,6 +222,8 @@ def _eigh(operator: Callable, gram: Any, matrix: Callable, rows: int | None) -> 
         vectors = _multiply(span, vectors)
     else:
         values, vectors = jnp.linalg.eigh(matrix())
+    finite = jnp.isfinite(gram).all((-2, -1))[..., None]
+    values, vectors = jnp.where(finite, values, jnp.nan), jnp.where(finite[..., None], vectors, jnp.nan)
     return values[..., ::-1], vectors[..., ::-1]
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Int, Key
 
 Padded = tuple[tuple[np.ndarray, ...], np.ndarray]
@@ -25,6 +26,7 @@ def epoch_order(key: Key[Array, ""], epoch: int | Int[Array, ""], n: int, batch:
     Raises:
       ValueError: batch outside [1, n].
     """
+    key = as_key(key)
     if not 1 <= batch <= n:
         raise ValueError(f"batch is in [1, {n}], the number of samples; got {batch}.")
     order = jax.random.permutation(jax.random.fold_in(key, epoch), n)

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from subspace_jax.core import checks
+from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Int, Key
 
 Labels = Int[np.ndarray, " n"]
@@ -60,12 +62,10 @@ def given(labels: np.ndarray, other: np.ndarray, *, classes: int) -> Labels:
     Raises:
       ValueError: labels as in `symmetric`, or another number of them.
     """
-    if np.shape(labels) != np.shape(other):
-        raise ValueError(
-            f"given labels are one per sample, {np.shape(labels)}, got {np.shape(other)}; select the same."
-        )
     _valid(labels, classes)
-    return _valid(other, classes)
+    other = _valid(other, classes)
+    checks.check_lengths(labels=labels, other=other)
+    return other
 
 
 class Planted(NamedTuple):
@@ -106,11 +106,9 @@ def duplicates(
     """
     label = _valid(label, classes)
     avoid = np.zeros(len(label), bool) if avoid is None else np.asarray(avoid)
-    if avoid.dtype != bool or not len(image) == len(label) == len(avoid):
-        raise ValueError(
-            f"image, label and the boolean mask avoid have one entry per sample, got {len(image)}, {len(label)} and "
-            f"{avoid.dtype} {avoid.shape}; select the same samples in each."
-        )
+    if avoid.dtype != bool:
+        raise ValueError(f"avoid marks samples to leave alone, booleans (n,); got {avoid.dtype}.")
+    checks.check_lengths(label=label, image=image, avoid=avoid)
     order = _order(key, len(label))
     free = order[~avoid[order]]
     if not 0 <= pairs <= len(free) // 2:
@@ -125,15 +123,10 @@ def duplicates(
 
 def _valid(labels: np.ndarray, classes: int) -> Labels:
     """A fresh int32 copy of labels that are what they should be."""
-    labels = np.array(labels)
     if classes < 2:
         raise ValueError(f"a wrong label takes at least 2 classes, got {classes}.")
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise ValueError(f"labels are integers (n,), got {labels.dtype} {labels.shape}; convert one-hot by argmax.")
-    if labels.size and not 0 <= labels.min() <= labels.max() < classes:
-        worst = labels.min() if labels.min() < 0 else labels.max()
-        raise ValueError(f"labels are in [0, {classes}), got {worst}; renumber them or raise classes.")
-    return labels.astype(np.int32)
+    checks.check_labels(labels, classes)
+    return np.array(labels, np.int32)
 
 
 def _chosen(key: Key[Array, ""], n: int, fraction: float) -> np.ndarray:
@@ -143,10 +136,10 @@ def _chosen(key: Key[Array, ""], n: int, fraction: float) -> np.ndarray:
 
 
 def _order(key: Key[Array, ""], n: int) -> np.ndarray:
-    return np.asarray(jax.random.permutation(jax.random.fold_in(key, 0), n))
+    return np.asarray(jax.random.permutation(jax.random.fold_in(as_key(key), 0), n))
 
 
 def _other(key: Key[Array, ""], labels: np.ndarray, classes: int) -> np.ndarray:
     """A uniformly random other class for each label: a step of 1 to classes - 1 around the circle."""
-    step = jax.random.randint(jax.random.fold_in(key, 1), labels.shape, 1, classes, np.int32)
+    step = jax.random.randint(jax.random.fold_in(as_key(key), 1), labels.shape, 1, classes, np.int32)
     return (labels + np.asarray(step)) % classes

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from subspace_jax.core import checks
+from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Int, Key, Num
 
 GROUP = 10  # agents among whom a class is split at a time
@@ -166,8 +168,8 @@ PARTITIONS = {
 
 
 def build(
-    name: str,
     key: Key[Array, ""],
+    name: str,
     labels: Labels,
     *,
     agents: int,
@@ -198,10 +200,8 @@ def histogram(labels: Labels, parts: Parts, *, classes: int) -> Int[np.ndarray, 
     Raises:
       ValueError: labels that are no integers in [0, classes), (n,).
     """
-    labels, _ = _checked(labels, 1)
-    if not 0 <= labels.min() <= labels.max() < classes:
-        worst = labels.min() if labels.min() < 0 else labels.max()
-        raise ValueError(f"labels are in [0, {classes}), got {worst}; renumber them or raise classes.")
+    checks.check_labels(labels, classes)
+    labels = np.asarray(labels)
     return np.stack([np.bincount(labels[part], minlength=classes) for part in parts])
 
 
@@ -213,6 +213,7 @@ def skewness(histogram: Num[np.ndarray, "agents classes"]) -> float:
     Raises:
       ValueError: an agent that holds nothing.
     """
+    checks.check_finite("histogram", histogram)
     total = histogram.sum(1, keepdims=True)
     for agent in np.flatnonzero(total == 0)[:1]:
         raise ValueError(f"agent {agent} holds no sample; its classes have no distribution.")
@@ -252,9 +253,8 @@ def _cuts(rng: np.random.Generator, hungry: np.ndarray, alpha: float, n: int) ->
 
 def _checked(labels: Labels, agents: int) -> tuple[Int[np.ndarray, " n"], int]:
     """The labels, and how many samples there are for each agent."""
+    checks.check_labels(labels)
     labels = np.asarray(labels)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise ValueError(f"labels are integers (n,), got {labels.dtype} {labels.shape}; convert one-hot by argmax.")
     if not 1 <= agents <= len(labels):
         raise ValueError(
             f"agents is in [1, {len(labels)}], so that nobody's part of {len(labels)} samples is empty; got {agents}."
@@ -263,4 +263,4 @@ def _checked(labels: Labels, agents: int) -> tuple[Int[np.ndarray, " n"], int]:
 
 
 def _generator(key: Key[Array, ""]) -> np.random.Generator:
-    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    return np.random.default_rng(np.asarray(jax.random.key_data(as_key(key))))

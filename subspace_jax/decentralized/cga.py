@@ -106,8 +106,8 @@ class CGA(NamedTuple):
         x = state.params
         models, mixed, sent = neighbours(self.comm, self.form, x)
         value, _, own = self.grad(x, state.batch_stats, batch, key)
-        _, used, error = send(self.compressor, jax.random.fold_in(key, 0), own, state.memory, 0)
-        edges = [self.cross(k, model, key, state, batch) for k, model in enumerate(models)]
+        _, used, error = send(jax.random.fold_in(key, 0), self.compressor, own, state.memory, 0)
+        edges = [self.cross(key, k, model, state, batch) for k, model in enumerate(models)]
         received, errors, crossed = zip(*edges, strict=True) if edges else ((), (), ())
         total = self.direction(weighted(self.comm, self.form.diagonal, used), received)
         updates, opt_state = self.tx.update(total, state.opt_state, x)
@@ -116,11 +116,11 @@ class CGA(NamedTuple):
         new = State(state.step + 1, params, state.batch_stats, opt_state, memory)
         return new, Info(value, cosine(own, total), sent, sum(crossed, jnp.uint32(0)))
 
-    def cross(self, k: int, model: PyTree, key: Key[Array, ""], state: State, batch: PyTree) -> tuple:
+    def cross(self, key: Key[Array, ""], k: int, model: PyTree, state: State, batch: PyTree) -> tuple:
         """Neighbour k's gradient at my model by its weight, the new error memory of that edge, the bytes sent back."""
         back = topology.inverse(self.form.sources[k])
         _, _, grads = self.grad(model, state.batch_stats, batch, key)
-        wire, _, error = send(self.compressor, jax.random.fold_in(key, k + 1), grads, state.memory, k + 1)
+        wire, _, error = send(jax.random.fold_in(key, k + 1), self.compressor, grads, state.memory, k + 1)
         received = self.comm.permute(wire, back)
         received = self.compressor.decode(received, grads) if self.compressor else received
         there = weighted(self.comm, self.form.weights[k][list(back)], received)

@@ -71,6 +71,6 @@ def deep_squeeze_round(
     Returns:
       (x, memory, bytes sent).
     """
-    wire, own, error = compress.feedback(compressor, key, x, memory)
+    wire, own, error = compress.feedback(key, compressor, x, memory)
     mixed, sent = mix(t, own, wire, lambda wire: compressor.decode(wire, x))
     return optax.tree.add_scale(x, gamma, optax.tree.sub(mixed, own)), error, sent

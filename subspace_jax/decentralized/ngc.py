@@ -107,10 +107,10 @@ class NGC(NamedTuple):
         models, mixed, sent = neighbours(self.comm, self.form, x)
         moved = toward(x, mixed, self.gamma)
         value, _, own = self.grad(x if self.self_grad_at == "sent" else moved, state.batch_stats, batch, key)
-        _, used, error = send(self.compressor, jax.random.fold_in(key, 0), own, state.memory, 0)
+        _, used, error = send(jax.random.fold_in(key, 0), self.compressor, own, state.memory, 0)
         total, errors, crossed = weighted(self.comm, self.form.diagonal, used), [error], jnp.uint32(0)
         for k, model in enumerate(models):
-            terms, error, more = self.cross(k, model, key, state, batch)
+            terms, error, more = self.cross(key, k, model, state, batch)
             total, crossed = functools.reduce(optax.tree.add, terms, total), crossed + more
             errors.append(error)
         updates, opt_state = self.tx.update(total, state.opt_state, x)
@@ -118,10 +118,10 @@ class NGC(NamedTuple):
         new = State(state.step + 1, params, state.batch_stats, opt_state, errors if self.compressor else ())
         return new, Info(value, cosine(own, total), sent, crossed)
 
-    def cross(self, k: int, model: PyTree, key: Key[Array, ""], state: State, batch: PyTree) -> tuple:
+    def cross(self, key: Key[Array, ""], k: int, model: PyTree, state: State, batch: PyTree) -> tuple:
         """Both gradients of neighbour k by their weights, the new error memory of that edge, the bytes sent back."""
         _, _, grads = self.grad(model, state.batch_stats, batch, key)
-        wire, used, error = send(self.compressor, jax.random.fold_in(key, k + 1), grads, state.memory, k + 1)
+        wire, used, error = send(jax.random.fold_in(key, k + 1), self.compressor, grads, state.memory, k + 1)
         here = weighted(self.comm, (1 - self.alpha) * self.form.weights[k], used)
         if not self.alpha:
             return [here], error, jnp.uint32(0)
@@ -149,6 +149,6 @@ def refuse_statistics(batch_stats: PyTree) -> None:
         )
 
 
-def send(compressor, key, grads, memory, k):
+def send(key, compressor, grads, memory, k):
     """(wire, what both ends use, new error memory)."""
-    return compress.feedback(compressor, key, grads, memory[k]) if compressor else (grads, grads, ())
+    return compress.feedback(key, compressor, grads, memory[k]) if compressor else (grads, grads, ())

@@ -15,6 +15,7 @@ import numpy as np
 from subspace_jax import checkpoint, trees
 from subspace_jax.core import exchange
 from subspace_jax.core.exchange import Comm
+from subspace_jax.core.keys import as_key
 from subspace_jax.decentralized.gossip import Weights
 from subspace_jax.decentralized.state import State
 from subspace_jax.decentralized.train import Judgement, judge, stacked, trainer
@@ -76,11 +77,12 @@ def run(
       ValueError: steps, batch, every or save_every below 1; data that are not finite; parameters that became NaN or
         infinite: the sentence names the step, and the last checkpoint stays.
     """
+    key = as_key(key)
     _check(steps=steps, batch=batch, every=every, save_every=save_every)
     train = _trainer(method, comm, runner, batch, prepare)
     judged = _judge(apply, comm, runner, weights.shape, np.asarray(weights, np.float64).tobytes())
     begin, draw = jax.random.split(key)
-    state, placed = stacked(method, comm, begin, variables), exchange.place(data, comm)
+    state, placed = stacked(begin, method, comm, variables), exchange.place(data, comm)
     ends = [0, *range(every, steps, every), steps]
     history, count, samples = _blank(len(ends) - 1, comm.agents), len(ends) - 1, every * batch * comm.agents
     with contextlib.ExitStack() as stack:

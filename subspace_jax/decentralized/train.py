@@ -10,6 +10,7 @@ import numpy as np
 
 from subspace_jax.core import checks, exchange
 from subspace_jax.core.exchange import Comm
+from subspace_jax.core.keys import as_key
 from subspace_jax.decentralized.gossip import Weights, mixing
 from subspace_jax.decentralized.state import State
 from subspace_jax.training.fit import likes_scan
@@ -18,18 +19,19 @@ from subspace_jax.typing import Algorithm, Array, Float, Key, PyTree, Variables
 QUEUE = 8  # dispatched steps with a collective; about 100 abort a process with several simulated devices
 
 
-def stacked(method: Algorithm, comm: Comm, key: Key[Array, ""], variables: Variables | list[Variables]) -> State:
+def stacked(key: Key[Array, ""], method: Algorithm, comm: Comm, variables: Variables | list[Variables]) -> State:
     """The states of all agents, (agents, ...), each on its own device.
 
     Args:
+      key: of the state, where a method draws some of it.
       method: an algorithm made for `comm`.
       comm: the agents.
-      key: of the state, where a method draws some of it.
       variables: {"params": ..., "batch_stats": ...} from which all agents start, or a list of one for each of them.
 
     Raises:
       ValueError: another number of them than agents, or trees that differ; what `method.init` refuses.
     """
+    key = as_key(key)
     if not isinstance(variables, list):
         return exchange.place(exchange.stack([method.init(key, variables)] * comm.agents), comm)
     if len(variables) != comm.agents:
@@ -73,6 +75,7 @@ def trainer(
 
     def train(key, state, sets, start, steps):
         check(sets)
+        key = as_key(key)
         if likes_scan(state.params):
             return span(state, sets, key, start + np.arange(steps, dtype=np.int32))
         infos = []

@@ -30,13 +30,15 @@ def mixup(train_apply: Callable, *, alpha: float = 0.2) -> Callable:
       function object.
 
     Raises:
-      ValueError: an alpha that is not positive and finite.
+      ValueError: an alpha that is not positive and finite; the objective, of inputs that are no floats.
     """
     if not 0 < alpha < math.inf:
         raise ValueError(f"alpha of the Beta distribution is positive and finite; got {alpha}.")
 
     def objective(params, batch_stats, batches, constants, key):
         x, y = (jnp.concatenate(parts) for parts in zip(*batches, strict=True))
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(f"mixup mixes float inputs; got {x.dtype}: scale the pixels first, or in prepare=.")
         share_key, order_key, model_key = jax.random.split(key, 3)
         share = jax.random.beta(share_key, alpha, alpha, dtype=x.dtype)
         other = jax.random.permutation(order_key, len(x))

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from subspace_jax.core import keys, losses
+from subspace_jax.core import checks, keys
 from subspace_jax.typing import Array, Int, Key, Num
 
 Positions = Int[np.ndarray, " chosen"]
@@ -33,14 +33,13 @@ def select_trusted(
       Positions, class by class, lowest first; the earlier position wins ties.
 
     Raises:
-      ValueError: lengths that differ, a curvature that is NaN, per_class below 1, skip outside [0, 1), a class with
-        fewer samples than that.
+      ValueError: lengths that differ, a curvature that is not finite, per_class below 1, skip outside [0, 1), a class
+        with fewer samples than that.
     """
+    checks.check_labels(y)
+    checks.check_lengths(curvature=curvature, labels=y)
+    checks.check_finite("curvature", curvature, remedy="it has no rank: score these samples again, or leave them out")
     curvature, y = np.asarray(curvature), np.asarray(y)
-    if curvature.shape != y.shape:
-        raise ValueError(f"one curvature per label; got {curvature.shape} and {y.shape}.")
-    if np.isnan(curvature).any():
-        raise ValueError(f"curvature is NaN at position {np.isnan(curvature).argmax()}: it has no rank.")
     if per_class < 1 or not 0 <= skip < 1:
         raise ValueError(f"per_class is at least 1 and skip in [0, 1); got {per_class} and {skip}.")
     order = np.argsort(curvature, stable=True)
@@ -67,8 +66,10 @@ def select_members(key: Key[Array, ""], members: Int[Any, " m"], y: Int[Any, " n
       Positions, class by class.
 
     Raises:
-      ValueError: per_class below 1, a class with fewer members.
+      ValueError: per_class below 1, a class with fewer members, members that are no positions in y.
     """
+    checks.check_labels(y)
+    checks.check_positions("members", members, len(y))
     members = np.unique(np.asarray(members))
     draws = jax.vmap(jax.random.uniform)(keys.sample_keys(key, members))
     return members[select_trusted(draws, np.asarray(y)[members], per_class=per_class)]
@@ -86,11 +87,16 @@ def check_trusted(
       selection: positions of the samples that choose alpha; a warning is given where they are trusted too.
 
     Raises:
-      ValueError: fewer trusted samples than classes, a class without any (named), a label outside [0, classes).
+      ValueError: fewer trusted samples than classes, a class without any (named), a label outside [0, classes),
+        positions that are none.
     """
+    checks.check_labels(y)
+    checks.check_positions("trusted", trusted, len(y))
+    if selection is not None:
+        checks.check_positions("selection", selection, len(y))
     trusted = np.unique(np.asarray(trusted))
     labels = np.asarray(y)[trusted]
-    losses.check_labels(labels, classes)
+    checks.check_labels(labels, classes)
     if len(trusted) < classes:
         raise ValueError(f"{len(trusted)} trusted samples for {classes} classes: each class needs one, better ten.")
     counts = np.bincount(labels, minlength=classes)

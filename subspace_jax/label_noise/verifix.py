@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from subspace_jax.core import capture, subspace
+from subspace_jax.core import capture, checks, subspace
 from subspace_jax.core.moments import Moments
 from subspace_jax.typing import Float, Params
 
@@ -180,8 +180,11 @@ def _gram(layer: capture.Layer, moments: Mapping[str, Moments]) -> Float[np.ndar
     gram = np.asarray(moments[path].gram, np.float64)
     if gram.shape != shape:
         raise ValueError(f"the Gram of {path!r} is {shape}; got {gram.shape}, the moments of another network.")
-    if not np.isfinite(gram).all():
-        raise ValueError(f"inputs of layer {path!r} are not finite on the trusted samples: the network diverged there.")
+    checks.check_finite(
+        f"the Gram of {path!r} over the trusted samples",
+        gram,
+        remedy="the network diverged there",
+    )
     energy = np.trace(gram, axis1=-2, axis2=-1)
     if not np.all((energy.sum(-1) if layer.groups > 1 else energy) > 0):
         raise ValueError(

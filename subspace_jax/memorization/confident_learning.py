@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from subspace_jax.core.losses import check_labels
+from subspace_jax.core import checks
+from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Bool, Float, Int, Key
 
 
@@ -17,7 +18,14 @@ class LabelErrors(NamedTuple):
 
 
 def folds(key: Key[Array, ""], samples: int, *, count: int = 3) -> Int[Array, " samples"]:
-    """A fold number for every sample, sizes within one of each other."""
+    """A fold number for every sample, sizes within one of each other.
+
+    Raises:
+      ValueError: fewer than 2 folds, of which each is judged by a network trained on the others.
+    """
+    if count < 2:
+        raise ValueError(f"count is the number of folds, at least 2; got {count}.")
+    key = as_key(key)
     return jax.random.permutation(key, jnp.arange(samples) % count)
 
 
@@ -29,9 +37,13 @@ def confident_learning(probabilities: Float[Any, "n c"], y: Int[Any, " n"]) -> L
       y: given labels. A class without samples has no threshold and flags nothing.
 
     Raises:
-      ValueError: a known label outside [0, c).
+      ValueError: rows that are no probabilities; labels that are no integers in [0, c), of another number or of one
+        class alone.
     """
-    check_labels(y, probabilities.shape[1])
+    checks.check_probabilities("probabilities", probabilities)
+    checks.check_labels(y, probabilities.shape[1])
+    checks.check_lengths(probabilities=probabilities, labels=y)
+    checks.check_several(y, "confident learning")
     member = jax.nn.one_hot(y, probabilities.shape[1])
     count = member.sum(axis=0)
     threshold = jnp.where(count > 0, (member * probabilities).sum(axis=0) / jnp.maximum(count, 1), jnp.inf)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from subspace_jax.core import checks
 from subspace_jax.typing import Int, Shaped
 
 
@@ -12,7 +13,12 @@ def conflicting_copies(image: Shaped[np.ndarray, "n ..."], label: Int[np.ndarray
 
     >>> conflicting_copies(np.array([[1], [2], [1], [2]]), np.array([0, 1, 3, 1]))
     [array([0, 2])]
+
+    Raises:
+      ValueError: labels that are no integers (n,), or another number of them than images.
     """
+    checks.check_labels(label)
+    checks.check_lengths(image=image, label=label)
     rows = np.ascontiguousarray(image).reshape(len(image), -1)
     rows = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))[:, 0]
     _, group = np.unique(rows, return_inverse=True)

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from subspace_jax.core.losses import check_labels, softmax_cross_entropy
+from subspace_jax.core import checks
+from subspace_jax.core.losses import softmax_cross_entropy
 from subspace_jax.typing import Array, Bool, Float, Int
 
 
@@ -28,7 +29,12 @@ def init(samples: int) -> Dynamics:
 
 
 def update(state: Dynamics, logits: Float[Array, "n c"], y: Int[Any, " n"]) -> Dynamics:
-    """Add one epoch's logits of all training samples, in inference mode."""
+    """Add one epoch's logits of all training samples, in inference mode.
+
+    Raises:
+      ValueError: labels as in `margin`; another number of samples than before.
+    """
+    checks.check_lengths(logits=logits, state=state.loss)
     gap, loss = margin(logits, y), softmax_cross_entropy(logits, y)
     correct = gap > 0
     first = (state.learned_at < 0) & correct
@@ -47,9 +53,10 @@ def margin(logits: Float[Array, "n c"], y: Int[Any, " n"]) -> Float[Array, " n"]
     """z_y - max_{k != y} z_k, above 0 where the label alone has the largest logit; not above 0 for a tie or a NaN.
 
     Raises:
-      ValueError: a known label outside [0, c).
+      ValueError: labels that are no integers (n,), a known one outside [0, c), another number of them.
     """
-    check_labels(y, logits.shape[1])
+    checks.check_labels(y, logits.shape[1])
+    checks.check_lengths(logits=logits, labels=y)
     own = jnp.take_along_axis(logits, y[:, None], axis=1)[:, 0]
     others = jnp.where(jax.nn.one_hot(y, logits.shape[1], dtype=bool), -jnp.inf, logits)
     return own - others.max(axis=1)

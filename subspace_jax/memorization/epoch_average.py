@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from subspace_jax.core import checks
 from subspace_jax.typing import Array, Float, Int
 
 
@@ -33,7 +34,13 @@ def init(samples: int, *, history: int = 1) -> EpochAverage:
 
 
 def update(state: EpochAverage, scores: Float[Array, " n"]) -> EpochAverage:
-    """Add the scores of one epoch."""
+    """Add the scores of one epoch.
+
+    Raises:
+      ValueError: another number of samples than before; a score that is not finite (inside `jit` its average is NaN).
+    """
+    checks.check_lengths(scores=scores, state=state.total)
+    checks.check_finite("scores", scores, remedy="the network diverged, or these samples are not finite")
     slot = state.count % len(state.history)
     return EpochAverage(state.total + scores, scores, state.count + 1, state.history.at[slot].set(scores))
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from subspace_jax.core import checks
 from subspace_jax.memorization.dynamics import margin
 from subspace_jax.typing import Array, Float, Int
 
@@ -24,7 +25,12 @@ def init(samples: int) -> SecondSplit:
 
 
 def update(state: SecondSplit, logits: Float[Array, "n c"], y: Int[Any, " n"]) -> SecondSplit:
-    """Add the logits of the first half's samples after one more epoch on the second half."""
+    """Add the logits of the first half's samples after one more epoch on the second half.
+
+    Raises:
+      ValueError: labels as in `dynamics.margin`; another number of samples than before.
+    """
+    checks.check_lengths(logits=logits, state=state.forgotten_at)
     first = (state.forgotten_at < 0) & ~(margin(logits, y) > 0)
     return SecondSplit(state.epochs + 1, jnp.where(first, state.epochs, state.forgotten_at))
 

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from subspace_jax.core import checks
+from subspace_jax.core.keys import as_key
 from subspace_jax.core.losses import softmax_cross_entropy
 from subspace_jax.memorization.dynamics import margin
 from subspace_jax.typing import ApplyFn, Array, Bool, Float, Int, Key, Num, Variables
@@ -53,8 +55,11 @@ def subset_tables(key: Key[Array, ""], samples: int, *, models: int, ratio: floa
       balanced: every sample is in floor(Tm/n) or ceil(Tm/n) subsets: less variance, no sample left on one side.
 
     Raises:
-      ValueError: ratio outside (0, 1), or subsets without samples.
+      ValueError: ratio outside (0, 1), subsets without samples, no model.
     """
+    key = as_key(key)
+    if models < 1:
+        raise ValueError(f"models is the number of subsets, at least 1; got {models}.")
     size = int(ratio * samples + 1e-9) if 0 < ratio < 1 else 0  # .29 * 100 is 28.999...
     if size < 1:
         raise ValueError(f"ratio must be in (0, 1) and leave at least one of {samples} samples; got {ratio}.")
@@ -75,7 +80,11 @@ def outcomes(
 
     The probability gives most of the ranking with a quarter of the models. A model that diverged has nothing correct,
     and its probabilities are NaN.
+
+    Raises:
+      ValueError: points that are not finite; labels that are no integers in [0, classes), or another number of them.
     """
+    checks.check_data(x, y)
     x, y = jnp.asarray(x), jnp.asarray(y)
 
     def one(model):
@@ -91,7 +100,7 @@ def memorization_sums(outcome: Float[Any, "models n"], mask: Bool[Any, "models n
     """The counts of each training sample's own outcomes.
 
     Raises:
-      ValueError: shapes that differ, or outcomes outside [0, 1].
+      ValueError: shapes that differ, a mask that is not boolean, or outcomes outside [0, 1].
     """
     _check(outcome, mask)
     if outcome.shape != mask.shape:
@@ -162,7 +171,14 @@ def high_influence(
 
     Blocks of test points keep memory at block x n; the full table of 60,000 x 10,000 would take 2.4 GB. Of each test
     point the `top` strongest partners are looked at.
+
+    Raises:
+      ValueError: as `influence_sums`; labels that are no integers (n,), or of other samples than mem, mask and outcome.
     """
+    checks.check_labels(labels)
+    checks.check_labels(test_labels, name="test_labels")
+    checks.check_lengths(labels=labels, mem=mem, mask=mask.T)
+    checks.check_lengths(test_labels=test_labels, outcome=outcome.T)
     pairs = []
     eligible = jnp.asarray(mem) >= mem_above
     labels, test_labels = jnp.asarray(labels), np.asarray(test_labels)
@@ -191,7 +207,9 @@ def leave_one_out(learner: Callable[[np.ndarray], np.ndarray], samples: int, i: 
 def _check(outcome, mask) -> None:
     if len(outcome) != len(mask):
         raise ValueError(f"outcome has {len(outcome)} models and mask {len(mask)}; they must be the same models.")
-    if isinstance(outcome, jax.core.Tracer):  # values are unknown under jit
+    if mask.dtype != bool:
+        raise ValueError(f"mask is boolean (models, samples), who was trained on what; got {mask.dtype}: Subsets.mask.")
+    if not checks.is_known(outcome):
         return
     low, high = float(jnp.min(outcome)), float(jnp.max(outcome))
     if not (low >= 0 and high <= 1):  # nor NaN

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Key, Shaped
 
 
@@ -11,6 +12,7 @@ def crop_flip(key: Key[Array, ""], x: Shaped[Array, "b h w c"], *, pad: int = 4)
 
     Works on raw uint8 pixels as on floats: apply it before scaling, so that the padding is black.
     """
+    key = as_key(key)
     batch, height, width, channels = x.shape
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     corner_key, flip_key = jax.random.split(key)

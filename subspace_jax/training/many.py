@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from subspace_jax import trees
+from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 from subspace_jax.training.fit import Hook, fit, likes_scan, scan_epoch, train_epoch
 from subspace_jax.training.state import TrainState, create, train_step
@@ -60,6 +61,7 @@ def train_many(
     Raises:
       ValueError: fewer samples a model than `batch`, or sample numbers outside the data.
     """
+    key = as_key(key)
     models, size = table.shape
     if size < batch:
         raise ValueError(

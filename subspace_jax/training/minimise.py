@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from subspace_jax.core import losses
+from subspace_jax.core.keys import as_key
 from subspace_jax.data import epoch_order
 from subspace_jax.training.fit import stays_on_device
 from subspace_jax.training.progress import track
@@ -90,6 +91,7 @@ def repeat(
     Raises:
       ValueError: as `minimise`.
     """
+    key = as_key(key)
     sizes = [len(arrays[0]) for arrays in sets]
     if steps < 1 or batch < 1 or not sizes or not all(sizes):
         raise ValueError(f"there are steps and samples to take; got {steps} steps of {batch} from sets of {sizes}.")

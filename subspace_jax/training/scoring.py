@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from subspace_jax.core import metrics
-from subspace_jax.core.keys import sample_keys
+from subspace_jax.core.keys import as_key, sample_keys
 from subspace_jax.training.progress import track
 from subspace_jax.typing import ApplyFn, Array, Float, Key, PyTree, Variables
 
@@ -53,6 +53,7 @@ def score_dataset(
     Raises:
       ValueError: no samples, or arrays of different lengths.
     """
+    key = as_key(key)
     lengths = {len(a) for a in arrays}
     if len(lengths) != 1 or not min(lengths):
         raise ValueError(f"arrays must have one length of at least 1; got {[len(a) for a in arrays]}.")

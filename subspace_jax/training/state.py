@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from subspace_jax.core import losses
+from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 from subspace_jax.typing import Array, Int, Key, PyTree, Shaped, Variables
 
@@ -27,6 +28,7 @@ def create(
     key: Key[Array, ""], model: Model, tx: optax.GradientTransformation, x: Shaped[Array | np.ndarray, "b ..."]
 ) -> TrainState:
     """A fresh state; `x` is one batch of inputs as the model sees them (its values do not matter)."""
+    key = as_key(key)
     fresh = model.init(key, x)
     return TrainState(jnp.int32(0), fresh["params"], fresh["batch_stats"], tx.init(fresh["params"]), key)
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from subspace_jax.core import capture, subspace
+from subspace_jax.core import capture, checks, subspace
 from subspace_jax.core.capture import Layer, Layers
 from subspace_jax.core.moments import Moments
 from subspace_jax.core.subspace import Scalar, Square
@@ -187,10 +187,11 @@ def _check(layer: Layer, moments: Mapping[str, Moments], name: str) -> None:
     gram, count = moments[layer.path].gram, moments[layer.path].count
     if gram.shape != (*layer.lead, layer.d_in, layer.d_in):
         raise ValueError(f"{name} moments of {layer.path!r}: {gram.shape} is not the Gram of {layer.d_in} inputs.")
-    if isinstance(gram, jax.core.Tracer):
-        return
-    if not count or not np.isfinite(gram.trace(axis1=-2, axis2=-1)).all():
-        raise ValueError(f"{name} moments of {layer.path!r} hold {float(count):g} rows, or a NaN: check the samples.")
+    if checks.is_known(count) and not count:
+        raise ValueError(f"{name} moments of {layer.path!r} hold no rows: collect them over at least one batch.")
+    checks.check_finite(
+        f"the Gram of {layer.path!r} over the {name} set", gram, remedy="drop samples that are not finite"
+    )
 
 
 def _projectors(table: Layers, moments: Mapping[str, Moments], paths: Iterable[str], alpha: Scalar) -> Matrices:

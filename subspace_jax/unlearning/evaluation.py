@@ -5,17 +5,16 @@ that an attack cannot tell from unseen ones (`svc_mia`, `ulira`), features that 
 (`linear_probe`: many methods only detach the head).
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspace_jax.core import capture, metrics
+from subspace_jax.core import capture, checks, metrics
 from subspace_jax.core.capture import Layers
-from subspace_jax.core.losses import check_labels
 from subspace_jax.typing import Array, Float, Int, Params
+from subspace_jax.unlearning.samples import Classes, as_classes
 
 STD_FLOOR = 1e-3  # of logits; saturated models that agree exactly would divide by zero
 
@@ -37,25 +36,25 @@ class ULira(NamedTuple):
 
 
 def class_accuracy(
-    logits: Float[Array | np.ndarray, "n classes"], y: Int[Array | np.ndarray, " n"], *, forget: Sequence[int]
+    logits: Float[Array | np.ndarray, "n classes"], y: Int[Array | np.ndarray, " n"], *, forget: Classes
 ) -> ClassAccuracy:
     """Accuracy of the two kinds of samples; not for use inside `jit`.
 
     Args:
       logits: class scores.
       y: true classes.
-      forget: classes to forget.
+      forget: classes to forget, or the one class.
 
     Raises:
       ValueError: no class scores, one row per label; labels that are no class; a class to forget that is not in the
         labels, or no other class.
     """
     _check_scores(logits, y)
-    y = np.asarray(y)
-    if len(missing := np.setdiff1d(forget, y)) or np.isin(y, forget).all():
+    y, classes = np.asarray(y), as_classes(forget)
+    if len(missing := np.setdiff1d(classes, y)) or np.isin(y, classes).all():
         wrong = f"class {missing[0]} is not among them" if len(missing) else "no class stays"
-        raise ValueError(f"labels {np.unique(y)} with {list(forget)} forgotten: {wrong}.")
-    gone, logits = np.isin(y, forget), np.asarray(logits)
+        raise ValueError(f"labels {np.unique(y)} with {classes.tolist()} forgotten: {wrong}.")
+    gone, logits = np.isin(y, classes), np.asarray(logits)
     return ClassAccuracy(*(_accuracy(logits[mask], y[mask]) for mask in (~gone, gone)))
 
 
@@ -108,17 +107,20 @@ def svc_mia(retain_train: Real, forget_train: Real, forget_test: Real) -> float:
       forget_test: the same, of test samples of the classes to forget.
 
     Raises:
-      ValueError: an empty set, or values that are no probabilities (logits, log-probabilities).
+      ValueError: an empty set, another shape, values that are no probabilities (logits, log-probabilities).
     """
-    from sklearn.svm import SVC
-
     sets = [np.asarray(values, np.float64) for values in (retain_train, forget_train, forget_test)]
-    for values in sets:
-        if values.ndim != 1 or not values.size or not ((values >= 0) & (values <= 1)).all():
+    for name, values in zip(("retain_train", "forget_train", "forget_test"), sets, strict=True):
+        if values.ndim != 1 or not values.size:
+            raise ValueError(f"{name} holds one probability per sample, (n,), at least one; got shape {values.shape}.")
+        checks.check_finite(name, values)
+        if not ((values >= 0) & (values <= 1)).all():
             raise ValueError(
-                "the attack takes probabilities of the true label (n,), in [0, 1], at least one in each set; got "
-                f"{values.shape} with {values.ravel()[:1]}: take the sigmoid of label_logit."
+                f"{name} holds probabilities of the true label, in [0, 1]; got {values.min():g} to {values.max():g}: "
+                "take the sigmoid of label_logit."
             )
+    from sklearn.svm import SVC  # slow to import, and few need it
+
     members = np.repeat([1, 0], [len(sets[0]), len(sets[1])])
     attack: Any = SVC(kernel="rbf", C=3, gamma="auto")
     attack.fit(np.concatenate(sets[:2])[:, None], members)
@@ -145,9 +147,12 @@ def ulira(unlearned: Float[Array | np.ndarray, "models n"], retrained: Float[Arr
     models, n = np.shape(unlearned)
     if models < 3 or not n:
         raise ValueError(f"holding one out takes at least 3 networks a side, and samples; got {models} with {n}.")
-    for values in (np.asarray(unlearned), np.asarray(retrained)):
-        if not np.isfinite(values).all() or ((values >= 0) & (values <= 1)).all():
-            raise ValueError("values must be finite logits, not probabilities: take label_logit of the class scores.")
+    for name, values in (("unlearned", np.asarray(unlearned)), ("retrained", np.asarray(retrained))):
+        checks.check_finite(
+            name, values, remedy="a network diverged, or label_logit was given probabilities of 0 and 1"
+        )
+        if ((values >= 0) & (values <= 1)).all():
+            raise ValueError(f"{name} holds probabilities, all in [0, 1]: take label_logit of the class scores.")
     return ULira(*_held_out(jnp.stack([jnp.asarray(unlearned), jnp.asarray(retrained)])))
 
 
@@ -176,7 +181,7 @@ def linear_probe(
     test_features: Float[Array | np.ndarray, "m d"],
     test_y: Int[Array | np.ndarray, " m"],
     *,
-    forget: Sequence[int],
+    forget: Classes,
     ridge: float = 1e-3,
 ) -> ClassAccuracy:
     """Accuracies of a new head, fitted on hidden features with all labels: is the class still in the features?
@@ -189,17 +194,22 @@ def linear_probe(
       train_y: their classes, those to forget among them.
       test_features: of test samples.
       test_y: their classes.
-      forget: classes to forget.
+      forget: classes to forget, or the one class.
       ridge: relative to the mean energy of a feature, above 0.
 
     Raises:
-      ValueError: a ridge that is not positive; features that are not (n, d); as `class_accuracy`, of the test labels.
+      ValueError: a ridge that is not positive; features that are not (n, d), not finite or of other samples than the
+        labels; as `class_accuracy`, of the test labels.
     """
     train, test = np.asarray(train_features, np.float64), np.asarray(test_features, np.float64)
     if train.ndim != 2 or test.ndim != 2 or not ridge > 0:
         raise ValueError(f"features are (n, d) and ridge is above 0; got {train.shape}, {test.shape} and {ridge}.")
+    for name, features, y in (("train", train, train_y), ("test", test, test_y)):
+        checks.check_labels(y, name=f"{name}_y")
+        checks.check_lengths(**{f"{name}_features": features, f"{name}_y": y})
+        checks.check_finite(f"{name}_features", features)
     classes = 1 + max(int(np.max(train_y)), int(np.max(test_y)))
-    check_labels(train_y, classes)
+    checks.check_labels(train_y, classes)
     onehot = np.eye(classes)[np.asarray(train_y)]
     centre, prior = train.mean(axis=0), onehot.mean(axis=0)
     rows = train - centre
@@ -217,9 +227,10 @@ def relative_weight_change(table: Layers, before: Params, after: Params) -> dict
 
 
 def _check_scores(logits: Any, y: Any) -> None:
-    if np.ndim(logits) != 2 or np.shape(y) != np.shape(logits)[:1]:
+    if np.ndim(logits) != 2:
         raise ValueError(
-            f"class scores are (n, classes), one row per label; got {np.shape(logits)} and {np.shape(y)}: a network "
-            "that returns more than its logits must be wrapped."
+            f"class scores are (n, classes); got shape {np.shape(logits)}: wrap a network that returns more than its "
+            "logits."
         )
-    check_labels(y, np.shape(logits)[1])
+    checks.check_labels(y, np.shape(logits)[1])
+    checks.check_lengths(logits=logits, labels=y)

@@ -40,7 +40,7 @@ def stored(tx, opt_state, energy=0.9):
 
 
 def leaks(tx, **options):
-    return leak.leak(TABLE, tx, PARAMS, stored(tx, tx.init(PARAMS)), key=KEY, **options)
+    return leak.leak(KEY, TABLE, tx, PARAMS, stored(tx, tx.init(PARAMS)), **options)
 
 
 @pytest.mark.parametrize("name", KEEP)
@@ -60,7 +60,7 @@ def test_these_chains_bring_it_back(name):
 def test_a_momentum_older_than_the_basis_leaks():
     tx = optax.chain(PROJECT, optax.sgd(0.1, momentum=0.9))
     _, opt_state = tx.update(jax.tree.map(jnp.ones_like, PARAMS), tx.init(PARAMS), PARAMS)
-    assert min(leak.leak(TABLE, tx, PARAMS, stored(tx, opt_state), key=KEY).values()) > REACHED
+    assert min(leak.leak(KEY, TABLE, tx, PARAMS, stored(tx, opt_state)).values()) > REACHED
 
 
 def test_the_leak_is_the_share_of_the_change_of_the_weights():
@@ -71,7 +71,7 @@ def test_the_leak_is_the_share_of_the_change_of_the_weights():
         gradients = optax.tree.random_like(jax.random.fold_in(KEY, i), params)
         updates, state = tx.update(gradients, state, params)
         params = optax.apply_updates(params, updates)
-    found = leak.leak(TABLE, tx, PARAMS, opt_state, key=KEY)
+    found = leak.leak(KEY, TABLE, tx, PARAMS, opt_state)
     for name in ("first", "second", "head"):
         change = params[name]["kernel"] - PARAMS[name]["kernel"]
         basis = optax.tree.get(opt_state, "bases")[f"{name}/kernel"].basis
@@ -81,7 +81,7 @@ def test_the_leak_is_the_share_of_the_change_of_the_weights():
 
 def test_nothing_stored_or_no_update_is_no_leak():
     tx = BREAK["project, adam"]
-    assert set(leak.leak(TABLE, tx, PARAMS, tx.init(PARAMS), key=KEY).values()) == {0.0}
+    assert set(leak.leak(KEY, TABLE, tx, PARAMS, tx.init(PARAMS)).values()) == {0.0}
     assert set(leaks(optax.chain(optax.scale(0.0), PROJECT)).values()) == {0.0}
 
 
@@ -89,7 +89,7 @@ def test_a_full_layer_is_no_leak_and_its_decay_is_one():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="full:")
         for name, tx in {**KEEP, **BREAK}.items():
-            found = leak.leak(TABLE, tx, PARAMS, stored(tx, tx.init(PARAMS), energy=1.0), key=KEY)
+            found = leak.leak(KEY, TABLE, tx, PARAMS, stored(tx, tx.init(PARAMS), energy=1.0))
             assert "first/kernel" in found
             if name in KEEP:
                 assert max(found.values()) < leak.LIMIT
@@ -102,7 +102,7 @@ def test_sgp_is_measured_with_its_directions_closed():
         tx = optax.chain(*order)
         opt_state = tx.init(PARAMS)
         state = sgp.update(optax.tree.get(opt_state, "SGPState"), SEEN, energy=0.9, a=1.0)
-        found = leak.leak(TABLE, tx, PARAMS, optax.tree.set(opt_state, SGPState=state), key=KEY)
+        found = leak.leak(KEY, TABLE, tx, PARAMS, optax.tree.set(opt_state, SGPState=state))
         assert (max(found.values()) < ROUNDING) is holds
 
 
@@ -132,7 +132,7 @@ def test_interference_is_the_energy_of_the_change_on_the_rows():
 
 def test_bad_input():
     with pytest.raises(ValueError, match=r"needs a projection in opt_state .*bases=None"):
-        leak.leak(TABLE, optax.sgd(0.1), PARAMS, optax.sgd(0.1).init(PARAMS), key=KEY)
+        leak.leak(KEY, TABLE, optax.sgd(0.1), PARAMS, optax.sgd(0.1).init(PARAMS))
     with pytest.raises(ValueError, match="at least 1 step; got steps=0"):
         leaks(KEEP["project, sgd"], steps=0)
     with pytest.raises(ValueError, match="no moments of any layer; there are first/kernel"):

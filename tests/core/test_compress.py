@@ -61,7 +61,7 @@ def seen(name):
     def run(keys, stacked):
         one = functools.partial(sent, compressor)
         alone = [(keys[i], jax.tree.map(lambda leaf, i=i: leaf[i], stacked)) for i in range(DRAWN)]
-        fed = compress.feedback(compressor, keys[0], *(tree for _, tree in alone))
+        fed = compress.feedback(keys[0], compressor, *(tree for _, tree in alone))
         return jax.vmap(one)(keys, stacked), [one(*each) for each in alone], compressor.encode(*alone[0]), fed
 
     return jax.device_get(run(keys, jax.tree.map(lambda *leaves: np.stack(leaves), *trees)))
@@ -114,8 +114,8 @@ def test_error_feedback_loses_nothing(name):
 def test_float64_stays_there(name):
     with jax.enable_x64(True):
         tree = {leaf: jax.ShapeDtypeStruct(shape, jnp.float64) for leaf, shape in SIZES.items()}
-        given = (COMPRESSORS[name][0], jax.random.key(0), tree, tree)
-        _, arrived, left = jax.eval_shape(functools.partial(compress.feedback, given[0]), *given[1:])
+        run = functools.partial(compress.feedback, jax.random.key(0), COMPRESSORS[name][0])
+        _, arrived, left = jax.eval_shape(run, tree, tree)
     assert arrived == left == tree
 
 
@@ -123,8 +123,8 @@ def test_float64_stays_there(name):
 def test_error_feedback_is_exact_in_float64(name):
     with jax.enable_x64(True):
         tree, error = draw(0, jnp.float64), draw(1, jnp.float64)
-        run = jax.jit(functools.partial(compress.feedback, COMPRESSORS[name][0]))
-        _, arrived, left = run(jax.random.key(0), tree, error)
+        run = functools.partial(compress.feedback, jax.random.key(0), COMPRESSORS[name][0])
+        _, arrived, left = jax.jit(run)(tree, error)
     for k in tree:
         np.testing.assert_allclose(arrived[k] + left[k], tree[k] + error[k], atol=1e-12)
 
@@ -213,7 +213,7 @@ def test_error_memory_is_bounded_and_the_mean_message_is_the_gradient(compressor
     @jax.jit
     def run(g):
         def step(error, key):
-            _, q, error = compress.feedback(COMPRESSORS[compressor][0], key, g, error)
+            _, q, error = compress.feedback(key, COMPRESSORS[compressor][0], g, error)
             return error, (q, error)
 
         return jax.lax.scan(step, jnp.zeros_like(g), jax.random.split(jax.random.key(0), steps))[1]

@@ -398,8 +398,8 @@ BAD = {
     "uint8": ({"x": np.zeros((BATCH, DIM), np.uint8)}, "inputs must be float, got uint8; normalise first"),
     "float labels": ({"y": np.zeros(BATCH)}, "labels must be integer class numbers, got float64"),
     "one-hot labels": ({"y": np.zeros((BATCH, 2), int)}, r"one a sample, shape \(6,\); got \(6, 2\)"),
-    "one key": ({"keys": jax.random.key(0)}, r"one typed key a sample, shape \(6,\)"),
-    "old keys": ({"keys": np.zeros((BATCH, 2), np.uint32)}, "got uint32"),
+    "one key": ({"keys": jax.random.key(0)}, r"one key a sample, shape \(6,\); got shape \(\)"),
+    "no keys": ({"keys": np.zeros((BATCH, 2), np.int32)}, r"got int32 of shape \(6, 2\)"),
     "scalar loss": ({"loss": lambda v, x, y: x.sum()}, r"one value a sample, shape \(6,\); got \(\)"),
     "coupled loss": ({"loss": lambda v, x, y: x @ x.T}, r"got \(6, 6\)"),
     "no probes": ({"probes": 0}, "probes must be at least 1; got 0"),
@@ -432,7 +432,7 @@ def test_the_softmax_forms_refuse_bad_input_too(unchecked):
         curvature.ggn_spectrum(lambda v, x: x.sum(1), variables, x)
     with pytest.raises(ValueError, match="probes must be at least 1"):
         curvature.ggn_probe(keys, apply, variables, x, probes=0)
-    with pytest.raises(ValueError, match="one typed key a sample"):
+    with pytest.raises(ValueError, match="one key a sample"):
         curvature.ggn_probe(keys[:2], apply, variables, x)
     with pytest.raises(ValueError, match=r"4097 x 4097 Hessian a sample, 0\.1 GiB for this batch of 2; at most 4096"):
         curvature.exact(loss, variables, np.zeros((2, 4097), np.float32), y[:2])

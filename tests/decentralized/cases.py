@@ -24,7 +24,7 @@ def loss(params, batch_stats, batch, key):
 
 
 def gradients(params, batch):
-    """Of `loss`, in closed form and NumPy: an oracle that nothing compiles for. Axes before the parameters' are agents'."""
+    """Of `loss`, in closed form and NumPy: an oracle without any compilation. All arrays may have leading axes."""
     x, y = batch
     kernel, bias, head = (np.asarray(params[name]) for name in ("kernel", "bias", "head"))
     hidden = np.tanh(x @ kernel + bias[..., None, :])
@@ -73,12 +73,8 @@ def begin(method, stacked, dtype=np.float64):
 
 def run(method, comm=COMM, runner=exchange.vmap, steps=1, *, start=None, dtype=np.float64):
     """(states (agents, ...), infos (steps, agents)) after `steps` steps from the variables `start`, in NumPy."""
-
-    state, step, infos = (
-        begin(method, variables(dtype) if start is None else start, dtype),
-        stepper(method, comm, runner),
-        [],
-    )
+    state, infos = begin(method, variables(dtype) if start is None else start, dtype), []
+    step = stepper(method, comm, runner)
     with jax.enable_x64(dtype == np.float64):
         for t in range(steps):
             before, (state, info) = state, jax.block_until_ready(step(state, batch(t, dtype), np.int32(t)))

@@ -16,7 +16,7 @@ def setup(comm=COMM):
     method = gossip.d_psgd(cases.loss, comm=comm, weights=GRAPHS["ring"], lr=0.1)
     start = jax.tree.map(lambda leaf: leaf[0], cases.variables(np.float32))
     sets = tuple(np.concatenate([cases.batch(t, np.float32)[k] for t in (0, 1)], 1) for k in (0, 1))
-    return method, train.stacked(method, comm, jax.random.key(0), start), sets
+    return method, train.stacked(jax.random.key(0), method, comm, start), sets
 
 
 def by(predict):
@@ -40,11 +40,11 @@ def test_a_run_cut_in_parts_is_the_whole_run():
 def test_agents_start_together_or_each_from_its_own():
     method, together, _ = setup()
     own = [jax.tree.map(lambda leaf, i=i: leaf[i], cases.variables(np.float32, apart=1.0)) for i in range(AGENTS)]
-    apart = train.stacked(method, COMM, jax.random.key(0), own)
+    apart = train.stacked(jax.random.key(0), method, COMM, own)
     assert np.ptp(together.params["kernel"], axis=0).max() == 0
     np.testing.assert_array_equal(apart.params["kernel"], cases.variables(np.float32, apart=1.0)["params"]["kernel"])
     with pytest.raises(ValueError, match="8 agents start from as many variables; got 3"):
-        train.stacked(method, COMM, jax.random.key(0), own[:3])
+        train.stacked(jax.random.key(0), method, COMM, own[:3])
 
 
 def test_samples_do_not_depend_on_the_runner():

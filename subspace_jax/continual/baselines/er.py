@@ -9,6 +9,7 @@ import optax
 
 from subspace_jax.continual.protocol import Learner, State, descend, learner, own_head
 from subspace_jax.core import losses
+from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 
 Buffer = dict[str, Any]  # x (capacity, ...), y, t (capacity,), seen (): samples of all tasks so far
@@ -79,6 +80,7 @@ def fill(rng: np.random.Generator, buffer: Buffer, task, t: int) -> Buffer:
 
 def draw(key: Any, buffer: Buffer, count: int) -> tuple:
     """(x, y, t) of so many samples of the buffer, with replacement; zeros while it is empty."""
+    key = as_key(key)
     filled = jnp.clip(buffer["seen"], 1, len(buffer["y"]))
     rows = jax.random.randint(key, (count,), 0, filled)
     return buffer["x"][rows], buffer["y"][rows], buffer["t"][rows]

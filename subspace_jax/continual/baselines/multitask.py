@@ -11,6 +11,7 @@ from subspace_jax import training
 from subspace_jax.continual.protocol import own_head
 from subspace_jax.continual.tasks import Task, check_tasks
 from subspace_jax.core import losses
+from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 from subspace_jax.typing import Array, Float, Key, Variables
 
@@ -39,6 +40,7 @@ def multitask(
     Raises:
       ValueError: as `check_tasks` and `training.minimise`.
     """
+    key = as_key(key)
     check_tasks(tasks, classes=classes)
     x, y = (np.concatenate([getattr(task, name) for task in tasks]) for name in ("x", "y"))
     owner = np.repeat(np.arange(len(tasks)), [len(task.x) for task in tasks])

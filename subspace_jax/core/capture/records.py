@@ -16,6 +16,7 @@ from subspace_jax.core import moments as _moments
 from subspace_jax.core.capture.products import Product
 from subspace_jax.core.capture.run import Call, Visitor, run
 from subspace_jax.core.capture.table import Layers, Traced, trace
+from subspace_jax.core.keys import as_key
 from subspace_jax.core.moments import Moments
 from subspace_jax.typing import Array, Key, Params
 
@@ -96,6 +97,7 @@ def observe(
     Raises:
       ValueError: as `layers`; a cap without a key; gradients of a function that is no scalar, or with a cap.
     """
+    key = None if key is None else as_key(key)
     traced = trace(fn, params, args, layers)
     out, own = _measure(traced, params, args, key, of=of, dtype=dtype, max_rows=max_rows)
     return out, _by_layer(traced.table, own)
@@ -133,6 +135,7 @@ def collect(
     Raises:
       ValueError: as `observe`; no batch; a batch that does not divide over the devices.
     """
+    key = None if key is None else as_key(key)
     layers = None if layers is None else tuple(layers)
     params = jax.tree.map(jnp.asarray, params)  # before the wide context: host float64 must not widen the network
     wide = np.dtype(dtype) == np.float64

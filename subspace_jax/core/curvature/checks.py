@@ -1,9 +1,9 @@
 """What the curvature functions refuse, each in one sentence, before anything of the network is traced."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from subspace_jax.core.keys import as_keys
 from subspace_jax.typing import Array
 
 EXACT_LIMIT = 4096  # input dimensions of which the dense Hessian, 64 MiB a sample, is still reasonable
@@ -30,10 +30,10 @@ def check_settings(*, probes: int = 10, step: float = 1e-3) -> None:
 
 
 def check_probes(keys: Array, x: Array | np.ndarray, probes: int, chunk: int | None) -> None:
-    """One typed key a sample, at least one probe, at least one probe a chunk."""
-    if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.shape != x.shape[:1]:
+    """One key a sample, at least one probe, at least one probe a chunk."""
+    if as_keys(keys).shape != x.shape[:1]:
         raise ValueError(
-            f"keys must be one typed key a sample, shape {x.shape[:1]}; got {keys.dtype} of shape {keys.shape}: "
+            f"keys must be one key a sample, shape {x.shape[:1]}; got shape {as_keys(keys).shape}: "
             "make them with sample_keys(key, index)."
         )
     check_settings(probes=probes)

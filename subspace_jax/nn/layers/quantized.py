@@ -99,7 +99,7 @@ class Quantized(nn.Module):
         def run(x, params):
             return layer.apply({"params": params}, x)
 
-        return bifurcated(run, self.bits, x, params, self.make_rng("rounding")) if _trains(self) else run(x, params)
+        return bifurcated(self.make_rng("rounding"), run, self.bits, x, params) if _trains(self) else run(x, params)
 
 
 class QuantizedSum(nn.Module):
@@ -115,8 +115,8 @@ class QuantizedSum(nn.Module):
         return coarse_gradient(self, x + y, self.bits)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def bifurcated(layer: Callable, bits: int, x, params: Any, key):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def bifurcated(key, layer: Callable, bits: int, x, params: Any):
     """layer(x, params), whose parameters see the cotangent in full precision and whose input sees it in few bits.
 
     Backwards, dparams = transpose(dy) and dx = transpose(Q(dy)), with Q the stochastic rounding of dy, by `key`,
@@ -126,7 +126,7 @@ def bifurcated(layer: Callable, bits: int, x, params: Any, key):
     return layer(x, params)
 
 
-def _forward(layer, bits, x, params, key):
+def _forward(key, layer, bits, x, params):
     del bits
     return layer(x, params), (x, params, key)
 
@@ -135,7 +135,7 @@ def _backward(layer, bits, saved, cotangent):
     x, params, key = saved
     _, transpose = jax.vjp(layer, x, params)
     coarse = quantize(cotangent, bits, *tensor_range(cotangent), key=key)
-    return transpose(coarse)[0], transpose(cotangent)[1], None
+    return None, transpose(coarse)[0], transpose(cotangent)[1]
 
 
 bifurcated.defvjp(_forward, _backward)
@@ -148,7 +148,7 @@ def on_own_range(x, bits: int | None):
 
 def coarse_gradient(module: nn.Module, x, bits: int | None):
     """x; where the module trains, its cotangent is rounded at random between its own extremes."""
-    return x if bits is None or not _trains(module) else quantize_grad(x, bits, module.make_rng("rounding"))
+    return x if bits is None or not _trains(module) else quantize_grad(module.make_rng("rounding"), x, bits)
 
 
 def _trains(module: nn.Module) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from subspace_jax import training
+from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 from subspace_jax.training import Recipe
 from subspace_jax.typing import Array, Key, Variables
@@ -27,6 +28,7 @@ def retrain(
       recipe: how the original was trained.
       prepare: (key, x) -> inputs, where `retain` holds raw pixels that are augmented.
     """
+    key = as_key(key)
     init_key, key = jax.random.split(key)
     start = fresh(init_key, model.init, retain[0])
     objective = training.mean_loss(model.train_apply)
@@ -47,6 +49,7 @@ def random_labels(
     recipe: Recipe = RECIPE,
 ) -> Unlearned:  # fmt: skip
     """Train on with the retain set and, batch by batch, the forget set under labels drawn once from all classes."""
+    key = as_key(key)
     label_key, key = jax.random.split(key)
     objective = training.mean_loss(model.train_apply)
     sets = [retain, (forget[0], uniform(label_key, model, variables, forget[0]))]
@@ -55,5 +58,6 @@ def random_labels(
 
 def uniform(key: Key[Array, ""], model: Model, variables: Variables, x: Any) -> Array:
     """Labels (n,), each of all classes with equal chance, the true one among them."""
+    key = as_key(key)
     classes = jax.eval_shape(model.apply, variables, x[:1]).shape[-1]
     return jax.random.randint(key, (len(x),), 0, classes)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from subspace_jax import training
-from subspace_jax.core import losses
+from subspace_jax.core import checks, losses
+from subspace_jax.core.keys import as_key
 from subspace_jax.training import Recipe
 from subspace_jax.typing import Array, Float, Key, Params, PyTree, Variables
 
@@ -52,11 +53,13 @@ def descend(
     fraction of a batch early.
 
     Raises:
-      ValueError: no epochs, or an empty set.
+      ValueError: no epochs, or an empty set; samples that are not finite, labels that are no integers (n,).
     """
     sizes = [len(x) for x, _ in sets]
     if not all(sizes):
         raise ValueError(f"{label} takes samples of each set; got {sizes}: fill the empty one.")
+    for x, y in sets:
+        checks.check_data(x, y)
     steps = recipe.epochs * sizes[0] // min(recipe.batch, sizes[0])
     found = training.minimise(
         key, objective, training.optimizer(recipe, steps), variables, sets, steps=steps, batch=recipe.batch,
@@ -79,6 +82,7 @@ def summed_loss(apply: Callable) -> Callable:
 
 def fresh(key: Key[Array, ""], init: Callable, x: Any) -> Variables:
     """A new initialisation for inputs such as x."""
+    key = as_key(key)
     return _init(init, key, jnp.zeros((1, *x.shape[1:])))
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from subspace_jax import data
+from subspace_jax.core import checks
 from subspace_jax.nn import Model
 from subspace_jax.typing import Array, Params, Variables
 from subspace_jax.unlearning.baselines.engine import Samples, summed_loss
@@ -28,6 +29,7 @@ def mean_squared_gradient(model: Model, variables: Variables, samples: Samples) 
 
 def _stream(step: Callable, model: Model, variables: Variables, samples: Samples) -> Params:
     """Sums over batches of one shape; padding weighs nothing."""
+    checks.check_data(*samples)
     loss, total = summed_loss(model.apply), jax.tree.map(jnp.zeros_like, variables["params"])
     for (x, y), mask in data.padded(jax.device_get(samples), min(BATCH, len(samples[0]))):
         total = step(loss, total, variables, x, y, mask.astype("float32"))

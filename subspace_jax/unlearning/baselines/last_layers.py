@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from subspace_jax import trees
 from subspace_jax.core import capture
+from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 from subspace_jax.training import Recipe
 from subspace_jax.typing import Array, Key, Variables
@@ -42,6 +43,7 @@ def eu_k(
     recipe: Recipe = RECIPE, last: int = 1,
 ) -> Unlearned:  # fmt: skip
     """`cf_k` with the last k layers initialised anew before they are trained."""
+    key = as_key(key)
     init_key, key = jax.random.split(key)
     names = leaves(model, variables, retain[0], last)
     new = trees.select(fresh(init_key, model.init, retain[0])["params"], names)

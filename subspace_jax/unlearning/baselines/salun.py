@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from subspace_jax import training
+from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 from subspace_jax.training import Recipe
 from subspace_jax.typing import Array, Key, Params, Variables
@@ -25,6 +26,7 @@ def salun(
 
     The others stay bit for bit, whatever the optimiser.
     """
+    key = as_key(key)
     label_key, key = jax.random.split(key)
     mask = saliency(gradient_sum(model, variables, forget))
     sets = [retain, (forget[0], uniform(label_key, model, variables, forget[0]))]

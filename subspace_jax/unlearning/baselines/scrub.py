@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from subspace_jax.core import losses
+from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 from subspace_jax.training import Recipe
 from subspace_jax.typing import Array, Float, Key, Variables
@@ -30,6 +31,7 @@ def scrub(
     Of the recipe the epochs are not used. A student equal to its teacher has KL 0, and no gradient of it: what sets the
     ascent off is the descent of the first epoch, or the statistics of a batch.
     """
+    key = as_key(key)
     recipe = dataclasses.replace(recipe, epochs=1)
     away, close = (_distil(model.apply, model.train_apply, stay=stay) for stay in (False, True))
     student, average = Unlearned(variables, 0, 0), None

@@ -13,6 +13,7 @@ import numpy as np
 
 from subspace_jax import training
 from subspace_jax.core import losses
+from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 from subspace_jax.training import Recipe
 from subspace_jax.typing import Array, Float, Key, Variables
@@ -31,6 +32,7 @@ def unsir(
 
     Impair and repair both take recipe.epochs passes, the first with Adam.
     """
+    key = as_key(key)
     noise_key, impair_key, repair_key = jax.random.split(key, 3)
     noise = learn_noise(noise_key, model, variables, forget)
     objective = training.mean_loss(model.train_apply)
@@ -43,6 +45,7 @@ def unsir(
 
 def learn_noise(key: Key[Array, ""], model: Model, variables: Variables, forget: Samples) -> Unlearned:
     """Inputs such as those to forget, from N(0, 1), that maximise CE - .1 ||noise||^2, as `params`; 40 steps."""
+    key = as_key(key)
     start_key, key = jax.random.split(key)
     start = {"params": jax.random.normal(start_key, forget[0].shape), "batch_stats": {}}
     rows = np.arange(len(forget[1])), forget[1]

@@ -52,7 +52,7 @@ def test_bifurcated_rounds_the_cotangent_of_the_input_only(kind):
     def run(x, params):
         return layer.apply({"params": params}, x)
 
-    y, back = jax.vjp(lambda x, params: bifurcated(run, 8, x, params, KEY), x, params)
+    y, back = jax.vjp(lambda x, params: bifurcated(KEY, run, 8, x, params), x, params)
     expected, transpose = jax.vjp(run, x, params)
     dx, dparams = back(cotangent)
     chex.assert_trees_all_equal(y, expected)

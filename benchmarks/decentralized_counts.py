@@ -11,7 +11,8 @@ import numpy as np
 from subspace_jax import nn
 from subspace_jax.core import compress, exchange, topology
 from subspace_jax.core.exchange import Comm
-from subspace_jax.decentralized import cga, choco_sgd, deep_squeeze, gossip, low_precision, ngc, push_sum, qgm
+from subspace_jax.decentralized import gossip
+from subspace_jax.decentralized.methods import METHODS
 from subspace_jax.decentralized.state import classification
 from subspace_jax.typing import Algorithm, PyTree
 
@@ -50,14 +51,6 @@ def one_step(make: Callable, given: Problem, comm: Comm, weights: np.ndarray) ->
     return lambda state, batch: method.step(jax.random.key(0), state, batch), start
 
 
-class Method(NamedTuple):
-    """A constructor, and the bytes of one message by the sizes of the leaves; `cross` where gradients are crossed."""
-
-    make: Callable
-    model: Callable
-    cross: Callable | None = None
-
-
 def whole(sizes: list[int]) -> int:
     """Float32."""
     return 4 * sum(sizes)
@@ -69,23 +62,19 @@ def signs(sizes: list[int]) -> int:
 
 
 def largest(sizes: list[int]) -> int:
-    """Values and their places."""
+    """A tenth of the entries, as values and their places."""
     return sum(8 * max(1, int(n * (1 - SPARSITY))) for n in sizes)
 
 
-METHODS = {
-    "d_psgd": Method(gossip.d_psgd, whole),
-    "ngc_alpha_0": Method(functools.partial(ngc.ngc, alpha=0.0), whole, lambda sizes: 0),
-    "ngc_alpha_1": Method(ngc.ngc, whole, whole),
-    "compngc": Method(functools.partial(ngc.ngc, compressor=compress.sign()), whole, signs),
-    "qgm": Method(qgm.qgm, whole),
-    "choco_sgd": Method(functools.partial(choco_sgd.choco_sgd, compressor=compress.top_k(SPARSITY)), largest),
-    "deep_squeeze": Method(functools.partial(deep_squeeze.deep_squeeze, compressor=compress.top_k(SPARSITY)), largest),
-    "cga": Method(cga.cga, whole, whole),
-    "compcga": Method(functools.partial(cga.cga, compressor=compress.sign()), whole, signs),
-    "push_sum": Method(push_sum.push_sum, lambda sizes: whole(sizes) + 4),  # and its scalar p
-    "low_precision": Method(low_precision.low_precision, lambda sizes: sum(n + 8 for n in sizes)),
-}
+def codes(sizes: list[int]) -> int:
+    """A byte an entry and the range of a leaf."""
+    return sum(n + 8 for n in sizes)
+
+
+FORMULAS = {  # bytes of one message by the sizes of the leaves, by what compresses it
+    compress.identity(): whole, compress.sign(): signs, compress.top_k(SPARSITY): largest, compress.k_bit(8): codes,
+    None: lambda sizes: 0,
+}  # fmt: skip
 
 
 def traffic(network: str, graph: str) -> dict[str, dict]:
@@ -95,7 +84,8 @@ def traffic(network: str, graph: str) -> dict[str, dict]:
     degree, rows = (weights > 0).sum(1).mean() - 1, {}
     for name, method in METHODS.items():
         model, cross = counted(method.make, given, weights)
-        formula = [degree * method.model(sizes), degree * method.cross(sizes) if method.cross else 0]
+        of_model, of_gradient = (FORMULAS[kind](sizes) for kind in (method.model, method.gradient))
+        formula = [degree * (of_model + 4 * method.scalars), degree * of_gradient]
         sent = in_program(method.make, given, weights) if jax.device_count() >= SENDERS else None
         if [model, cross] != formula or sent not in (None, model + cross):
             raise AssertionError(f"{name} counts {model} and {cross} bytes; formula {formula}, program {sent}.")
@@ -103,7 +93,7 @@ def traffic(network: str, graph: str) -> dict[str, dict]:
             "models": model / 1e3, "gradients": cross / 1e3, "by_formula": sum(formula) / 1e3,
             "in_program": None if sent is None else sent / 1e3,
             "of_d_psgd": (model + cross) / (degree * whole(sizes)), "messages": degree * (1 + (cross > 0)),
-            "backward_passes": 1 + degree * (method.cross is not None),
+            "backward_passes": 1 + degree * method.crosses,
         }  # fmt: skip
     return rows
 

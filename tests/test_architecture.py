@@ -1,6 +1,7 @@
 """Who may import whom, what is loaded when, and where each kept library may appear."""
 
 import ast
+import importlib
 import pathlib
 import subprocess
 import sys
@@ -19,6 +20,7 @@ OWNERS = {
     "matplotlib": ("experiments", "docs"),
     "jaxtyping": ("subspace_jax/typing.py",),
 }
+DOMAINS = sorted(p.parent.name for p in ROOT.glob("subspace_jax/*/__init__.py") if p.parent.name not in RANKS)
 SOURCES = sorted(p for folder in ("subspace_jax", "experiments", "benchmarks") for p in (ROOT / folder).rglob("*.py"))
 
 
@@ -102,6 +104,15 @@ def test_kept_libraries_have_one_owner(path):
         for library, owners in OWNERS.items():
             if name == library or name.startswith(library + "."):
                 assert relative.startswith(owners), f"{relative} imports {name}; its room is {owners}"
+
+
+@pytest.mark.parametrize("package", ["core", *DOMAINS])
+def test_a_domain_exports_its_modules_all_of_them(package):
+    folder, loaded = ROOT / "subspace_jax" / package, importlib.import_module(f"subspace_jax.{package}")
+    files = [*folder.glob("[!_]*.py"), *(p.parent for p in folder.glob("*/__init__.py"))]
+    assert sorted(loaded.__all__) == sorted(p.stem for p in files)
+    for name in loaded.__all__:
+        assert getattr(loaded, name).__name__ == f"subspace_jax.{package}.{name}"
 
 
 def test_import_is_light():

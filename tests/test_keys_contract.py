@@ -19,6 +19,7 @@ from subspace_jax.core import capture, compress, keys, quantize
 from subspace_jax.core.exchange import Comm
 from subspace_jax.data import batches, corrupt, partition
 from subspace_jax.decentralized import choco_sgd, codes, deep_squeeze, low_precision, ngc, train
+from subspace_jax.decentralized import protocol as of_agents
 from subspace_jax.decentralized.state import State
 from subspace_jax.label_noise import trusted
 from subspace_jax.memorization import confident_learning, scores, stability
@@ -111,6 +112,10 @@ TRAINING = {  # what trains, and is compiled for a second: refused here, equal b
     leak.leak: lambda key: leak.leak(key, TABLE, SGD, PARAMS, None),
     protocol.run: lambda key: protocol.run(
         key, protocol.learner(MODEL, SGD), [tasks.Task(ROWS, Y, ROWS, Y)], classes=2, batch=2, length=1
+    ),
+    of_agents.run: lambda key: of_agents.run(
+        key, None, VARIABLES, (X, Y), (X, Y), comm=ALONE, runner=None, apply=fn, weights=np.ones((1, 1)), steps=1,
+        batch=2, every=1,
     ),
     train_many: lambda key: train_many(key, MODEL, SGD, (X, Y), Y[None], epochs=1, batch=2),
     repeat: lambda key: repeat(key, print, 0, [(X, Y)], steps=1, batch=2, params=PARAMS),

@@ -36,20 +36,20 @@ class Frame(NamedTuple):
 METHODS: dict[str, Callable[[Frame], protocol.Learner]] = {
     "finetune": lambda f: protocol.learner(f.model, f.tx, told=f.told),
     "gpm": lambda f: projected.gpm_learner(f.model, f.tx, f.table, told=f.told, **f.bases),
-    "gpm_reference": lambda f: projected.gpm_learner(f.model, f.tx, f.table, rule="reference", told=f.told, **f.bases),
+    "gpm_released": lambda f: projected.gpm_learner(f.model, f.tx, f.table, rule="released", told=f.told, **f.bases),
     "sgp": lambda f: projected.sgp_learner(f.model, f.tx, f.table, a=f.config.scale, told=f.told, **f.bases),
     "trgp": lambda f: trgp.trgp_learner(f.model, f.tx, f.table, tasks=f.config.tasks, **f.bases),
     "space": lambda f: space_on(f),
-    "ewc": lambda f: ewc.ewc(
+    "ewc": lambda f: ewc.ewc_learner(
         f.model, f.tx, strength=f.config.ewc_strength, samples=f.config.basis_samples, told=f.told
     ),
-    "a_gem": lambda f: a_gem.a_gem(f.model, f.tx, capacity=f.capacity, told=f.told),
-    "er": lambda f: er.er(f.model, f.tx, capacity=f.capacity, told=f.told),
-    "hat": lambda f: hat.hat(
+    "a_gem": lambda f: a_gem.a_gem_learner(f.model, f.tx, capacity=f.capacity, told=f.told),
+    "er": lambda f: er.er_learner(f.model, f.tx, capacity=f.capacity, told=f.told),
+    "hat": lambda f: hat.hat_learner(
         f.model, f.tx, f.table, tasks=f.config.tasks, period=steps_an_epoch(f), sparsity=f.config.hat_sparsity
     ),
-    "owm": lambda f: owm.owm(f.model, sgd(f.config.owm_lr), f.table, heads=f.bases["heads"], told=f.told),
-    "ogd": lambda f: ogd.ogd(f.model, f.tx, tasks=f.config.tasks, samples=f.config.ogd_samples, told=f.told),
+    "owm": lambda f: owm.owm_learner(f.model, sgd(f.config.owm_lr), f.table, heads=f.bases["heads"], told=f.told),
+    "ogd": lambda f: ogd.ogd_learner(f.model, f.tx, tasks=f.config.tasks, samples=f.config.ogd_samples, told=f.told),
 }
 TOLD = "trgp", "hat", "space"  # a head a task whatever the benchmark
 NAMES = ("finetune", "multitask", *(name for name in METHODS if name != "finetune"))  # multitask: all tasks at once
@@ -103,7 +103,7 @@ def space_on(f: Frame) -> protocol.Learner:
     widths = {"widths": list(config.widths)} if config.widths else {}
     trunk = nn.build(config.model, classes=0, init="he", **widths)
     model = nn.multi_head(trunk, tasks=config.tasks, classes=f.classes)
-    return space.space(
+    return space.space_learner(
         model, optax.sgd(config.space_lr, momentum=0.9), layers(model, f.x), tasks=config.tasks,
         v=config.space_variance, steps=config.space_steps, batch=config.space_batch,
     )  # fmt: skip

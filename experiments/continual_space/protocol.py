@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +14,8 @@ from experiments.families import task_sequence
 from experiments.harness import runner
 from subspace_jax import nn, training
 from subspace_jax.continual import extract, protocol, space, tasks
-from subspace_jax.core import capture
+from subspace_jax.core import capture, costs
+from subspace_jax.typing import Variables
 
 if TYPE_CHECKING:
     from experiments.continual_space.experiment import Config
@@ -44,7 +44,7 @@ def setup(config: Config) -> Setup:
     def learner(v: float, count: int) -> tuple[nn.Model, protocol.Learner]:
         model = nn.multi_head(trunk, tasks=count, classes=found.classes)
         table = capture.layers(model.apply, jax.eval_shape(model.init, jax.random.key(0), x), x)
-        return model, space.space(
+        return model, space.space_learner(
             model, tx, table, tasks=count, v=v, samples=config.pca_samples, steps=config.retrain, batch=config.batch
         )
 
@@ -112,8 +112,6 @@ def sliced(shared: Setup, name: str, own: list[tasks.Task], state: protocol.Stat
     return {f"width/{path}": values for path, values in widths.items()} | whole | spent | same
 
 
-def cost(model: nn.Model, variables: Any, x: np.ndarray) -> tuple[int, int]:
+def cost(model: nn.Model, variables: Variables, x: np.ndarray) -> tuple[int, int]:
     """Parameters, and multiplications in the layers for one sample."""
-    table = capture.layers(model.apply, variables, x)
-    macs = sum(layer.rows * layer.d_in * layer.d_out * math.prod(layer.lead) for layer in table.values())
-    return sum(leaf.size for leaf in jax.tree.leaves(variables)), macs
+    return costs.parameters(variables), costs.macs(capture.layers(model.apply, variables, x))

@@ -1,7 +1,8 @@
-"""Every method of decentralized by its name, and the flags of each."""
+"""The methods that decentralized compares, and the flags of each."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,44 +10,27 @@ import numpy as np
 from experiments.families import agents
 from subspace_jax.core import compress
 from subspace_jax.core.exchange import Comm
-from subspace_jax.decentralized import cga, choco_sgd, deep_squeeze, gossip, ngc, qgm
+from subspace_jax.decentralized import methods
 from subspace_jax.typing import Algorithm
 
 if TYPE_CHECKING:
     from experiments.decentralized.experiment import Config
 
-
-METHODS = (
-    "d_psgd", "ngc_alpha_0", "ngc_alpha_1", "compngc", "qgm", "choco_sgd", "deep_squeeze", "cga", "compcga",
-)  # fmt: skip
-
-
-CROSS = "ngc", "compngc", "cga", "compcga"  # one backward pass a neighbour more
-
-
-AFTER = "qgm", "choco_sgd", "deep_squeeze"  # mix what the local step made, the others what was sent before it
-
-
+ELSEWHERE = "push_sum", "low_precision"  # for directed graphs, and with an experiment of its own
+METHODS = tuple(name for name in methods.METHODS if name not in ELSEWHERE)
 RATES, DECAYS = (0.05, 0.1, 0.2, 0.4), (False, True)  # what --tune tries
 
 
 def check(method: str) -> None:
-    """Refuse what is no method.
+    """Refuse what is no method of this experiment.
 
     Raises:
       ValueError: names it and all there are.
     """
-    if method in METHODS:
-        return
     kind, _, alpha = method.partition("_alpha_")
-    if kind != "ngc" or not alpha.replace(".", "", 1).isdecimal():
+    if method not in METHODS and (kind != "ngc" or not alpha.replace(".", "", 1).isdecimal()):
         listed = ", ".join(name for name in METHODS if "_alpha_" not in name)
         raise ValueError(f"--method is one or several of {listed}, ngc, ngc_alpha_0.5, ..., all; got {method!r}.")
-
-
-def crosses(method: str) -> bool:
-    """Whether the method takes gradients at its neighbours' models."""
-    return method.split("_alpha_")[0] in CROSS
 
 
 def settings(config: Config, method: str, extra: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -62,23 +46,15 @@ def settings(config: Config, method: str, extra: tuple[str, ...] = ()) -> dict[s
     return found
 
 
-def build(config: Config, trial: agents.Trial, loss: Any, comm: Comm, weights: np.ndarray) -> Algorithm:
-    """The algorithm of a trial."""
-    own = trial.settings
-    common = {
-        "comm": comm, "weights": weights, "lr": agents.rate(own["lr"], trial.steps, own["decay"]),
-        "gamma": own["gamma"], "weight_decay": config.weight_decay, "loop": config.loop,
-    }  # fmt: skip
-    if trial.method == "qgm":
-        return qgm.qgm(loss, **common)
-    common["momentum"] = own["momentum"]
-    if trial.method == "d_psgd":
-        return gossip.d_psgd(loss, **common)
-    if trial.method in ("choco_sgd", "deep_squeeze"):
-        make = choco_sgd.choco_sgd if trial.method == "choco_sgd" else deep_squeeze.deep_squeeze
-        return make(loss, compressor=compress.top_k(config.sparsity), **common)
-    if trial.method in ("cga", "compcga"):
-        return cga.cga(loss, compressor=compress.sign() if trial.method == "compcga" else None, **common)
-    alpha = config.alpha if trial.method == "compngc" else float(trial.method.removeprefix("ngc_alpha_"))
-    compressor = compress.sign() if trial.method == "compngc" else None
-    return ngc.ngc(loss, alpha=alpha, self_grad_at=own["self_grad_at"], compressor=compressor, **common)
+def build(config: Config, trial: agents.Trial, loss: Callable, comm: Comm, weights: np.ndarray) -> Algorithm:
+    """The algorithm of a trial: of the flags it gets those that it takes."""
+    own, name = trial.settings, trial.method
+    flags = {kind: own[kind] for kind in ("gamma", "momentum", "self_grad_at")}
+    flags |= {"weight_decay": config.weight_decay, "loop": config.loop}
+    if methods.find(name).model == methods.SPARSE:
+        flags["compressor"] = compress.top_k(config.sparsity)
+    if name == "compngc":
+        flags["alpha"] = config.alpha
+    taken = {kind: value for kind, value in flags.items() if kind in methods.settings(name)}
+    lr = agents.rate(own["lr"], trial.steps, own["decay"])
+    return methods.build(name, loss, comm=comm, weights=weights, lr=lr, **taken)

@@ -15,6 +15,7 @@ from experiments.decentralized import methods
 from experiments.families import agents
 from experiments.harness import launch
 from subspace_jax import checkpoint, data, nn, training, trees
+from subspace_jax.decentralized.methods import find
 from subspace_jax.decentralized.state import classification
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def course(config: Config, shared: Setup, trial: agents.Trial, seeds: range | No
     """What every seed of a trial left; the mean network of a method by the flags is saved."""
     weights, comm = agents.graph(config, trial.agents), launch.exchange_of(config, trial.agents)[0]
     method = methods.build(config, trial, classification(shared.model.train_apply), comm, weights)
-    passes = 1 + methods.crosses(trial.method) * float((weights > 0).sum(-1).mean() - 1)
+    passes = 1 + find(trial.method).crosses * float((weights > 0).sum(-1).mean() - 1)
 
     def finish(seed: int, history: dict[str, Any]) -> dict[str, Any]:
         if trial.name == trial.method:

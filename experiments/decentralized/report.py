@@ -10,6 +10,7 @@ import numpy as np
 from experiments.decentralized import methods
 from experiments.families import agents
 from experiments.harness import plots, report
+from subspace_jax.decentralized.methods import find
 
 if TYPE_CHECKING:
     from experiments.decentralized.experiment import Config
@@ -69,7 +70,7 @@ def price(trials: list[agents.Trial], means: dict[str, float]) -> report.Section
     table = [
         (trial.name, f"{means[f'bytes_model_per_step/{trial.name}']:,.0f}",
          f"{means[f'bytes_cross_per_step/{trial.name}']:,.0f}",
-         f"{means[f'backward_passes/{trial.name}']:.3g}", "after" if trial.method in methods.AFTER else "before",
+         f"{means[f'backward_passes/{trial.name}']:.3g}", "after" if find(trial.method).after else "before",
          f"{means[f'seconds/{trial.name}']:.1f}")
         for trial in trials if not trial.name.endswith("_tuned")
     ]  # fmt: skip

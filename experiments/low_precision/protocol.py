@@ -10,7 +10,7 @@ import numpy as np
 from experiments.families import agents
 from experiments.harness import launch
 from subspace_jax import data, nn, trees
-from subspace_jax.core import capture, compress
+from subspace_jax.core import capture, compress, costs
 from subspace_jax.core.compress import Compressor
 from subspace_jax.decentralized import codes
 from subspace_jax.decentralized.low_precision import Method, low_precision
@@ -20,7 +20,6 @@ from subspace_jax.typing import Algorithm
 if TYPE_CHECKING:
     from experiments.low_precision.experiment import Config
 
-FLOAT_MAC, INT8_MAC = 3.7 + 0.9, 0.2 + 0.03  # pJ of a multiplication and an addition: Horowitz, ISSCC 2014, 45 nm
 CODES_KEY = 2  # folded into the seed's key
 Arrays = dict[str, np.ndarray]
 
@@ -169,19 +168,17 @@ def cost(model: nn.Model, x: np.ndarray, batch: int) -> dict[str, float]:
     """A model of the energy of one step's products by their multiply-accumulates (MACs), whatever the machine takes.
 
     Forward, to the layer before (not from the first one) and to the weights, which in a bifurcated layer meet the
-    float cotangent; all_products takes that in 8 bits too. 4.6 pJ a MAC in float32 and .23 pJ in 8-bit integers
-    (Horowitz, "Computing's energy problem", ISSCC 2014: 3.7 + .9 and .2 + .03); memory is not counted.
+    float cotangent; all_products takes that in 8 bits too.
     """
-    shapes = jax.eval_shape(model.init, jax.random.key(0), x)
-    table = capture.layers(model.apply, shapes, x)
-    products = [layer.rows * layer.groups * layer.d_in * layer.d_out for layer in table.values()]
-    whole = batch * sum(products) / len(x)
-    through = 2 * whole - batch * products[0] / len(x)
+    one = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    step = costs.step_macs(capture.layers(model.apply, jax.eval_shape(model.init, jax.random.key(0), one), one))
+    through, kernels = batch * (step.outputs + step.inputs), batch * step.kernels
     picojoule = {
-        "float": FLOAT_MAC * (through + whole), "int8": INT8_MAC * through + FLOAT_MAC * whole,
-        "int8_all_products": INT8_MAC * (through + whole),
-    }  # fmt: skip
-    found = {"macs_per_step": through + whole}
+        "float": costs.picojoule(through + kernels),
+        "int8": costs.picojoule(through, "int8") + costs.picojoule(kernels),
+        "int8_all_products": costs.picojoule(through + kernels, "int8"),
+    }
+    found = {"macs_per_step": float(through + kernels)}
     found |= {f"microjoule_per_step/{name}": value / 1e6 for name, value in picojoule.items()}
     few = ("int8", "int8_all_products")
     return found | {f"energy_ratio/{name}": picojoule["float"] / picojoule[name] for name in few}

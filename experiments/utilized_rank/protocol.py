@@ -13,7 +13,7 @@ import numpy as np
 from experiments.families import classifier
 from experiments.harness.timing import timed
 from subspace_jax import nn, training
-from subspace_jax.compression import baselines, factorised_model, spectra, utilized_rank
+from subspace_jax.compression import baselines, eigenpairs, factorised, utilized_rank
 from subspace_jax.core import capture
 from subspace_jax.typing import Variables
 
@@ -53,7 +53,7 @@ def case(config: Config, shared: classifier.Setup, table: capture.Layers, task: 
         batches = [x[start : start + BATCH] for start in range(0, len(x), BATCH)]
         moments = capture.collect(net.model.apply, net.variables, batches, dtype="float64")
         captured = time.perf_counter()
-        solved = spectra(table, net.variables, moments)
+        solved = eigenpairs.spectra(table, net.variables, moments)
         return solved, {"seconds/capture": captured - started, "seconds/spectra": time.perf_counter() - captured}
 
     before = accuracy(net.model, net.variables, task.test_x, task.test_label)
@@ -100,7 +100,7 @@ def cut(config: Config, shared: classifier.Setup, one: Case, name: str, energy: 
     used = utilized_rank.utilization(*arguments, energy=energy)
     ranks = utilized_rank.ranks(used, multiple=config.multiple)
     projected, seconds["seconds/project"] = timed(lambda: utilized_rank.project(*arguments, energy=energy))
-    thin = factorised_model(net.model, ranks)
+    thin = factorised.factorised_model(net.model, ranks)
     factors, seconds["seconds/factorise"] = timed(
         lambda: utilized_rank.factorise(*arguments, energy=energy, multiple=config.multiple)
     )

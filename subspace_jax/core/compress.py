@@ -1,6 +1,6 @@
-"""Compressors: what an agent really sends, array by array, and what its peers make of it.
+"""Compressors: from a tree of arrays to the message that an agent sends, and back.
 
-A message (the wire) is a pytree of arrays whose bits are packed: `nbytes(wire)` is the traffic itself, not a formula
+A message (the wire) is a pytree of arrays whose bits are packed: `nbytes(wire)` is what travels, counted, not a formula
 for it. Every leaf is a tensor of its own, with its own scale and its own key. A leaf with NaN arrives with NaN.
 """
 

@@ -1,4 +1,4 @@
-"""What agents do together, written once: exchange along a permutation, means; and the runners of such a program.
+"""How agents communicate, along a permutation or by a mean, and the runners that place them on devices.
 
 A per-agent function speaks of its own agent and of `Comm`, never of devices. `vmap` runs all agents on one device,
 `pmap` one agent a device, `shard_map` equally many agents a device, over the devices of several processes too. All give

@@ -23,7 +23,7 @@ Scalar = Num[Array | np.ndarray, ""] | float | int
 
 
 class Observer(NamedTuple):
-    """Running range of what one quantized operation reads; not trained, but averaged with the parameters.
+    """Running range of the input of one quantized operation; not trained, but averaged with the parameters.
 
     Attributes:
       lo: lower end, ().
@@ -94,7 +94,7 @@ def quantize_grad(key: Key[Array, ""], x: Float[Array, "*shape"], bits: int | No
 
 
 def tensor_range(x: Float[Array, "..."]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Exact minimum and maximum: the range of weights and of cotangents."""
+    """Exact minimum and maximum: the range of parameters and of cotangents."""
     return x.min(), x.max()
 
 

@@ -1,10 +1,11 @@
-"""Cross-Gradient Aggregation: the direction that no gradient of the neighbours' data at one's own model objects to.
+"""Cross-Gradient Aggregation: each agent takes a direction that serves its neighbours' data as well as its own.
 
 Esfandiari et al., "Cross-gradient aggregation for decentralized learning from non-IID data", ICML 2021.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,10 @@ import optax
 
 from subspace_jax.core import compress, topology
 from subspace_jax.core.exchange import Comm
-from subspace_jax.decentralized.gossip import Weights, toward, weighted
+from subspace_jax.decentralized.gossip import Weights, neighbours, toward, weighted
 from subspace_jax.decentralized.ngc import refuse_statistics, send
 from subspace_jax.decentralized.state import Info, Loop, State, check_share, cosine, gradient, optimizer, start
-from subspace_jax.typing import Algorithm, Array, Float
+from subspace_jax.typing import Algorithm, Array, Float, Key, PyTree, Variables
 
 RIDGE = 1e-6  # of the trace: parallel gradients are the rule, and float32 knows no smaller eigenvalue
 MOST_NEIGHBOURS = 8  # 2^8 linear systems a tensor and step
@@ -34,11 +35,11 @@ def cga(
     compressor: compress.Compressor | None = None,
     loop: Loop = "vmap",
 ) -> Algorithm:
-    """CGA; with a compressor CompCGA. What is mixed is the x that was sent, and all gradients are taken there.
+    """CGA, or CompCGA where the gradients are compressed. Models are mixed as they were sent, before the local step.
 
     g~_i = `aggregate`(w_ii grad f(d_i; x_i), (w_ij grad f(d_j; x_i))_j) for each tensor by itself, then the local SGD
     step and x_i <- x_i - lr u_i + gamma (sum_j w_ij x_j - x_i). Every neighbour computes my cross-gradient and sends it
-    back: as many bytes as the models again, unless they are compressed. Per step 1 + degree backward passes.
+    back, which doubles the bytes, unless gradients are compressed. Per step 1 + degree backward passes.
 
     The published weight of every gradient is 1 / |N_i|, the neighbourhood of i with i itself: w_ij on a regular graph.
     On an irregular one w_ij is what we take; with Metropolis-Hastings weights a well-connected neighbour counts less.
@@ -69,37 +70,67 @@ def cga(
             "sparser one, or NGC."
         )
     grad, tx = gradient(loss, loop), optimizer(lr, momentum=momentum, weight_decay=weight_decay)
+    method = CGA(comm, form, grad, tx, gamma, margin, compressor)
+    return Algorithm(method.init, method.step)
 
-    def init(key, variables):
+
+class CGA(NamedTuple):
+    """What `cga` is told and makes of it; `init` and `step` are the algorithm.
+
+    Attributes:
+      comm: the agents.
+      form: the permutation form of W.
+      grad: from `state.gradient`.
+      tx: the local optimiser.
+      gamma: averaging rate.
+      margin: least weight of a cross-gradient.
+      compressor: of the gradients, or None.
+    """
+
+    comm: Comm
+    form: topology.Permutations
+    grad: Callable
+    tx: optax.GradientTransformation
+    gamma: float
+    margin: float
+    compressor: compress.Compressor | None
+
+    def init(self, key: Key[Array, ""] | None, variables: Variables) -> State:
+        """The state before the first step; an error memory for the own gradient and for each neighbour's model."""
         refuse_statistics(variables["batch_stats"])
         blank = optax.tree.zeros_like(variables["params"])
-        return start(variables, tx, [blank] * (1 + len(form.sources)) if compressor else ())
+        return start(variables, self.tx, [blank] * (1 + len(self.form.sources)) if self.compressor else ())
 
-    def step(key, state, batch):
-        x, sent, crossed = state.params, jnp.uint32(0), jnp.uint32(0)
-        value, _, own = grad(x, state.batch_stats, batch, key)
-        _, used, error = send(jax.random.fold_in(key, 0), compressor, own, state.memory, 0)
-        mixed, errors = weighted(comm, form.diagonal, x), [error]
-        gradients = [weighted(comm, form.diagonal, used)]
-        for k, (source, weight) in enumerate(zip(form.sources, form.weights, strict=True), start=1):
-            model, back = comm.permute(x, source), topology.inverse(source)
-            mixed = optax.tree.add(mixed, weighted(comm, weight, model))
-            _, _, cross = grad(model, state.batch_stats, batch, key)
-            wire, _, error = send(jax.random.fold_in(key, k), compressor, cross, state.memory, k)
-            received = comm.permute(wire, back)
-            received = compressor.decode(received, cross) if compressor else received
-            gradients.append(weighted(comm, weight[list(back)], received))
-            errors.append(error)
-            sent, crossed = sent + comm.bytes(x, source), crossed + comm.bytes(wire, back)
-        total = gradients[0]  # that of an agent alone
-        if form.sources:
-            total = jax.tree.map(lambda own, *cross: aggregate(own, jnp.stack(cross), margin), *gradients)
-        updates, opt_state = tx.update(total, state.opt_state, x)
-        params = optax.apply_updates(toward(x, mixed, gamma), updates)
-        new = State(state.step + 1, params, state.batch_stats, opt_state, errors if compressor else ())
-        return new, Info(value, cosine(own, total), sent, crossed)
+    def step(self, key: Key[Array, ""], state: State, batch: PyTree) -> tuple[State, Info]:
+        """Exchange models and cross-gradients, aggregate the gradients, take the local step."""
+        x = state.params
+        models, mixed, sent = neighbours(self.comm, self.form, x)
+        value, _, own = self.grad(x, state.batch_stats, batch, key)
+        _, used, error = send(jax.random.fold_in(key, 0), self.compressor, own, state.memory, 0)
+        edges = [self.cross(key, k, model, state, batch) for k, model in enumerate(models)]
+        received, errors, crossed = zip(*edges, strict=True) if edges else ((), (), ())
+        total = self.direction(weighted(self.comm, self.form.diagonal, used), received)
+        updates, opt_state = self.tx.update(total, state.opt_state, x)
+        params = optax.apply_updates(toward(x, mixed, self.gamma), updates)
+        memory = [error, *errors] if self.compressor else ()
+        new = State(state.step + 1, params, state.batch_stats, opt_state, memory)
+        return new, Info(value, cosine(own, total), sent, sum(crossed, jnp.uint32(0)))
 
-    return Algorithm(init, step)
+    def cross(self, key: Key[Array, ""], k: int, model: PyTree, state: State, batch: PyTree) -> tuple:
+        """Neighbour k's gradient at my model by its weight, the new error memory of that edge, the bytes sent back."""
+        back = topology.inverse(self.form.sources[k])
+        _, _, grads = self.grad(model, state.batch_stats, batch, key)
+        wire, _, error = send(jax.random.fold_in(key, k + 1), self.compressor, grads, state.memory, k + 1)
+        received = self.comm.permute(wire, back)
+        received = self.compressor.decode(received, grads) if self.compressor else received
+        there = weighted(self.comm, self.form.weights[k][list(back)], received)
+        return there, error, self.comm.bytes(wire, back)
+
+    def direction(self, own: PyTree, cross: Sequence[PyTree]) -> PyTree:
+        """`aggregate` tensor by tensor; the own gradient of an agent alone."""
+        if not cross:
+            return own
+        return jax.tree.map(lambda own, *cross: aggregate(own, jnp.stack(cross), self.margin), own, *cross)
 
 
 def aggregate(own: Float[Array, "*shape"], cross: Float[Array, "k *shape"], margin: float) -> Float[Array, "*shape"]:

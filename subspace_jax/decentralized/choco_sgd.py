@@ -1,4 +1,4 @@
-"""CHOCO-SGD: agents send compressed differences, from which everybody keeps copies of what the others are."""
+"""CHOCO-SGD: agents send compressed changes of their models, from which each follows the models of its neighbours."""
 
 from collections.abc import Callable
 from functools import partial

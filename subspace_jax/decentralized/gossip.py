@@ -1,4 +1,4 @@
-"""Gossip: weighted means over neighbours, and D-PSGD, the plain decentralized SGD that stands on them."""
+"""Gossip: weighted means over neighbours, and D-PSGD, the plain decentralized SGD that is built on them."""
 
 from collections.abc import Callable
 
@@ -52,6 +52,16 @@ def _round(comm: Comm, form: topology.Permutations) -> Callable:
         return total, sent
 
     return mix
+
+
+def neighbours(comm: Comm, form: topology.Permutations, x: PyTree) -> tuple[list[PyTree], PyTree, Array]:
+    """(models of the neighbours, one for each permutation; sum_j w_ij x_j; bytes sent)."""
+    models = [comm.permute(x, source) for source in form.sources]
+    mixed, sent = weighted(comm, form.diagonal, x), jnp.uint32(0)
+    for model, source, weight in zip(models, form.sources, form.weights, strict=True):
+        mixed = optax.tree.add(mixed, weighted(comm, weight, model))
+        sent += comm.bytes(x, source)
+    return models, mixed, sent
 
 
 def weighted(comm: Comm, weights: Float[np.ndarray, " agents"], tree: PyTree) -> PyTree:

@@ -1,12 +1,13 @@
 """Neighborhood Gradient Clustering: gradients of one's own data at the neighbours' models, and of theirs at one's own.
 
-Aketi, Kodge and Roy, arXiv 2209.14390. Network and data of an edge differ, so g_ij has two readings: "model-variant",
-my data and the model of neighbour j, which I compute from the model he sent anyway; "data-variant", his data and my
-model, which he computes and sends back. The weighted mean of both repairs the local gradient.
+Aketi, Kodge and Roy, arXiv 2209.14390. With each neighbour j there are two cross-gradients. The "model-variant" one is
+that of my data at his model: I compute it, from the model that he sends anyway. The "data-variant" one is that of his
+data at my model: he computes it and sends it back. A weighted mean of these takes the place of the local gradient.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,9 @@ import optax
 
 from subspace_jax.core import compress, topology
 from subspace_jax.core.exchange import Comm
-from subspace_jax.decentralized.gossip import Weights, toward, weighted
+from subspace_jax.decentralized.gossip import Weights, neighbours, toward, weighted
 from subspace_jax.decentralized.state import Info, Loop, State, check_share, cosine, gradient, optimizer, start
-from subspace_jax.typing import Algorithm, PyTree
+from subspace_jax.typing import Algorithm, Array, Float, Key, PyTree, Variables
 
 
 def ngc(
@@ -34,11 +35,11 @@ def ngc(
     compressor: compress.Compressor | None = None,
     loop: Loop = "vmap",
 ) -> Algorithm:
-    """NGC; with a compressor CompNGC.
+    """NGC, or CompNGC where the gradients are compressed.
 
     g~_i = w_ii g_ii + sum_j w_ij ((1 - alpha) grad f(d_i; x_j) + alpha grad f(d_j; x_i)), then the local SGD step and
-    x_i <- x_i - lr u_i + gamma (sum_j w_ij x_j - x_i). alpha = 0 sends nothing but the models; alpha > 0 sends as many
-    bytes of gradients again, unless they are compressed. Per step 1 + degree backward passes.
+    x_i <- x_i - lr u_i + gamma (sum_j w_ij x_j - x_i). alpha = 0 sends nothing but the models; alpha > 0
+    doubles the bytes, unless gradients are compressed. Per step 1 + degree backward passes.
 
     Args:
       loss: see `decentralized.state`.
@@ -64,44 +65,75 @@ def ngc(
     if compressor and not alpha:
         raise ValueError("alpha = 0 sends no gradients: there is nothing to compress; leave the compressor away.")
     weights = topology.check_weights(weights, agents=comm.agents, symmetric=True)
-    form, grad = topology.permutations(weights), gradient(loss, loop)
-    backs = [topology.inverse(source) for source in form.sources]
-    returned = [(weights - np.diag(form.diagonal))[np.arange(comm.agents), list(back)] for back in backs]
-    tx = optimizer(lr, momentum=momentum, weight_decay=weight_decay)
+    grad, tx = gradient(loss, loop), optimizer(lr, momentum=momentum, weight_decay=weight_decay)
+    method = NGC(comm, weights, topology.permutations(weights), grad, tx, alpha, gamma, self_grad_at, compressor)
+    return Algorithm(method.init, method.step)
 
-    def init(key, variables):
+
+class NGC(NamedTuple):
+    """What `ngc` is told and makes of it; `init` and `step` are the algorithm.
+
+    Attributes:
+      comm: the agents.
+      weights: W.
+      form: its permutation form.
+      grad: from `state.gradient`.
+      tx: the local optimiser.
+      alpha: share of the data-variant gradients.
+      gamma: averaging rate.
+      self_grad_at: "sent" or "mixed".
+      compressor: of the gradients, or None.
+    """
+
+    comm: Comm
+    weights: Weights
+    form: topology.Permutations
+    grad: Callable
+    tx: optax.GradientTransformation
+    alpha: float
+    gamma: float
+    self_grad_at: str
+    compressor: compress.Compressor | None
+
+    def init(self, key: Key[Array, ""] | None, variables: Variables) -> State:
+        """The state before the first step; an error memory for the own gradient and for each neighbour's model."""
         refuse_statistics(variables["batch_stats"])
         blank = jax.tree.map(jnp.zeros_like, variables["params"])
-        return start(variables, tx, [blank] * (1 + len(form.sources)) if compressor else ())
+        return start(variables, self.tx, [blank] * (1 + len(self.form.sources)) if self.compressor else ())
 
-    def step(key, state, batch):
-        x, sent, crossed = state.params, jnp.uint32(0), jnp.uint32(0)
-        models = [comm.permute(x, source) for source in form.sources]
-        mixed = weighted(comm, form.diagonal, x)
-        for model, source, weight in zip(models, form.sources, form.weights, strict=True):
-            mixed = optax.tree.add(mixed, weighted(comm, weight, model))
-            sent += comm.bytes(x, source)
-        moved = toward(x, mixed, gamma)
-
-        value, _, own = grad(x if self_grad_at == "sent" else moved, state.batch_stats, batch, key)
-        wire, used, error = send(jax.random.fold_in(key, 0), compressor, own, state.memory, 0)
-        total, errors = weighted(comm, form.diagonal, used), [error]
-        for k, (model, weight) in enumerate(zip(models, form.weights, strict=True), start=1):
-            _, _, cross = grad(model, state.batch_stats, batch, key)
-            wire, used, error = send(jax.random.fold_in(key, k), compressor, cross, state.memory, k)
-            total = optax.tree.add(total, weighted(comm, (1 - alpha) * weight, used))
+    def step(self, key: Key[Array, ""], state: State, batch: PyTree) -> tuple[State, Info]:
+        """Exchange models, cluster the gradients of both kinds, take the local step."""
+        x = state.params
+        models, mixed, sent = neighbours(self.comm, self.form, x)
+        moved = toward(x, mixed, self.gamma)
+        value, _, own = self.grad(x if self.self_grad_at == "sent" else moved, state.batch_stats, batch, key)
+        _, used, error = send(jax.random.fold_in(key, 0), self.compressor, own, state.memory, 0)
+        total, errors, crossed = weighted(self.comm, self.form.diagonal, used), [error], jnp.uint32(0)
+        for k, model in enumerate(models):
+            terms, error, more = self.cross(key, k, model, state, batch)
+            total, crossed = functools.reduce(optax.tree.add, terms, total), crossed + more
             errors.append(error)
-            if alpha:
-                received = comm.permute(wire, backs[k - 1])
-                received = compressor.decode(received, cross) if compressor else received
-                total = optax.tree.add(total, weighted(comm, alpha * returned[k - 1], received))
-                crossed += comm.bytes(wire, backs[k - 1])
-        updates, opt_state = tx.update(total, state.opt_state, x)
+        updates, opt_state = self.tx.update(total, state.opt_state, x)
         params = optax.apply_updates(moved, updates)
-        new = State(state.step + 1, params, state.batch_stats, opt_state, errors if compressor else ())
+        new = State(state.step + 1, params, state.batch_stats, opt_state, errors if self.compressor else ())
         return new, Info(value, cosine(own, total), sent, crossed)
 
-    return Algorithm(init, step)
+    def cross(self, key: Key[Array, ""], k: int, model: PyTree, state: State, batch: PyTree) -> tuple:
+        """Both gradients of neighbour k by their weights, the new error memory of that edge, the bytes sent back."""
+        _, _, grads = self.grad(model, state.batch_stats, batch, key)
+        wire, used, error = send(jax.random.fold_in(key, k + 1), self.compressor, grads, state.memory, k + 1)
+        here = weighted(self.comm, (1 - self.alpha) * self.form.weights[k], used)
+        if not self.alpha:
+            return [here], error, jnp.uint32(0)
+        back = topology.inverse(self.form.sources[k])
+        received = self.comm.permute(wire, back)
+        received = self.compressor.decode(received, grads) if self.compressor else received
+        there = weighted(self.comm, self.alpha * self.returned(back), received)
+        return [here, there], error, self.comm.bytes(wire, back)
+
+    def returned(self, back: tuple[int, ...]) -> Float[np.ndarray, " agents"]:
+        """The weight at each agent of what comes back to it along `back`, 0 where it is its own."""
+        return (self.weights - np.diag(self.form.diagonal))[np.arange(self.comm.agents), list(back)]
 
 
 def refuse_statistics(batch_stats: PyTree) -> None:

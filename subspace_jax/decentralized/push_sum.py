@@ -22,7 +22,7 @@ def push_sum(
     weight_decay: float = 0.0,
     loop: Loop = "vmap",
 ) -> Algorithm:
-    """Stochastic gradient push; what is mixed is the model after the local step (adapt, then combine).
+    """Stochastic gradient push: models are mixed after the local step (adapt, then combine).
 
     With z_i = x_i / p_i: x_i <- sum_j w_ij (x_j - lr u_j), u_j from the gradient at z_j, and p_i <- sum_j w_ij p_j,
     p_i = 1 at the start. Columns of W that sum to 1 keep the sums over agents of x_i and of p_i, so that, on a strongly

@@ -1,4 +1,4 @@
-"""Quasi-global momentum: a buffer of where the mixed model went, in the place of one of an agent's own gradients."""
+"""Quasi-global momentum: it follows how the mixed model moves, plain momentum an agent's own gradients."""
 
 from collections.abc import Callable
 
@@ -24,12 +24,12 @@ def qgm(
     weight_decay: float = 0.0,
     loop: Loop = "vmap",
 ) -> Algorithm:
-    """QG-DSGDm-N: what is mixed is the model after the local step (adapt, then combine).
+    """QG-DSGDm-N: models are mixed after the local step (adapt, then combine).
 
     g = grad f(d_i; x_i) + weight_decay x_i; v = beta m_i + g; h_i = x_i - lr (g + beta v), a Nesterov step;
     x_i' = h_i + gamma (sum_j w_ij h_j - h_i); m_i <- mu m_i + (1 - mu) (x_i - x_i') / lr, m_i = 0 at the start.
-    A local buffer follows the labels that its agent happens to hold; the way of the mixed model hardly does. Without
-    any exchange and with mu = 0, m_i is the last step itself. Where the lr of a step is 0, m_i only decays.
+    Plain momentum follows the labels that its agent happens to hold, the movement of the mixed model hardly does.
+    Without any exchange and with mu = 0, m_i is the last step itself. Where the lr of a step is 0, m_i only decays.
 
     Args:
       loss: see `decentralized.state`.

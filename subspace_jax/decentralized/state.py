@@ -26,7 +26,7 @@ class State(NamedTuple):
       params: this agent's own.
       batch_stats: this agent's own, never exchanged unless a method says so.
       opt_state: of the local optimiser.
-      memory: what else a method keeps: errors of compression, copies of neighbours.
+      memory: what else a method keeps: what compression lost so far, copies of the neighbours' models.
     """
 
     step: Int[Array, ""]
@@ -37,7 +37,7 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """One step of one agent.
+    """What is told of one step of one agent.
 
     Attributes:
       loss: on its own batch with its own parameters.

@@ -1,5 +1,6 @@
-"""Many steps of any method as one program, and the judgement of what the agents have learnt."""
+"""Many steps of any method as one compiled program, and the test of what the agents have learnt."""
 
+import weakref
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -7,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspace_jax.core import exchange
+from subspace_jax.core import checks, exchange
 from subspace_jax.core.exchange import Comm
 from subspace_jax.core.keys import as_key
 from subspace_jax.decentralized.gossip import Weights, mixing
 from subspace_jax.decentralized.state import State
 from subspace_jax.training.fit import likes_scan
-from subspace_jax.typing import Algorithm, Array, Float, Key, Variables
+from subspace_jax.typing import Algorithm, Array, Float, Key, PyTree, Variables
 
 QUEUE = 8  # dispatched steps with a collective; about 100 abort a process with several simulated devices
 
@@ -54,7 +55,10 @@ def trainer(
       runner: `exchange.vmap`, `pmap` or `shard_map`.
       batch: samples per agent and step.
       prepare: (key, x) -> x on the device: scaling, augmentation.
+
+    The function raises a ValueError for sets with NaN or infinite values, at its first call with them.
     """
+    check = _once(_check_sets)
 
     def one(state, sets, key, t):
         draw, change, step = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, comm.index()), t), 3)
@@ -70,6 +74,7 @@ def trainer(
     single, span = (_compiled(runner, runner(fn, comm, shared=(2, 3))) for fn in (one, several))
 
     def train(key, state, sets, start, steps):
+        check(sets)
         key = as_key(key)
         if likes_scan(state.params):
             return span(state, sets, key, start + np.arange(steps, dtype=np.int32))
@@ -85,7 +90,7 @@ def trainer(
 
 
 class Judgement(NamedTuple):
-    """What the agents know at one moment.
+    """How good the models of the agents are at one moment.
 
     Attributes:
       accuracy: test accuracy of each agent's own model, (agents,).
@@ -136,8 +141,27 @@ def judge(apply: Callable, *, comm: Comm, runner: Callable, weights: Weights, ch
 
 
 def _mean(values: Float[Array, "steps ..."]) -> Float[Array, "..."]:
-    """Exactly what is the same in every step, as bytes mostly are."""
+    """The mean over the steps; without any rounding error where all steps have the same value, as bytes mostly have."""
     return values[0] + (values - values[:1]).mean(0)
+
+
+def _check_sets(sets: PyTree) -> None:
+    x, *rest = sets
+    checks.check_finite("x of the agents", x)
+    checks.check_finite("y of the agents", rest)
+
+
+def _once(check: Callable) -> Callable:
+    """The check, left out where its last call was with the same arrays; they are not kept alive."""
+    passed = []
+
+    def run(tree):
+        leaves = [leaf for leaf in jax.tree.leaves(tree) if checks.is_known(leaf)]
+        if [id(ref()) for ref in passed] != [id(leaf) for leaf in leaves]:
+            check(tree)
+            passed[:] = map(weakref.ref, leaves)
+
+    return run
 
 
 def _compiled(runner: Callable, run: Callable) -> Callable:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subspace_jax.compression import baselines, spectra, utilized_rank
+from subspace_jax.compression import baselines, utilized_rank
+from subspace_jax.compression.eigenpairs import spectra
 from tests.compression.layers import layer
 
 SEEDS = st.integers(0, 2**31 - 4)

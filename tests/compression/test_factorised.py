@@ -7,8 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from subspace_jax import checkpoint, compression, nn, training
-from subspace_jax.compression import utilized_rank
+from subspace_jax import checkpoint, nn, training
+from subspace_jax.compression import eigenpairs, factorised, utilized_rank
 from subspace_jax.core import capture
 
 MODEL = nn.build("mlp", widths=(12, 12), norm="batch", classes=4)
@@ -23,7 +23,7 @@ def net():
     _, variables["batch_stats"] = MODEL.train_apply(variables, x, jax.random.key(3))
     moments = capture.collect(MODEL.apply, variables, [x], dtype="float64")
     table = capture.layers(MODEL.apply, variables, x)
-    solved = compression.spectra(table, variables, moments)
+    solved = eigenpairs.spectra(table, variables, moments)
     ranks = utilized_rank.ranks(utilized_rank.utilization(table, variables, solved, energy=0.9))
     projected = utilized_rank.project(table, variables, solved, energy=0.9)
     factors = utilized_rank.factorise(table, variables["params"], solved, energy=0.9)
@@ -38,13 +38,13 @@ def relative(a, b):
 
 def tuned(net, lr):
     x, y, ranks, _, start = net
-    objective = training.mean_loss(compression.factorised_model(MODEL, ranks).train_apply)
+    objective = training.mean_loss(factorised.factorised_model(MODEL, ranks).train_apply)
     return training.minimise(jax.random.key(4), objective, optax.sgd(lr), start, [(x, y)], steps=20, batch=32)
 
 
 def test_it_starts_as_the_projected_network_in_both_modes(net):
     x, y, ranks, projected, start = net
-    model = compression.factorised_model(MODEL, ranks)
+    model = factorised.factorised_model(MODEL, ranks)
     assert relative(training.predict(model.apply, start, x), training.predict(MODEL.apply, projected, x)) < ROUNDING
     assert training.evaluate(model.apply, start, x, y) == training.evaluate(MODEL.apply, projected, x, y)
     thin, dense = (m.train_apply(v, x, jax.random.key(0)) for m, v in ((model, start), (MODEL, projected)))
@@ -56,7 +56,7 @@ def test_it_starts_as_the_projected_network_in_both_modes(net):
 
 def test_fine_tuning_moves_the_thin_kernels_and_the_statistics(net):
     x, y, ranks, _, start = net
-    model = compression.factorised_model(MODEL, ranks)
+    model = factorised.factorised_model(MODEL, ranks)
     end = tuned(net, 0.05)
     chex.assert_trees_all_equal_shapes_and_dtypes(end, start)
     moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), end, start)
@@ -80,7 +80,7 @@ def test_statistics_are_no_parameters_and_replaced_kernels_are_gone(net):
 
 def test_a_checkpoint_of_it_is_restored_from_the_ranks(net, tmp_path):
     x, _, ranks, _, start = net
-    model = compression.factorised_model(MODEL, ranks)
+    model = factorised.factorised_model(MODEL, ranks)
     state = training.TrainState(jnp.int32(0), **start, opt_state={}, key=jax.random.key(0))
     with checkpoint.manager(tmp_path / "thin") as to:
         checkpoint.save(to, 1, state, config={"model": {"name": "thin", "kwargs": {}}, "input_shape": [8]})
@@ -90,5 +90,5 @@ def test_a_checkpoint_of_it_is_restored_from_the_ranks(net, tmp_path):
 
 def test_equal_shapes_compile_once(net):
     ranks = net[2]
-    one, other = (compression.factorised_model(MODEL, r) for r in (ranks, dict.fromkeys(ranks, 1)))
+    one, other = (factorised.factorised_model(MODEL, r) for r in (ranks, dict.fromkeys(ranks, 1)))
     assert one[1:] == other[1:]

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subspace_jax.compression import spectra, utilized_rank
+from subspace_jax.compression import utilized_rank
+from subspace_jax.compression.eigenpairs import spectra
 from subspace_jax.core import capture
 from tests.compression.layers import count, draw, fn, layer, moments_of
 

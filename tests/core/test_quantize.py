@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,13 +11,17 @@ from subspace_jax.core import quantize as qz
 
 SEEDS = st.integers(0, 2**31 - 1)
 SHAPES = st.sampled_from([(), (4, 5, 2)])
-BITS = st.sampled_from([1, 3, 8, 12, 16])
+BITS = st.sampled_from([1, 8, 11, 16])
 DRAWS = 4096
 FLOAT32 = 2e-6  # rounding of s k + lo, relative to the largest value
 
 
+quantize = jax.jit(qz.quantize, static_argnums=1)
+codes = jax.jit(qz.codes, static_argnums=1)
+
+
 def draw(seed, shape):
-    return 3 * jax.random.normal(jax.random.key(seed), shape) + 1
+    return jnp.asarray(3 * np.random.default_rng(seed).normal(size=shape) + 1, jnp.float32)
 
 
 def levels(bits, lo, hi):
@@ -28,7 +34,7 @@ def test_every_value_goes_to_the_nearest_of_the_grid(seed, shape, bits):
     x = draw(seed, shape)
     grid = levels(bits, -4.0, 5.0)
     oracle = np.abs(np.asarray(x, np.float64)[..., None] - grid).min(-1)
-    np.testing.assert_allclose(np.abs(qz.quantize(x, bits, -4.0, 5.0) - x), oracle, atol=10 * FLOAT32)
+    np.testing.assert_allclose(np.abs(quantize(x, bits, -4.0, 5.0) - x), oracle, atol=10 * FLOAT32)
 
 
 @given(SEEDS, SHAPES, BITS, st.booleans())
@@ -36,35 +42,35 @@ def test_error_inside_the_range_is_half_a_step_or_one_step(seed, shape, bits, st
     x, key = draw(seed, shape), jax.random.key(seed) if stochastic else None
     lo, hi = x.min() - 1, x.max() + 1
     step = float(hi - lo) / (2**bits - 1)
-    error = np.abs(qz.quantize(x, bits, lo, hi, key=key) - x)
+    error = np.abs(quantize(x, bits, lo, hi, key=key) - x)
     assert error.max() <= (step if stochastic else step / 2) + 10 * FLOAT32
 
 
 @given(SEEDS, SHAPES, BITS)
 def test_quantizing_twice_is_quantizing_once(seed, shape, bits):
-    once = qz.quantize(draw(seed, shape), bits, -4.0, 5.0)
-    np.testing.assert_array_equal(qz.quantize(once, bits, -4.0, 5.0), once)
+    once = quantize(draw(seed, shape), bits, -4.0, 5.0)
+    np.testing.assert_array_equal(quantize(once, bits, -4.0, 5.0), once)
 
 
 @given(SEEDS, SHAPES, BITS)
 def test_codes_survive_their_values(seed, shape, bits):
-    k, scale, lo = qz.codes(draw(seed, shape), bits, -4.0, 5.0)
+    k, scale, lo = codes(draw(seed, shape), bits, -4.0, 5.0)
     assert k.dtype == (np.uint8 if bits <= 8 else np.uint16)
-    np.testing.assert_array_equal(qz.codes(qz.dequantize(k, scale, lo), bits, -4.0, 5.0)[0], k)
+    np.testing.assert_array_equal(codes(qz.dequantize(k, scale, lo), bits, -4.0, 5.0)[0], k)
 
 
 def test_a_tensor_has_at_most_two_to_the_bits_values():
     x = draw(0, (5000,))
-    assert len(np.unique(qz.quantize(x, 8, *qz.tensor_range(x)))) <= 256
+    assert len(np.unique(quantize(x, 8, *qz.tensor_range(x)))) <= 256
 
 
 def test_outliers_go_to_the_ends_of_the_range():
-    out = qz.quantize(jnp.array([-9.0, jnp.inf, 9.0]), 8, -1.0, 1.0)
+    out = quantize(jnp.array([-9.0, jnp.inf, 9.0]), 8, -1.0, 1.0)
     np.testing.assert_allclose(out, [-1, 1, 1], rtol=FLOAT32)
 
 
 def mean_of_draws(quantized, key):
-    return np.asarray(jax.vmap(quantized)(jax.random.split(key, DRAWS)), np.float64).mean(0)
+    return np.asarray(jax.jit(jax.vmap(quantized))(jax.random.split(key, DRAWS)), np.float64).mean(0)
 
 
 def four_sigma(x, bits, lo, hi):
@@ -78,7 +84,7 @@ def four_sigma(x, bits, lo, hi):
 def test_stochastic_rounding_has_no_bias(bits):
     x = draw(3, (16,))
     lo, hi = x.min() - 1, x.max() + 1
-    mean = mean_of_draws(lambda key: qz.quantize(x, bits, lo, hi, key=key), jax.random.key(bits))
+    mean = mean_of_draws(lambda key: quantize(x, bits, lo, hi, key=key), jax.random.key(bits))
     assert (np.abs(mean - x) <= four_sigma(x, bits, lo, hi)).all()
 
 
@@ -91,11 +97,11 @@ def test_stochastic_rounding_leaves_integers_alone():
 @pytest.mark.parametrize("value", [0.0, 0.3, -1e5])
 def test_a_constant_tensor_survives(value, stochastic):
     x, key = jnp.full((3, 2), value), jax.random.key(1) if stochastic else None
-    np.testing.assert_array_equal(qz.quantize(x, 8, *qz.tensor_range(x), key=key), x)
+    np.testing.assert_array_equal(quantize(x, 8, *qz.tensor_range(x), key=key), x)
 
 
 def test_steps_are_not_below_their_floor():
-    k, scale, _ = qz.codes(jnp.array([0.0, 1e-9, 2.2e-8]), 8, 0.0, 2.2e-8)
+    k, scale, _ = codes(jnp.array([0.0, 1e-9, 2.2e-8]), 8, 0.0, 2.2e-8)
     np.testing.assert_array_equal(k, [0, 0, 2])
     assert scale == np.float32(1e-8)
 
@@ -103,36 +109,42 @@ def test_steps_are_not_below_their_floor():
 @pytest.mark.parametrize("wrong", [jnp.nan, jnp.inf])
 def test_what_is_not_finite_spoils_the_whole_tensor(wrong):
     x = jnp.array([1.0, wrong, 2.0])
-    assert np.isnan(qz.quantize(x, 8, *qz.tensor_range(x))).all()
+    assert np.isnan(quantize(x, 8, *qz.tensor_range(x))).all()
 
 
 def test_float64_is_rounded_in_float64():
     with jax.enable_x64(True):
         x = jnp.linspace(0, 1, 7, dtype=jnp.float64)
-        out = qz.quantize(x, 16, 0.0, 1.0)
+        out = quantize(x, 16, 0.0, 1.0)
         assert out.dtype == jnp.float64
         np.testing.assert_allclose(out * 65535, np.round(np.asarray(out) * 65535), atol=1e-10)
 
 
 def test_bfloat16_stays_bfloat16():
     x = draw(0, (5,)).astype(jnp.bfloat16)
-    assert qz.quantize(x, 4, *qz.tensor_range(x)).dtype == jnp.bfloat16
+    assert quantize(x, 4, *qz.tensor_range(x)).dtype == jnp.bfloat16
+
+
+@jax.jit
+def gradients_of_the_sum(x, key):
+    """In a fixed range, and in the tensor's own."""
+    ranges = (lambda x: (-1.0, 1.0)), qz.tensor_range
+    return [jax.grad(lambda x, of=of: qz.quantize(x, 8, *of(x), key=key).sum())(x) for of in ranges]
 
 
 @given(SEEDS, st.booleans())
 def test_gradient_of_the_sum_is_one_inside_and_outside_the_range(seed, stochastic):
-    key = jax.random.key(seed) if stochastic else None
-    x = draw(seed, (4, 5, 2))
-    np.testing.assert_array_equal(jax.grad(lambda x: qz.quantize(x, 8, -1.0, 1.0, key=key).sum())(x), np.ones(x.shape))
-    own = jax.grad(lambda x: qz.quantize(x, 8, *qz.tensor_range(x), key=key).sum())(x)
-    np.testing.assert_array_equal(own, np.ones(x.shape))
+    x, key = draw(seed, (4, 5, 2)), jax.random.key(seed) if stochastic else None
+    for gradient in gradients_of_the_sum(x, key):
+        np.testing.assert_array_equal(gradient, np.ones(x.shape))
 
 
 def test_forward_mode_is_straight_through_too():
     x, tangent = draw(0, (7,)), draw(1, (7,))
-    np.testing.assert_array_equal(jax.jvp(lambda x: qz.quantize(x, 2, -1.0, 1.0), (x,), (tangent,))[1], tangent)
+    np.testing.assert_array_equal(jax.jvp(lambda x: quantize(x, 2, -1.0, 1.0), (x,), (tangent,))[1], tangent)
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def pull(cotangent, bits, key):
     """What quantize_grad makes of a cotangent."""
     return jax.vjp(lambda x: qz.quantize_grad(key, x, bits), jnp.zeros_like(cotangent))[1](cotangent)[0]
@@ -165,7 +177,7 @@ def test_cotangent_is_unbiased_and_differs_by_key():
 
 def test_no_bits_is_the_float_path():
     x = draw(0, (7,))
-    np.testing.assert_array_equal(qz.quantize(x, None, -1.0, 1.0), x)
+    np.testing.assert_array_equal(quantize(x, None, -1.0, 1.0), x)
     np.testing.assert_array_equal(pull(x, None, jax.random.key(0)), x)
 
 

@@ -1,5 +1,7 @@
 """A toy problem for every decentralized method: small, smooth, and another one at each agent."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,30 @@ def loss(params, batch_stats, batch, key):
     logits = jnp.tanh(x @ params["kernel"] + params["bias"][None]) @ params["head"]
     chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1)
     return -chosen.mean(), jax.tree.map(lambda seen: 0.1 * seen + 0.9 * x.mean().astype(seen.dtype), batch_stats)
+
+
+def gradients(params, batch):
+    """Of `loss`, in closed form and NumPy: an oracle without any compilation. All arrays may have leading axes."""
+    x, y = batch
+    kernel, bias, head = (np.asarray(params[name]) for name in ("kernel", "bias", "head"))
+    hidden = np.tanh(x @ kernel + bias[..., None, :])
+    p = np.exp(hidden @ head)
+    error = (p / p.sum(-1, keepdims=True) - np.eye(CLASSES)[y]) / y.shape[-1]
+    back = error @ head.swapaxes(-1, -2) * (1 - hidden**2)
+    return {
+        "kernel": x.swapaxes(-1, -2) @ back, "bias": back.sum(-2), "head": hidden.swapaxes(-1, -2) @ error,
+    }  # fmt: skip
+
+
+def pairs(params, batch):
+    """Gradients (agents, agents, ...): [i, j] on the data of i at the model of j."""
+    x, y = batch
+    return gradients(jax.tree.map(lambda leaf: leaf[None], params), (x[:, None], y[:, None]))
+
+
+def dense(weights, tree):
+    """The mixing matrix times what the agents hold."""
+    return jax.tree.map(lambda leaf: np.tensordot(weights, leaf, 1), tree)
 
 
 def variables(dtype=np.float64, *, apart=0.0, seed=0):
@@ -47,20 +73,36 @@ def begin(method, stacked, dtype=np.float64):
 
 def run(method, comm=COMM, runner=exchange.vmap, steps=1, *, start=None, dtype=np.float64):
     """(states (agents, ...), infos (steps, agents)) after `steps` steps from the variables `start`, in NumPy."""
-
-    def one(state, batch, t):
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(1), comm.index()), t)
-        return method.step(key, state, batch)
-
-    state = begin(method, variables(dtype) if start is None else start, dtype)
+    state, infos = begin(method, variables(dtype) if start is None else start, dtype), []
+    step = stepper(method, comm, runner)
     with jax.enable_x64(dtype == np.float64):
-        spread = runner(one, comm, shared=(2,))
-        step, infos = spread if runner is exchange.pmap else jax.jit(spread), []
         for t in range(steps):
             before, (state, info) = state, jax.block_until_ready(step(state, batch(t, dtype), np.int32(t)))
             infos.append(info)
             jax.tree.map(assert_alike, before, state)
         return jax.device_get((state, jax.tree.map(lambda *parts: jnp.stack(parts), *infos)))
+
+
+@functools.cache
+def stepper(method, comm, runner):
+    """(states, batches, t) -> (states, infos) of all agents, compiled once a method."""
+
+    def one(state, batch, t):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(1), comm.index()), t)
+        return method.step(key, state, batch)
+
+    spread = runner(one, comm, shared=(2,))
+    return spread if runner is exchange.pmap else jax.jit(spread)
+
+
+def sent(method):
+    """Bytes of models and of gradients that each agent sends in the first float32 step; the rest is not compiled."""
+
+    def one(state, batch):
+        return jnp.stack(method.step(jax.random.key(0), state, batch)[1][2:])
+
+    start = begin(method, variables(np.float32), np.float32)
+    return np.asarray(jax.jit(exchange.vmap(one, COMM))(start, batch(0, np.float32))).T
 
 
 def assert_alike(before, after):

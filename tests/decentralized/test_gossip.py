@@ -14,34 +14,28 @@ from tests.decentralized.cases import AGENTS, COMM, GRAPHS
 MIX = {name: gossip.mixing(COMM, weights) for name, weights in GRAPHS.items()}
 
 
-def gradients(params, at):
-    """Own gradients of all agents."""
+def test_the_gradients_that_formulas_are_tested_with_are_those_of_the_loss():
+    params, batch = cases.variables(apart=0.5)["params"], cases.batch(0)
     with jax.enable_x64(True):
-        grads = jax.vmap(jax.grad(lambda p, x, y: cases.loss(p, {}, (x, y), None)[0]))
-        return jax.device_get(grads(params, *cases.batch(at)))
-
-
-def dense(weights, tree):
-    return jax.tree.map(lambda leaf: np.einsum("ij,j...->i...", weights, leaf), tree)
+        gradient = jax.grad(lambda params, batch: cases.loss(params, {}, batch, None)[0])
+        everywhere = jax.jit(jax.vmap(jax.vmap(gradient, (0, None)), (None, 0)))  # [i, j]: data of i, model of j
+        found = jax.device_get(everywhere(params, batch))
+    cases.assert_close(cases.pairs(params, batch), found)
+    own = jax.tree.map(lambda leaf: leaf[np.arange(AGENTS), np.arange(AGENTS)], found)
+    cases.assert_close(cases.gradients(params, batch), own)
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_mixing_is_the_dense_product_and_keeps_the_mean(name):
+def test_mixing_is_the_dense_product_keeps_the_mean_and_sends_one_copy_to_each_who_hears_it(name):
     tree, stack = cases.variables(apart=1.0)["params"], GRAPHS[name].reshape(-1, AGENTS, AGENTS)
     with jax.enable_x64(True):
-        run = jax.jit(exchange.vmap(lambda own, t: MIX[name](t, own, own)[0], COMM, shared=(1,)))
+        run = jax.jit(exchange.vmap(lambda own, t: MIX[name](t, own, own), COMM, shared=(1,)))
         for t in range(len(stack) + 1):
-            found = jax.device_get(run(tree, np.int32(t)))
-            cases.assert_close(found, dense(stack[t % len(stack)], tree))
+            found, sent = jax.device_get(run(tree, np.int32(t)))
+            cases.assert_close(found, cases.dense(stack[t % len(stack)], tree))
             cases.assert_close(cases.mean(found), cases.mean(tree))
-
-
-def test_an_agent_sends_one_copy_to_each_who_hears_it():
-    tree = cases.variables(np.float32)["params"]
-    for name, weights in GRAPHS.items():
-        run = jax.jit(exchange.vmap(lambda own, t, name=name: MIX[name](t, own, own)[1], COMM, shared=(1,)))
-        heard = (weights.reshape(-1, AGENTS, AGENTS)[0] > 0).sum(0) - 1
-        np.testing.assert_array_equal(run(tree, np.int32(0)), heard * 4 * (5 * 4 + 4 + 4 * 3))
+            hear = (stack[t % len(stack)] > 0).sum(0) - 1
+            np.testing.assert_array_equal(sent, hear * 8 * (5 * 4 + 4 + 4 * 3))
 
 
 @pytest.mark.parametrize(("gamma", "momentum"), [(1.0, 0.0), (0.3, 0.9)])
@@ -54,11 +48,11 @@ def test_d_psgd_is_its_formula(gamma, momentum):
     x = cases.variables()["params"]
     velocity = jax.tree.map(np.zeros_like, x)
     for t in range(3):
-        grads = jax.tree.map(lambda g, p: g + 0.01 * p, gradients(x, t), x)
+        grads = jax.tree.map(lambda g, p: g + 0.01 * p, cases.gradients(x, cases.batch(t)), x)
         velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, grads)
         update = jax.tree.map(lambda g, v: g + momentum * v if momentum else v, grads, velocity)
         lr = 0.1 if t < 1 else 0.05
-        mixed = dense(weights, x)
+        mixed = cases.dense(weights, x)
         x = jax.tree.map(lambda p, m, u, lr=lr: p + gamma * (m - p) - lr * u, x, mixed, update)
     cases.assert_close(found.params, x)
 
@@ -67,14 +61,10 @@ def test_without_exchange_every_agent_runs_its_own_sgd_bit_for_bit():
     alone = cases.run(gossip.d_psgd(cases.loss, comm=COMM, weights=np.eye(AGENTS), lr=0.1, gamma=0.0), steps=3)[0]
     crossed = ngc.ngc(cases.loss, comm=COMM, weights=np.eye(AGENTS), lr=0.1, gamma=0.0)
     chex.assert_trees_all_equal(cases.run(crossed, steps=3)[0].params, alone.params)
-    params = cases.variables()["params"]
-    with jax.enable_x64(True):
-        for i in range(AGENTS):
-            x = jax.tree.map(lambda leaf, i=i: jnp.asarray(leaf[i]), params)
-            for t in range(3):
-                own = jax.tree.map(lambda part, i=i: part[i], cases.batch(t))
-                x = jax.tree.map(lambda p, g: p - 0.1 * g, x, jax.grad(cases.loss, has_aux=True)(x, {}, own, None)[0])
-            cases.assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], alone.params), jax.device_get(x))
+    x = cases.variables()["params"]
+    for t in range(3):
+        x = jax.tree.map(lambda p, g: p - 0.1 * g, x, cases.gradients(x, cases.batch(t)))
+    cases.assert_close(alone.params, x)
 
 
 def test_one_by_one_is_all_at_once():

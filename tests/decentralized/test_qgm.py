@@ -10,16 +10,6 @@ from tests.decentralized import cases
 STEPS = 10
 
 
-def gradients(stacked, step):
-    """Of all agents, (agents, ...), in NumPy."""
-
-    def one(params, batch):
-        return jax.grad(lambda params: cases.loss(params, {}, batch, None)[0])(params)
-
-    with jax.enable_x64(True):
-        return jax.device_get(jax.jit(jax.vmap(one))(stacked, cases.batch(step)))
-
-
 def decay(step):
     return 0.1 / (1 + step)
 
@@ -40,7 +30,7 @@ def test_ten_steps_equal_the_formula_on_a_graph_that_changes():
     x = cases.variables()["params"]
     m = jax.tree.map(np.zeros_like, x)
     for t in range(STEPS):
-        g, w = gradients(x, t), weights[t % len(weights)]
+        g, w = cases.gradients(x, cases.batch(t)), weights[t % len(weights)]
         pairs = {name: oracle(x[name], m[name], g[name], w, lr=decay(t), **settings) for name in x}
         x, m = ({name: pair[k] for name, pair in pairs.items()} for k in (0, 1))
     cases.assert_close((state.params, state.memory), (x, m), atol=1e-11)  # m divides by lr
@@ -51,7 +41,7 @@ def test_without_momentum_it_is_adapt_then_combine():
     state, infos = cases.run(qgm(cases.loss, comm=cases.COMM, weights=w, lr=0.1, mu=0.0, beta=0.0), steps=2)
     x = cases.variables()["params"]
     for t in range(2):
-        x = jax.tree.map(lambda a, g: np.tensordot(w, a - 0.1 * g, 1), x, gradients(x, t))
+        x = jax.tree.map(lambda a, g: np.tensordot(w, a - 0.1 * g, 1), x, cases.gradients(x, cases.batch(t)))
     cases.assert_close(state.params, x)
     np.testing.assert_allclose(infos.cosine, 1, atol=1e-6)
     size = sum(leaf[0].nbytes for leaf in jax.tree.leaves(x))

@@ -1,5 +1,7 @@
 """The loop over steps and the judgement, against doing both by hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +13,34 @@ from subspace_jax.decentralized import gossip, state, train
 from tests.decentralized import cases
 from tests.decentralized.cases import AGENTS, COMM, GRAPHS
 
+KEY = jax.random.key(3)
 
+
+@functools.cache
 def setup(comm=COMM):
     method = gossip.d_psgd(cases.loss, comm=comm, weights=GRAPHS["ring"], lr=0.1)
     start = jax.tree.map(lambda leaf: leaf[0], cases.variables(np.float32))
     sets = tuple(np.concatenate([cases.batch(t, np.float32)[k] for t in (0, 1)], 1) for k in (0, 1))
     return method, train.stacked(jax.random.key(0), method, comm, start), sets
+
+
+@functools.cache
+def trainer(comm=COMM, runner=exchange.vmap, prepare=None):
+    return train.trainer(setup(comm)[0], comm=comm, runner=runner, batch=4, prepare=prepare)
+
+
+@functools.cache
+def whole():
+    """Six steps as one program."""
+    _, begin, sets = setup()
+    return trainer()(KEY, begin, sets, 0, 6)
+
+
+@functools.cache
+def half():
+    """The first three."""
+    _, begin, sets = setup()
+    return trainer()(KEY, begin, sets, 0, 3)
 
 
 def by(predict):
@@ -25,13 +49,9 @@ def by(predict):
 
 
 def test_a_run_cut_in_parts_is_the_whole_run():
-    method, begin, sets = setup()
-    run = train.trainer(method, comm=COMM, runner=exchange.vmap, batch=4)
-    key = jax.random.key(3)
-    whole, _ = run(key, begin, sets, 0, 6)
-    half, first = run(key, begin, sets, 0, 3)
-    both, second = run(key, half, sets, 3, 3)
-    jax.tree.map(np.testing.assert_array_equal, both, whole)
+    state, first = half()
+    both, second = trainer()(KEY, state, setup()[2], 3, 3)
+    jax.tree.map(np.testing.assert_array_equal, both, whole()[0])
     assert int(both.step[0]) == 6
     assert second.loss.shape == (AGENTS,)
     assert np.mean(second.loss) < np.mean(first.loss)
@@ -48,33 +68,44 @@ def test_agents_start_together_or_each_from_its_own():
 
 
 def test_samples_do_not_depend_on_the_runner():
-    method, begin, sets = setup()
-    run = train.trainer(method, comm=COMM, runner=exchange.vmap, batch=4)
-    reference, _ = run(jax.random.key(3), begin, sets, 0, 3)
     comm = Comm(AGENTS, 2)
-    method, begin, sets = setup(comm)
-    sharded = train.trainer(method, comm=comm, runner=exchange.shard_map, batch=4)
-    found, _ = sharded(jax.random.key(3), begin, exchange.place(sets, comm), 0, 3)
-    cases.assert_close(exchange.fetch(found.params), reference.params, atol=1e-5)
+    _, begin, sets = setup(comm)
+    found, _ = trainer(comm, exchange.shard_map)(KEY, begin, exchange.place(sets, comm), 0, 3)
+    cases.assert_close(exchange.fetch(found.params), half()[0].params, atol=1e-5)
 
 
 def test_step_by_step_is_one_program(monkeypatch):
-    method, begin, sets = setup()
-    run = train.trainer(method, comm=COMM, runner=exchange.vmap, batch=4)
-    whole, info = run(jax.random.key(3), begin, sets, 0, 10)
+    _, begin, sets = setup()
+    expected = whole()
     monkeypatch.setattr(train, "likes_scan", lambda params: False)
-    single, same = run(jax.random.key(3), begin, sets, 0, 10)
-    cases.assert_close(single, whole, atol=1e-5)
-    cases.assert_close(same, info, atol=1e-5)
+    monkeypatch.setattr(train, "QUEUE", 4)
+    cases.assert_close(trainer()(KEY, begin, sets, 0, 6), expected, atol=1e-5)
 
 
 def test_inputs_are_prepared_on_the_device():
-    method, begin, sets = setup()
-    prepared = train.trainer(method, comm=COMM, runner=exchange.vmap, batch=4, prepare=lambda key, x: x / 2)
-    plain = train.trainer(method, comm=COMM, runner=exchange.vmap, batch=4)
-    key = jax.random.key(0)
-    found, expected = prepared(key, begin, sets, 0, 2), plain(key, begin, (sets[0] / 2, sets[1]), 0, 2)
-    cases.assert_close(found, expected, atol=1e-6)
+    _, begin, (x, y) = setup()
+    prepared = trainer(prepare=lambda key, x: x / 2)
+    cases.assert_close(prepared(KEY, begin, (2 * x, y), 0, 3), half(), atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_data_that_are_no_numbers_are_refused_before_anything_is_traced(wrong):
+    method, begin, (x, y) = setup()
+    run = train.trainer(method._replace(step=None), comm=COMM, runner=exchange.vmap, batch=4)
+    x = x.copy()
+    x[2, 5, 1] = wrong
+    with pytest.raises(ValueError, match=rf"x of the agents must be finite; got {wrong} at position \(2, 5, 1\)"):
+        run(jax.random.key(0), begin, (x, y), 0, 1)
+
+
+def test_data_are_looked_at_once(monkeypatch):
+    _, begin, sets = setup()
+    run, seen = train.trainer(setup()[0]._replace(step=None), comm=COMM, runner=exchange.vmap, batch=4), []
+    monkeypatch.setattr(train.checks, "check_finite", lambda name, values: seen.append(name))
+    for given in (sets, tuple(sets), tuple(map(jnp.asarray, sets))):
+        with pytest.raises(TypeError, match="not callable"):  # the step, after the look
+            run(KEY, begin, given, 0, 3)
+    assert seen == ["x of the agents", "y of the agents"] * 2
 
 
 def test_agents_their_neighbourhoods_and_their_mean_are_judged():

@@ -21,6 +21,7 @@ import pytest
 
 from experiments.harness import launch, runner
 from subspace_jax.core import compress, topology
+from subspace_jax.decentralized import protocol
 from subspace_jax.decentralized.gossip import d_psgd
 from subspace_jax.decentralized.ngc import ngc
 
@@ -60,10 +61,10 @@ def main(config):
     (pathlib.Path(config.workdir) / f"pid{jax.process_index()}").write_text(str(os.getpid()))
 
     def learn(name):
-        return follow.follow(
-            config, jax.random.key(0), methods[name], variables, (x, y), (x[0], y[0]), comm=comm, runner=run,
+        return protocol.run(
+            jax.random.key(0), methods[name], variables, (x, y), (x[0], y[0]), comm=comm, runner=run,
             apply=apply, weights=weights, steps=config.steps, batch=8, every=config.steps // EVALUATIONS,
-            directory=f"{config.workdir}/checkpoints/{name}", label=name,
+            directory=f"{config.workdir}/checkpoints/{name}", save_every=config.save_every, label=name,
         )  # fmt: skip
 
     found = {name: runner.stage(config, name, lambda name=name: learn(name)) for name in methods}

@@ -9,12 +9,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from experiments.families.agents import follow
 from experiments.families.agents.methods import Trial
 from experiments.harness import launch, runner, sets
 from subspace_jax import data, nn, training
 from subspace_jax.core import topology
 from subspace_jax.data import partition
+from subspace_jax.decentralized import protocol
 from subspace_jax.typing import Algorithm
 
 TRAIN_KEY, PARTITION_KEY = 0, 1  # folded into the seed's key
@@ -123,13 +123,13 @@ def course(
         begin, train = jax.random.split(jax.random.fold_in(jax.random.key(seed), TRAIN_KEY))
         variables = model.init(begin, found.test[0][:1])
         parts = spread(found, seed, trial)
-        history = follow.follow(
-            config, train, method, jax.tree.map(lambda leaf: leaf.astype(dtype), variables),
+        history = protocol.run(
+            train, method, jax.tree.map(lambda leaf: leaf.astype(dtype), variables),
             tuple(found.columns[name][parts] for name in ("x", "label")), found.test, comm=comm, runner=run,
             apply=model.apply, weights=graph(config, trial.agents), steps=trial.steps + rounds,
             batch=config.batch * config.agents // trial.agents, every=config.every * trial.steps // config.steps,
-            directory=f"{config.workdir}/checkpoints/{trial.name}/seed{seed}", label=f"{trial.name}, seed {seed}",
-            prepare=found.prepare,
+            directory=f"{config.workdir}/checkpoints/{trial.name}/seed{seed}", save_every=config.save_every,
+            label=f"{trial.name}, seed {seed}", prepare=found.prepare,
         )  # fmt: skip
         return finish(seed, history)
 

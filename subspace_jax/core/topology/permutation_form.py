@@ -28,7 +28,7 @@ class Permutations(NamedTuple):
 
 
 def permutations(W: Matrix) -> Permutations:
-    """The permutation form of one W (N, N); each edge is in exactly one permutation.
+    """The permutation form of one mixing matrix W (N, N); each edge is in exactly one permutation.
 
     - A circulant graph (rings, full, exponential) gives one shift a neighbour.
     - Any other graph whose edges all have their reverse is edge-coloured (Misra and Gries, 1992) into involutions, in

@@ -1,9 +1,9 @@
-"""Layers in few bits: inputs, weights and the cotangents that travel back lie on grids of 2^bits values.
+"""Layers in few bits: inputs, parameters and the cotangents that travel back lie on grids of 2^bits values.
 
-A low-precision network is simulated in float32, with float32 master weights (Aketi et al. 2022, after Banner et al.
-2018). A layer trains where its collection `batch_stats` is mutable, as `Model.train_apply` has it: then its ranges are
-those of the batch, its observers move, and its cotangent is rounded with a key of its own. Elsewhere the running
-ranges hold and nothing is random.
+A low-precision network is simulated in float32, with a master copy of the parameters in float32 (Aketi et al. 2022,
+after Banner et al. 2018). A layer trains where its collection `batch_stats` is mutable, as `Model.train_apply` has it:
+then its ranges are those of the batch, its observers move, and its cotangent is rounded with a key of its own.
+Elsewhere the running ranges hold and nothing is random.
 """
 
 import functools
@@ -93,13 +93,13 @@ class Quantized(nn.Module):
         x = self.observer(x)
         if self.is_initializing():
             return self.layer(x)
-        weights = {name: on_own_range(leaf, self.bits) for name, leaf in self.variables["params"].items()}
+        params = {name: on_own_range(leaf, self.bits) for name, leaf in self.variables["params"].items()}
         layer = self.layer.clone(parent=None, name=None)
 
-        def run(x, weights):
-            return layer.apply({"params": weights}, x)
+        def run(x, params):
+            return layer.apply({"params": params}, x)
 
-        return bifurcated(self.make_rng("rounding"), run, self.bits, x, weights) if _trains(self) else run(x, weights)
+        return bifurcated(self.make_rng("rounding"), run, self.bits, x, params) if _trains(self) else run(x, params)
 
 
 class QuantizedSum(nn.Module):
@@ -116,24 +116,24 @@ class QuantizedSum(nn.Module):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def bifurcated(key, layer: Callable, bits: int, x, weights: Any):
-    """layer(x, weights), whose weights see the cotangent in full precision and whose input sees it in few bits.
+def bifurcated(key, layer: Callable, bits: int, x, params: Any):
+    """layer(x, params), whose parameters see the cotangent in full precision and whose input sees it in few bits.
 
-    Backwards, dweights = transpose(dy) and dx = transpose(Q(dy)), with Q the stochastic rounding of dy, by `key`,
+    Backwards, dparams = transpose(dy) and dx = transpose(Q(dy)), with Q the stochastic rounding of dy, by `key`,
     between its own extremes (Banner et al. 2018).
     """
     del bits, key
-    return layer(x, weights)
+    return layer(x, params)
 
 
-def _forward(key, layer, bits, x, weights):
+def _forward(key, layer, bits, x, params):
     del bits
-    return layer(x, weights), (x, weights, key)
+    return layer(x, params), (x, params, key)
 
 
 def _backward(layer, bits, saved, cotangent):
-    x, weights, key = saved
-    _, transpose = jax.vjp(layer, x, weights)
+    x, params, key = saved
+    _, transpose = jax.vjp(layer, x, params)
     coarse = quantize(cotangent, bits, *tensor_range(cotangent), key=key)
     return None, transpose(coarse)[0], transpose(cotangent)[1]
 

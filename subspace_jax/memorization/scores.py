@@ -198,13 +198,17 @@ def _why(found: Any, out: Callable, x: PyTree) -> str:
     if len(alone) == 1 and alone[0] > 1:
         return f"apply takes one sample, not a batch {shapes}: give jax.vmap(apply, in_axes=(None, 0))."
     if isinstance(found, Exception):
-        return f"apply(variables, x) fails for two samples, x of shape {shapes}: {str(found).strip().splitlines()[0]}"
+        return f"apply(variables, x) fails for two samples, x of shape {shapes}: {_first_line(found)}"
     if found.shape in ((2,), (2, 1)):
         return (
             "apply returns one logit a sample, but softmax takes at least two classes: with z of shape (n, 1) return "
             "jnp.concatenate([0 * z, z], axis=1), whose cross-entropy is the binary one."
         )
     return f"apply must return logits (n, classes); of two samples it makes {found.shape}."
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def refuse_nan(scores: Float[Array, " n"], *, name: str, epoch: int | None = None) -> Float[Array, " n"]:

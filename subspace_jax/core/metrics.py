@@ -89,8 +89,9 @@ def spearman(a: Vector, b: Vector) -> Float[Array, ""]:
 
 def _check(scores: Any, positive: Any) -> None:
     checks.check_lengths(scores=scores, positive=positive)
-    if positive.dtype != bool:
-        raise ValueError(f"positive marks the positives, booleans (n,); got {positive.dtype}: compare, as in y == 1.")
+    dtype = jnp.asarray(positive).dtype
+    if not jnp.issubdtype(dtype, jnp.bool_):
+        raise ValueError(f"positive marks the positives, booleans (n,); got {dtype}: compare, as in y == 1.")
 
 
 def _below(scores: Array, mask: Array, at: Array, *, side: str) -> Array:

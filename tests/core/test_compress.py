@@ -36,7 +36,7 @@ def draw(seed, dtype=jnp.float32):
 
 
 encode = jax.jit(lambda compressor, key, tree: compressor.encode(key, tree), static_argnums=0)
-feedback = jax.jit(compress.feedback, static_argnums=0)
+feedback = jax.jit(compress.feedback, static_argnums=1)
 
 
 @functools.partial(jax.jit, static_argnums=0)

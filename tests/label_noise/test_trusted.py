@@ -52,8 +52,8 @@ def test_members_are_balanced_random_and_do_not_depend_on_their_order(seed):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"curvature": np.zeros(2)}, r"one curvature per label; got \(2,\) and \(3,\)"),
-        ({"curvature": np.array([0, np.nan, 1])}, "NaN at position 1"),
+        ({"curvature": np.zeros(2)}, "curvature and labels must have one entry per sample; got 2 and 3"),
+        ({"curvature": np.array([0, np.nan, 1])}, "curvature must be finite; got nan at position 1"),
         ({"per_class": 0}, "per_class is at least 1.*got 0"),
         ({"skip": 1.0}, r"skip in \[0, 1\); got 1 and 1.0"),
         ({"skip": float("nan")}, r"skip in \[0, 1\); got 1 and nan"),

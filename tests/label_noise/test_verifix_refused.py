@@ -55,7 +55,7 @@ def test_one_dead_iteration_of_a_scanned_layer_is_refused():
 def test_activations_that_are_not_finite_name_the_layer(value):
     broken = {**PARAMS, "first": {**PARAMS["first"], "bias": jnp.full((1, 9), value)}}
     table, seen = measured(mlp, broken, X)
-    with pytest.raises(ValueError, match="inputs of layer 'second/kernel' are not finite"):
+    with pytest.raises(ValueError, match="Gram of 'second/kernel' over the trusted samples must be finite"):
         verifix(table, broken, seen, alpha=10)
 
 

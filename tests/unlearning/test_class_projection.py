@@ -184,11 +184,11 @@ LABELS = np.repeat(np.arange(CLASSES), 3)
     [
         (LABELS, {"forget": [9]}, "class 9 is to be forgotten but has no sample; there are 0, 1, 2, 3"),
         (LABELS, {"forget": range(CLASSES)}, "no class stays"),
-        (LABELS, {"forget": []}, "a forget set has at least 2 samples; got 0"),
+        (LABELS, {"forget": []}, r"forget names the classes to forget .*; got \[\]"),
         (LABELS[:-2], {"forget": [3]}, "a forget set has at least 2 samples; got 1"),
         (LABELS, {"forget": [0], "forget_count": 1}, "each set takes at least 2 samples"),
         (LABELS, {"forget": [0], "retain_count": -5}, "each set takes at least 2 samples"),
-        (np.ones(4, int) > 0, {"forget": [0]}, "labels are integers"),
+        (np.ones(4, int) > 0, {"forget": [0]}, "labels must be one integer per sample.* got bool"),
     ],
 )
 def test_bad_samples_are_refused(labels, options, message, unchecked):
@@ -230,8 +230,8 @@ def test_a_bad_grid_is_refused_before_anything_is_scored(alphas):
     [
         (None, "retain has no moments of 'head/kernel'"),
         (moments.from_rows(jnp.ones((2, 5))), "is not the Gram of 24 inputs"),
-        (moments.zeros(24), "hold 0 rows"),
-        (moments.from_rows(jnp.full((2, 24), jnp.nan)), "hold 2 rows, or a NaN"),
+        (moments.zeros(24), "hold no rows"),
+        (moments.from_rows(jnp.ones((2, 24)))._replace(gram=jnp.full((24, 24), jnp.nan)), "retain set must be finite"),
     ],
 )
 def test_bad_moments_are_refused_by_the_name_of_the_layer(head, message):

@@ -24,6 +24,7 @@ def network(variables, x):
     return jax.nn.relu(x @ first) @ second
 
 
+@functools.cache
 def draw(seed):
     """Variables of the network, and (keys, x, y) of two batches."""
     rng = np.random.default_rng(seed)
@@ -40,11 +41,15 @@ def close(a, b):
 
 # --- scores: fn(keys, variables, x, y) -> (b,)
 
+SCORES = {name: scores.scorer(name, network, probes=1, step=STEP) for name in scores.TABLE}
 
-@functools.cache
-def score(name):
-    fn = scores.scorer(name, network, probes=1, step=STEP)
-    return fn, jax.jit(fn)
+
+def every(keys, variables, x, y):
+    """All scores: one program is compiled instead of ten."""
+    return {name: fn(keys, variables, x, y) for name, fn in SCORES.items()}
+
+
+jitted_every, jitted_networks = jax.jit(every), jax.jit(jax.vmap(every, in_axes=(None, 0, None, None)))
 
 
 def call(fn, variables, samples, rows=slice(BATCH)):
@@ -52,52 +57,66 @@ def call(fn, variables, samples, rows=slice(BATCH)):
     return fn(keys, variables, x, y)
 
 
-@pytest.fixture(params=scores.NAMES)
+@functools.cache
+def found(case, seed=0):
+    """All scores of the first samples, or of what the case changes."""
+    variables, (keys, x, y) = draw(seed)
+    blank, rows = jax.tree.map(jnp.zeros_like, variables), slice(BATCH)
+    if case == "blank network":
+        variables = blank
+    elif case == "blank inputs":
+        x = 0 * x
+    elif case == "all blank":
+        variables, x = blank, 0 * x
+    elif case == "nan":
+        x = x.at[2].set(jnp.nan)
+    elif case == "other order":
+        rows = ORDER
+    elif case == "other company":
+        rows = np.r_[:3, BATCH : 2 * BATCH - 3]
+    elif case == "several":
+        variables = jax.tree.map(lambda *leaves: jnp.stack(leaves), variables, draw(seed + 1)[0])
+        return call(jitted_networks, variables, (keys, x, y))
+    return call(jitted_every, variables, (keys, x, y), rows)
+
+
+ORDER = np.random.default_rng(0).permutation(BATCH)
+
+
+@pytest.fixture(params=scores.TABLE)
 def name(request):
     return request.param
 
 
 def test_a_score_is_one_finite_number_a_sample_with_or_without_jit(name):
-    plain, jitted = score(name)
-    variables, (keys, x, y) = draw(0)
-    found = call(jitted, variables, (keys, x, y))
-    assert found.shape == (BATCH,)
-    assert found.dtype == jnp.float32
-    close(call(plain, variables, (keys, x, y)), found)
-    blank = jax.tree.map(jnp.zeros_like, variables)
-    for weights, inputs in [(blank, x), (variables, 0 * x), (blank, 0 * x)]:
-        assert np.isfinite(call(jitted, weights, (keys, inputs, y))).all()
+    one = found("whole")[name]
+    assert one.shape == (BATCH,)
+    assert one.dtype == jnp.float32
+    close(call(SCORES[name], *draw(0)), one)
+    for case in ("blank network", "blank inputs", "all blank"):
+        assert np.isfinite(found(case)[name]).all()
 
 
 def test_a_score_belongs_to_its_sample_in_any_company_and_order(name):
-    _, jitted = score(name)
-    variables, samples = draw(1)
-    reference = call(jitted, variables, samples)
-    order = np.random.default_rng(0).permutation(BATCH)
-    close(call(jitted, variables, samples, order), reference[order])
-    among_others = np.r_[:3, BATCH : 2 * BATCH - 3]
-    close(call(jitted, variables, samples, among_others)[:3], reference[:3])
+    reference = found("whole", 1)[name]
+    close(found("other order", 1)[name], reference[ORDER])
+    close(found("other company", 1)[name][:3], reference[:3])
 
 
 def test_many_networks_are_scored_by_vmap(name):
-    plain, jitted = score(name)
-    _, samples = draw(2)
-    networks = [draw(seed)[0] for seed in (2, 3)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
-    together = call(jax.jit(jax.vmap(plain, in_axes=(None, 0, None, None))), stacked, samples)
-    close(together, np.stack([call(jitted, variables, samples) for variables in networks]))
+    variables, _ = draw(3)
+    alone = found("whole", 2)[name], call(jitted_every, variables, draw(2)[1])[name]
+    close(found("several", 2)[name], np.stack(alone))
 
 
 def test_a_sample_without_a_loss_has_no_score(name):
-    variables, (keys, x, y) = draw(0)
-    x = x.at[2].set(jnp.nan)  # ReLU passes no gradient for it
-    found = call(score(name)[1], variables, (keys, x, y))
-    np.testing.assert_array_equal(np.isnan(found), np.arange(BATCH) == 2)
+    values = found("nan")[name]  # ReLU passes no gradient for it
+    np.testing.assert_array_equal(np.isnan(values), np.arange(BATCH) == 2)
 
 
 def test_a_score_does_not_depend_on_the_precision_of_the_hardware(name):
     variables, samples = draw(0)
-    text = str(call(jax.make_jaxpr(score(name)[0]), variables, samples))
+    text = str(call(jax.make_jaxpr(SCORES[name]), variables, samples))
     assert text.count("dot_general[") == text.count("HIGHEST") // 2 > 0
 
 
@@ -125,8 +144,9 @@ def run(module, epochs, update):
     return state
 
 
+@functools.cache
 def jitted(module):
-    """Compiled once for every epoch, fresh states and restored ones alike."""
+    """Compiled once for every epoch, fresh states and restored ones alike, and all tests."""
     chex.clear_trace_counter()
     return jax.jit(chex.assert_max_traces(lambda state, *values: module.update(state, *values), 1))
 
@@ -194,28 +214,35 @@ def transform(request):
     return TRANSFORMS[request.param]
 
 
+@functools.cache
+def jitted_update(update):
+    """Compiled once, before the first task and after it."""
+    chex.clear_trace_counter()
+    return jax.jit(chex.assert_max_traces(lambda *args: update(*args), 1))
+
+
 def test_a_transform_keeps_structure_dtype_and_compiles_once_for_all_tasks(transform):
     tx, learn = transform
     state = tx.init(WEIGHTS)
     assert all(isinstance(leaf, jax.Array) and leaf.size for leaf in jax.tree.leaves(state))
-    chex.clear_trace_counter()
-    update = jax.jit(chex.assert_max_traces(lambda *args: tx.update(*args), 1))
     for _ in range(2):
-        updates, after = update(WEIGHTS, state, WEIGHTS)
+        updates, after = jitted_update(tx.update)(WEIGHTS, state, WEIGHTS)
         chex.assert_trees_all_equal_shapes_and_dtypes(updates, WEIGHTS)
         chex.assert_trees_all_equal(after, state)
-        chex.assert_trees_all_close(tx.update(WEIGHTS, state, WEIGHTS)[0], updates, atol=1e-6)
         state = jax.tree.map(jnp.asarray, jax.tree.map(np.asarray, learn(state)))
+    chex.assert_trees_all_close(
+        tx.update(WEIGHTS, state, WEIGHTS)[0], jitted_update(tx.update)(WEIGHTS, state, WEIGHTS)[0], atol=1e-6
+    )
 
 
 def test_a_transform_gives_zero_for_zero_and_runs_over_seeds(transform):
     tx, learn = transform
-    state = learn(tx.init(WEIGHTS))
+    state, update = learn(tx.init(WEIGHTS)), jitted_update(tx.update)
     blank = jax.tree.map(jnp.zeros_like, WEIGHTS)
-    chex.assert_trees_all_equal(tx.update(blank, state, WEIGHTS)[0], blank)
+    chex.assert_trees_all_equal(update(blank, state, WEIGHTS)[0], blank)
     stack = lambda tree: jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), tree)  # noqa: E731
-    together, _ = jax.vmap(tx.update)(stack(WEIGHTS), stack(state), stack(WEIGHTS))
-    chex.assert_trees_all_close(together, stack(tx.update(WEIGHTS, state, WEIGHTS)[0]), atol=1e-6)
+    together, _ = jax.jit(jax.vmap(tx.update))(stack(WEIGHTS), stack(state), stack(WEIGHTS))
+    chex.assert_trees_all_close(together, stack(update(WEIGHTS, state, WEIGHTS)[0]), atol=1e-6)
 
 
 def test_a_chain_with_a_transform_still_learns_a_quadratic(transform):
@@ -225,8 +252,13 @@ def test_a_chain_with_a_transform_still_learns_a_quadratic(transform):
     state = chain.init(WEIGHTS)
     state = optax.tree.set(state, **{name: learn(optax.tree.get(state, name))})
     loss = lambda params: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))  # noqa: E731
+
+    @jax.jit
+    def step(params, state):
+        updates, state = chain.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
     params = WEIGHTS
     for _ in range(20):
-        updates, state = chain.update(jax.grad(loss)(params), state, params)
-        params = optax.apply_updates(params, updates)
+        params, state = step(params, state)
     assert loss(params) < loss(WEIGHTS)

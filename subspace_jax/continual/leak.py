@@ -50,7 +50,8 @@ def leak(
       steps: gradients; more where `optax.MultiSteps` waits for more.
 
     Returns:
-      {path: leak in [0, 1]}; 0 for a layer with nothing stored or without an update.
+      {path: leak in [0, 1]}; 0 for a layer with nothing stored or without an update, and where parameters of 16 bits
+      round as much.
 
     Raises:
       ValueError: no bases in opt_state; steps below 1.
@@ -121,4 +122,6 @@ def _drift(params: Params, opt_state: Any, key: Key[Array, ""], *, tx: Any, step
 def _share(basis: Array, moved: Array, free: Array) -> float:
     back = np.asarray(basis, np.float64).mT @ np.asarray(moved, np.float64)
     size = max(np.linalg.norm(moved), DUST * np.linalg.norm(free))
-    return float(np.linalg.norm(back) / size) if size else 0.0
+    share = float(np.linalg.norm(back) / size) if size else 0.0
+    kept = jnp.finfo(moved.dtype)
+    return 0.0 if kept.bits < 32 and share < kept.eps else share

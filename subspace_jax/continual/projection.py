@@ -106,7 +106,9 @@ def inside(
     """P dK = M (M' dK), with as many eighths of the columns as the rank needs: 4 d k n operations, none at rank 0.
 
     Shapes are static, the rank is not, so a switch chooses among nine products; `vmap` over ranks computes them all.
+    Updates of 16 bits are multiplied, and returned, in the wider format of the basis.
     """
+    matrix = matrix.astype(jnp.promote_types(matrix.dtype, space.basis.dtype))
     left = space.basis if importance is None else space.basis * importance[..., None, :]
     right, capacity = space.basis.mT, space.basis.shape[-1]
     eighths = sorted({-(-capacity * i // 8) for i in range(9)})

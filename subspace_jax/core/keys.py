@@ -67,7 +67,7 @@ def rademacher(
     keys, size = as_keys(keys), math.prod(shape)
 
     def signs(key):
-        words = jax.random.bits(jax.random.fold_in(key, number), (-(-size // WORD), 1))
+        words = jax.random.bits(jax.random.fold_in(key, number), (-(-size // WORD), 1), jnp.uint32)  # also under x64
         bits = (words >> jnp.arange(WORD, dtype=words.dtype)[None]) & 1
         return (2 * bits.reshape(-1)[:size].astype(dtype) - 1).reshape(shape)
 

@@ -41,7 +41,7 @@ def score_dataset(
       fn: scores a batch: keys (b,), variables, arrays (b, ...) -> a pytree of arrays (b, ...). It is compiled once a
         function object: define it outside of loops.
       variables: what the network needs; copied to every device.
-      arrays: host or device arrays of equal length n, usually (x, y).
+      arrays: host or device arrays, or trees of them, of equal length n, usually (x, y).
       index: sample indices (n,) that keys are folded with; 0..n-1 when None.
       batch: samples per call over all devices, rounded up to a multiple of their number; on CPUs at most 64 a device.
       devices: all local ones when None.
@@ -51,13 +51,14 @@ def score_dataset(
       The pytree of fn with leading axis n, on the first device.
 
     Raises:
-      ValueError: no samples, or arrays of different lengths.
+      ValueError: no samples, arrays of different lengths, batch < 1.
     """
-    key = as_key(key)
-    lengths = {len(a) for a in arrays}
-    if len(lengths) != 1 or not min(lengths):
-        raise ValueError(f"arrays must have one length of at least 1; got {[len(a) for a in arrays]}.")
-    count = lengths.pop()
+    key, lengths = as_key(key), [len(leaf) for leaf in jax.tree.leaves(arrays)]
+    if len(set(lengths)) != 1 or not lengths[0]:
+        raise ValueError(f"arrays must have one length of at least 1; got {lengths}.")
+    if batch < 1:
+        raise ValueError(f"batch, samples per call, must be at least 1; got {batch}: 512 is usual.")
+    count = lengths[0]
     index = np.arange(count) if index is None else np.asarray(index)
     mesh = Mesh(np.array(devices or jax.local_devices()), ("samples",))
     most = KERNEL * mesh.size
@@ -69,7 +70,8 @@ def score_dataset(
     parts = []
     for start in track(range(0, count + 1, batch), label=label, total=count // batch + 1, samples=batch):
         rows = np.arange(start, start + batch) * (np.arange(start, start + batch) < count)  # padding is sample 0
-        parts.append(_call(fn, mesh, key, variables, *jax.device_put([a[rows] for a in (index, *arrays)], over)))
+        taken = jax.tree.map(lambda leaf, rows=rows: leaf[rows], (index, *arrays))
+        parts.append(_call(fn, mesh, key, variables, *jax.device_put(taken, over)))
         jax.block_until_ready(parts[-2:-1])  # one batch in flight: the bar is honest and the queue short
     home = mesh.devices.flat[0]
     whole = jax.tree.map(lambda *leaves: jnp.concatenate(jax.device_put(leaves, home)), *parts)

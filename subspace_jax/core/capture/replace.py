@@ -161,7 +161,8 @@ def _touched(layer: Layer, leaf: Array) -> np.ndarray:
 
 
 def _factors(matrix: Array, rank: int) -> dict[str, Array]:
-    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    wide = matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))  # 16 bits have no SVD
+    u, s, vt = jnp.linalg.svd(wide, full_matrices=False)
     root = jnp.sqrt(s[..., :rank])
     a, b = u[..., :rank] * root[..., None, :], root[..., :, None] * vt[..., :rank, :]
     return {"A": a.astype(matrix.dtype), "B": b.astype(matrix.dtype)}

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from subspace_jax.core.keys import rademacher
-from subspace_jax.typing import Array, Float, Int, Key, LossFn, Shaped, Variables
+from subspace_jax.core.curvature.inputs import Inputs, Keys, directions, samples
+from subspace_jax.typing import Array, Float, Int, LossFn, PyTree, Shaped, Variables
 
 
 class Estimate(NamedTuple):
@@ -17,12 +17,12 @@ class Estimate(NamedTuple):
     stderr: Float[Array, " b"]
 
 
-def per_sample(loss: LossFn, variables: Variables, x: Float[Array, "b *d"], y: Array) -> Float[Array, " b"]:
+def per_sample(loss: LossFn, variables: Variables, x: Inputs, y: Array) -> Float[Array, " b"]:
     """The losses, refused unless there is one a sample."""
     losses = loss(variables, x, y)
-    if jnp.shape(losses) != x.shape[:1]:
+    if jnp.shape(losses) != samples(x):
         raise ValueError(
-            f"loss(variables, x, y) must return one value a sample, shape {x.shape[:1]}; got {jnp.shape(losses)}: "
+            f"loss(variables, x, y) must return one value a sample, shape {samples(x)}; got {jnp.shape(losses)}: "
             "do not average over the batch (losses.cross_entropy(apply) is such a loss)."
         )
     return losses
@@ -34,17 +34,6 @@ def gradient(loss: LossFn, variables: Variables, y: Array) -> Callable:
     A mean would scale the scores by 1/B, and those of the short last batch by more.
     """
     return jax.grad(lambda x: per_sample(loss, variables, x, y).sum())
-
-
-def sqnorm(a: Float[Array, "b *d"]) -> Float[Array, " b"]:
-    """||a||^2 of every sample, summed in float32 or wider."""
-    return dot(a, a)
-
-
-def dot(a: Float[Array, "b *d"], b: Float[Array, "b *d"]) -> Float[Array, " b"]:
-    """Inner product of every sample, in float32 or wider; no matrix product, so no device lowers its precision."""
-    wide = jnp.promote_types(a.dtype, jnp.float32)
-    return (a.astype(wide) * b.astype(wide)).reshape(len(a), -1).sum(axis=1)
 
 
 def evaluate(fn: Callable, count: int, chunk: int | None = None) -> Shaped[Array, "count ..."]:
@@ -74,10 +63,8 @@ def _in_turn(fn: Callable, numbers: Int[Array, "n ..."]) -> Shaped[Array, "n ...
     return jax.lax.scan(step, jnp.float32(0), numbers, unroll=True)[1]
 
 
-def estimate(
-    fn: Callable, keys: Key[Array, " b"], shape: tuple[int, ...], dtype, *, probes: int, chunk: int | None
-) -> Estimate:
-    """Average fn(v) -> (b,) over Rademacher v (b, *shape); probe k of a sample depends on its key and k alone."""
-    values = evaluate(lambda number: fn(rademacher(keys, number, shape, dtype)), probes, chunk)
+def estimate(fn: Callable, keys: Keys, like: PyTree, *, probes: int, chunk: int | None) -> Estimate:
+    """Average fn(v) -> (b,) over Rademacher v shaped as `like`; probe k of a sample depends on its key and k alone."""
+    values = evaluate(lambda number: fn(directions(keys, number, like)), probes, chunk)
     values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     return Estimate(values.mean(axis=0), values.std(axis=0, ddof=1) / probes**0.5)

@@ -10,16 +10,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from subspace_jax.core.curvature.checks import check_inputs, check_probes
-from subspace_jax.core.curvature.estimate import Estimate, estimate, evaluate, sqnorm
-from subspace_jax.typing import ApplyFn, Array, Float, Key, Variables
+from subspace_jax.core.curvature.estimate import Estimate, estimate, evaluate
+from subspace_jax.core.curvature.inputs import Inputs, Keys, arrays, flat, samples, sqnorm
+from subspace_jax.typing import ApplyFn, Array, Float, Variables
 
 
-def ggn_exact(
-    apply: ApplyFn, variables: Variables, x: Float[Array | np.ndarray, "b *d"], *, precision: str = "highest"
-) -> Float[Array, " b"]:
+def ggn_exact(apply: ApplyFn, variables: Variables, x: Inputs, *, precision: str = "highest") -> Float[Array, " b"]:
     """Exact trace of the input Hessian of softmax cross-entropy on a piecewise-linear network, per sample.
 
     tr(J'AJ) = sum_k p_k ||J'(e_k - p)||^2: one forward and C backward passes, no variance. For smooth activations this
@@ -28,25 +26,19 @@ def ggn_exact(
     Args:
       apply: (variables, x) -> logits (b, C), in inference mode.
       variables: what `apply` needs.
-      x: float inputs, scaled as in training; bfloat16 is fine.
-      precision: of matrix products; the trace tolerates "tensorfloat32" and bfloat16 networks.
+      x: float inputs, an array or a tree of arrays, scaled as in training; bfloat16 is fine.
+      precision: of matrix products; the trace tolerates "tensorfloat32" and bfloat16 networks (1 %).
 
     Raises:
       ValueError: x not floating, logits not (b, C).
     """
     with jax.default_matmul_precision(precision):
         row, classes = _rows(apply, variables, x)
-        return evaluate(lambda k: sqnorm(row(jax.nn.one_hot(k, classes)[None])), classes).sum(axis=0)
+        return evaluate(lambda k: sqnorm(row(_basis(k, classes))), classes).sum(axis=0)
 
 
 def ggn_probe(
-    keys: Key[Array, " b"],
-    apply: ApplyFn,
-    variables: Variables,
-    x: Float[Array | np.ndarray, "b *d"],
-    *,
-    probes: int = 10,
-    precision: str = "highest",
+    keys: Keys, apply: ApplyFn, variables: Variables, x: Inputs, *, probes: int = 10, precision: str = "highest"
 ) -> Estimate:
     """Unbiased estimate of `ggn_exact` for many classes: mean of ||J'R u||^2 over Rademacher u in R^C; 1 + n forwards.
 
@@ -55,14 +47,16 @@ def ggn_probe(
     Raises:
       ValueError: x not floating, logits not (b, C), keys not one a sample, probes < 1.
     """
+    check_inputs(x)
     check_probes(keys, x, probes, None)
     with jax.default_matmul_precision(precision):
         row, classes = _rows(apply, variables, x)
-        return estimate(lambda u: sqnorm(row(u)), keys, (classes,), jnp.float32, probes=probes, chunk=None)
+        logits = jax.ShapeDtypeStruct((*samples(x), classes), jnp.float32)
+        return estimate(lambda u: sqnorm(row(u)), keys, logits, probes=probes, chunk=None)
 
 
 def ggn_spectrum(
-    apply: ApplyFn, variables: Variables, x: Float[Array | np.ndarray, "b *d"], *, precision: str = "highest"
+    apply: ApplyFn, variables: Variables, x: Inputs, *, precision: str = "highest"
 ) -> Float[Array, "b classes"]:
     """All eigenvalues of J'AJ that can differ from zero, descending, per sample; C backward passes, b C d numbers kept.
 
@@ -72,23 +66,28 @@ def ggn_spectrum(
     """
     with jax.default_matmul_precision(precision):
         row, classes = _rows(apply, variables, x)
-        rows = evaluate(lambda k: row(jax.nn.one_hot(k, classes)[None]), classes).reshape(classes, len(x), -1)
+        rows = evaluate(lambda k: flat(row(_basis(k, classes))), classes)
     rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
     gram = jnp.einsum("kbd,lbd->bkl", rows, rows, precision="highest")  # lower precision destroys small eigenvalues
     return jnp.maximum(jnp.linalg.eigvalsh(gram)[:, ::-1], 0)
 
 
-def _rows(apply: ApplyFn, variables: Variables, x: Array | np.ndarray) -> tuple[Callable, int]:
+def _basis(k: int | Array, classes: int) -> Float[Array, "1 classes"]:
+    return jax.nn.one_hot(k, classes, dtype=jnp.float32)[None]
+
+
+def _rows(apply: ApplyFn, variables: Variables, x: Inputs) -> tuple[Callable, int]:
     """The function u (b or 1, C) -> J'R u (b, *d), off one forward, and C."""
     check_inputs(x)
+    (count,) = samples(x)
 
     def logits(x):
         z = apply(variables, x)
-        if z.ndim != 2 or len(z) != len(x):
-            raise ValueError(f"apply must return logits of shape ({len(x)}, classes); got {z.shape}.")
+        if z.ndim != 2 or len(z) != count:
+            raise ValueError(f"apply must return logits of shape ({count}, classes); got {z.shape}.")
         return z.astype(jnp.promote_types(z.dtype, jnp.float32))
 
-    z, pull = jax.vjp(logits, jnp.asarray(x))
+    z, pull = jax.vjp(logits, arrays(x))
     p = jax.nn.softmax(z)
     roots = jnp.sqrt(p)
 

@@ -88,7 +88,7 @@ def train_many(
 def _example(x: Any, prepare: Callable | None) -> Any:
     """One blank input as the network sees it."""
     shape = jax.eval_shape(prepare, jax.random.key(0), x[:1]) if prepare else x[:1]
-    return jnp.zeros(shape.shape, shape.dtype)
+    return np.zeros(shape.shape, shape.dtype)
 
 
 @lru_cache(maxsize=16)  # the same network and optimiser are compiled once
@@ -121,7 +121,7 @@ def _epoch(model: Model, tx: optax.GradientTransformation, *, batch: int, loop: 
         return jax.shard_map(sweep, mesh=mesh, check_vma=False, **specs)(states, x, y, table)
 
     def run(states, x, y, table):
-        if likes_scan(jax.tree.map(lambda leaf: leaf[0], states.params)):
+        if likes_scan(jax.eval_shape(lambda params: jax.tree.map(lambda leaf: leaf[0], params), states.params)):
             return spread(states, x, y, table)
         pairs = [single(s, x[rows], y[rows]) for s, rows in zip(trees.unstack(states), table, strict=True)]
         return trees.stack([s for s, _ in pairs]), trees.stack([m for _, m in pairs])

@@ -69,7 +69,7 @@ def test_full_size_networks_have_the_published_number_of_parameters(name, shape,
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"])) == count
 
 
-@pytest.mark.parametrize("side", [8, 28, 32])
+@pytest.mark.parametrize("side", [8, 28])  # 32 are halved as 8 are, and are those of PUBLISHED
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "vit_b16"])
 def test_every_network_reads_small_images(name, side):
     model, x = build(name, classes=7), jnp.zeros((2, side, side, 1))
@@ -135,9 +135,9 @@ def test_without_batch_norm_training_is_inference(norm):
 
 @pytest.mark.parametrize("name", TINY)
 def test_bfloat16_computes_but_does_not_keep(name):
-    model, variables = tiny(name, dtype="bfloat16")
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    stages = model.features(variables, IMAGES)
+    model, variables = build(name, classes=3, **TINY[name], dtype="bfloat16"), tiny(name)[1]
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes(name, dtype="bfloat16"))} == {jnp.dtype("float32")}
+    stages = jax.jit(model.features)(variables, IMAGES)
     assert {stage: out.dtype for stage, out in stages.items()} == {
         stage: jnp.dtype("float32" if stage in ("penultimate", "logits") else "bfloat16") for stage in stages
     }

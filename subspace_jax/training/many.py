@@ -69,14 +69,12 @@ def train_many(
         )
     if np.min(table) < 0 or np.max(table) >= len(data[0]):
         raise ValueError(f"table names samples {np.min(table)}..{np.max(table)} of a data set of {len(data[0])}.")
-    keys = jax.vmap(lambda t: jax.random.fold_in(key, t))(jnp.arange(models))
-    example = _example(data[0], prepare)
-    fresh = jax.jit(jax.vmap(lambda k: create(k, model, tx, example)))
+    example, fresh = _example(data[0], prepare), _fresh(model, tx)
     run = _epoch(model, tx, batch=batch, loop=loop, prepare=prepare)
     done, carries = [], None
     for first in range(0, models, chunk or models):
-        rows = slice(first, first + (chunk or models))
-        states = fresh(keys[rows])
+        rows = slice(first, min(first + (chunk or models), models))
+        states = fresh(key, np.arange(rows.start, rows.stop), example)
         if start is not None:
             states = states._replace(**jax.tree.map(lambda leaf, rows=rows: leaf[rows], start))
         part = jnp.asarray(table[rows])
@@ -86,13 +84,23 @@ def train_many(
             epochs=epochs, hooks=hooks, carries=carries, label=name,
         )  # fmt: skip
         done.append(states)
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *done), carries or {}
+    return done[0] if len(done) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *done), carries or {}
 
 
 def _example(x: Any, prepare: Callable | None) -> Any:
     """One blank input as the network sees it."""
     shape = jax.eval_shape(prepare, jax.random.key(0), x[:1]) if prepare else x[:1]
-    return jnp.zeros(shape.shape, shape.dtype)
+    return np.zeros(shape.shape, shape.dtype)
+
+
+@lru_cache(maxsize=16)  # the same network and optimiser are compiled once
+def _fresh(model: Model, tx: optax.GradientTransformation) -> Callable:
+    """(key, numbers of the models, one input) -> their states before the first step."""
+
+    def one(key, t, x):
+        return create(jax.random.fold_in(key, t), model, tx, x)
+
+    return jax.jit(jax.vmap(one, (None, 0, None)))
 
 
 @lru_cache(maxsize=16)  # the same network, optimiser and batch are compiled once
@@ -115,7 +123,7 @@ def _epoch(model: Model, tx: optax.GradientTransformation, *, batch: int, loop: 
         return jax.shard_map(sweep, mesh=mesh, check_vma=False, **specs)(states, x, y, table)
 
     def run(states, x, y, table):
-        if likes_scan(jax.tree.map(lambda leaf: leaf[0], states.params)):
+        if likes_scan(jax.eval_shape(lambda params: jax.tree.map(lambda leaf: leaf[0], params), states.params)):
             return spread(states, x, y, table)
         pairs = [single(s, x[rows], y[rows]) for s, rows in zip(trees.unstack(states), table, strict=True)]
         return trees.stack([s for s, _ in pairs]), trees.stack([m for _, m in pairs])

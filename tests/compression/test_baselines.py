@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from subspace_jax.compression import baselines, utilized_rank
@@ -20,7 +20,6 @@ def loss(x, kernel, edited):
     return np.sum((x @ kernel - x @ np.asarray(edited["w"], np.float64)) ** 2) / np.sum((x @ kernel) ** 2)
 
 
-@settings(max_examples=10)
 @given(SEEDS, RANKS)
 def test_output_only_and_whitened_svd_lose_the_tail_of_the_output_spectrum(seed, rank):
     x, kernel, table, params, moments = layer(seed)
@@ -32,7 +31,6 @@ def test_output_only_and_whitened_svd_lose_the_tail_of_the_output_spectrum(seed,
         assert np.linalg.matrix_rank(edited["w"], tol=1e-5 * np.linalg.norm(kernel)) <= rank
 
 
-@settings(max_examples=10)
 @given(SEEDS, st.sampled_from([0.9, 0.99]))
 def test_output_only_is_the_best_at_the_rank_of_the_projected_layer(seed, energy):
     x, kernel, table, params, moments = layer(seed)
@@ -43,7 +41,6 @@ def test_output_only_is_the_best_at_the_rank_of_the_projected_layer(seed, energy
     assert best <= loss(x, kernel, baselines.input_only(table, params, moments, ranks=ranks))
 
 
-@settings(max_examples=10)
 @given(SEEDS, RANKS)
 def test_cuts_are_those_of_the_svd_and_a_second_one_changes_nothing(seed, rank):
     x, kernel, table, params, moments = layer(seed)
@@ -76,7 +73,6 @@ def test_spectra_serve_as_moments():
         np.testing.assert_array_equal(one, other)
 
 
-@settings(max_examples=10)
 @given(SEEDS, RANKS)
 def test_random_subspaces_keep_the_rank_and_their_share_of_the_kernel(seed, rank):
     x, kernel, table, params, moments = layer(seed, rows=400, d_in=40, d_out=40)

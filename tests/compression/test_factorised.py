@@ -10,6 +10,7 @@ import pytest
 from subspace_jax import checkpoint, nn, training
 from subspace_jax.compression import eigenpairs, factorised, utilized_rank
 from subspace_jax.core import capture
+from tests.compression.layers import draw
 
 MODEL = nn.build("mlp", widths=(12, 12), norm="batch", classes=4)
 ROUNDING = 1e-5  # of float32 logits, relative
@@ -18,9 +19,9 @@ ROUNDING = 1e-5  # of float32 logits, relative
 @pytest.fixture(scope="module")
 def net():
     """x, y, ranks, projected dense variables, factorised variables; the inputs span 3 of 8 features."""
-    x = jax.random.normal(jax.random.key(0), (64, 3)) @ jax.random.normal(jax.random.key(1), (3, 8))
+    x = (draw(0, 64, 3) @ draw(1, 3, 8)).astype(np.float32)
     variables = jax.jit(MODEL.init)(jax.random.key(2), x)
-    _, variables["batch_stats"] = MODEL.train_apply(variables, x, jax.random.key(3))
+    _, variables["batch_stats"] = jax.jit(MODEL.train_apply)(variables, x, jax.random.key(3))
     moments = capture.collect(MODEL.apply, variables, [x], dtype="float64")
     table = capture.layers(MODEL.apply, variables, x)
     solved = eigenpairs.spectra(table, variables, moments)
@@ -28,12 +29,13 @@ def net():
     projected = utilized_rank.project(table, variables, solved, energy=0.9)
     factors = utilized_rank.factorise(table, variables["params"], solved, energy=0.9)
     assert set(factors["factors"]) >= {"dense0/kernel", "dense1/kernel"}
-    y = jnp.asarray(x[:, :4].argmax(1), jnp.int32)
+    y = x[:, :4].argmax(1).astype(np.int32)
     return x, y, ranks, projected, {"params": factors, "batch_stats": variables["batch_stats"]}
 
 
 def relative(a, b):
-    return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
+    a, b = np.asarray(a), np.asarray(b)
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 def tuned(net, lr):
@@ -47,11 +49,11 @@ def test_it_starts_as_the_projected_network_in_both_modes(net):
     model = factorised.factorised_model(MODEL, ranks)
     assert relative(training.predict(model.apply, start, x), training.predict(MODEL.apply, projected, x)) < ROUNDING
     assert training.evaluate(model.apply, start, x, y) == training.evaluate(MODEL.apply, projected, x, y)
-    thin, dense = (m.train_apply(v, x, jax.random.key(0)) for m, v in ((model, start), (MODEL, projected)))
+    thin, dense = (jax.jit(m.train_apply)(v, x, jax.random.key(0)) for m, v in ((model, start), (MODEL, projected)))
     chex.assert_trees_all_close(thin, dense, rtol=1e-4, atol=1e-4)
-    stages = model.features(start, x)
-    assert list(stages) == list(MODEL.features(projected, x))
-    assert relative(stages["logits"], model.apply(start, x)) < ROUNDING
+    stages = jax.jit(model.features)(start, x)
+    assert list(stages) == list(jax.eval_shape(MODEL.features, projected, x))
+    assert relative(stages["logits"], training.predict(model.apply, start, x)) < ROUNDING
 
 
 def test_fine_tuning_moves_the_thin_kernels_and_the_statistics(net):
@@ -63,7 +65,7 @@ def test_fine_tuning_moves_the_thin_kernels_and_the_statistics(net):
     assert all(jax.tree.leaves(moved))
 
     def loss(variables):
-        logits = model.apply(variables, x)
+        logits = training.predict(model.apply, variables, x)
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
     assert loss(end) < 0.9 * loss(start)
@@ -85,7 +87,7 @@ def test_a_checkpoint_of_it_is_restored_from_the_ranks(net, tmp_path):
     with checkpoint.manager(tmp_path / "thin") as to:
         checkpoint.save(to, 1, state, config={"model": {"name": "thin", "kwargs": {}}, "input_shape": [8]})
     _, found, _ = checkpoint.load_model(tmp_path / "thin", model=model)
-    chex.assert_trees_all_equal(model.apply(found, x), model.apply(start, x))
+    chex.assert_trees_all_equal(*(training.predict(model.apply, v, x) for v in (found, start)))
 
 
 def test_equal_shapes_compile_once(net):

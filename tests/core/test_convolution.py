@@ -1,4 +1,5 @@
-import chex
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +25,7 @@ CASES = {
 
 
 def draw(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def conv(x, kernel, *, padding, strides=(1, 1), dilation=None, input_dilation=None, groups=1):
@@ -33,28 +34,40 @@ def conv(x, kernel, *, padding, strides=(1, 1), dilation=None, input_dilation=No
     )
 
 
+@functools.cache
+def both_ways(case):
+    """(x, kernel) -> rows, matrix and the convolution itself, in one program."""
+    options = CASES[case]
+
+    def run(x, kernel):
+        matrix = convolution.kernel_matrix(kernel, groups=options.get("groups", 1))
+        return convolution.patches(x, (3, 2), **options), matrix, conv(x, kernel, **options)
+
+    return jax.jit(run)
+
+
 @pytest.mark.parametrize("case", CASES)
 @given(SEEDS)
 def test_patches_times_matrix_is_the_convolution(case, seed):
-    options = CASES[case]
-    groups = options.get("groups", 1)
-    x, kernel = draw(seed, 2, 7, 6, 4), draw(seed + 1, 3, 2, 4 // groups, 6)
-    rows, matrix = convolution.patches(x, (3, 2), **options), convolution.kernel_matrix(kernel, groups=groups)
-    if groups > 1:
-        product = jnp.concatenate(
-            [jnp.matmul(a, b, precision="highest") for a, b in zip(rows, matrix, strict=True)], -1
-        )
-    else:
-        product = jnp.matmul(rows, matrix, precision="highest")
-    chex.assert_trees_all_close(product, conv(x, kernel, **options), atol=FLOAT32_SUM)
+    groups = CASES[case].get("groups", 1)
+    rows, matrix, expected = map(
+        np.asarray, both_ways(case)(draw(seed, 2, 7, 6, 4), draw(seed + 1, 3, 2, 4 // groups, 6))
+    )
+    product = np.concatenate([a @ b for a, b in zip(rows, matrix, strict=True)], -1) if groups > 1 else rows @ matrix
+    np.testing.assert_allclose(product, expected, atol=FLOAT32_SUM)
+
+
+@jax.jit
+def dilated_and_padded(x):
+    return convolution.patches(x, (3, 2), strides=(2, 1), padding=((1, 0), (0, 2)), dilation=(1, 3))
 
 
 @given(SEEDS)
 def test_patches_equal_explicit_windows(seed):
-    x = np.asarray(draw(seed, 2, 5, 6, 3))
+    x = draw(seed, 2, 5, 6, 3)
     padded = np.pad(x, ((0, 0), (1, 0), (0, 2), (0, 0)))
     windows = [[padded[:, 2 * i : 2 * i + 3, j : j + 4 : 3].reshape(2, -1) for j in range(5)] for i in range(2)]
-    rows = convolution.patches(jnp.asarray(x), (3, 2), strides=(2, 1), padding=((1, 0), (0, 2)), dilation=(1, 3))
+    rows = dilated_and_padded(x)
     np.testing.assert_array_equal(rows, np.stack([np.stack(line, 1) for line in windows], 1))
 
 
@@ -63,33 +76,45 @@ def test_any_number_of_spatial_axes(space):
     window = (2,) * len(space)
     x, kernel = draw(0, 2, *space, 3), draw(1, *window, 3, 4)
     spec = "".join("DHW"[-len(space) :])
-    expected = lax.conv_general_dilated(
-        x, kernel, window, "SAME", dimension_numbers=(f"N{spec}C", f"{spec}IO", f"N{spec}C"), precision="highest"
-    )
-    rows = convolution.patches(x, window, strides=window)
-    chex.assert_trees_all_close(
-        jnp.matmul(rows, convolution.kernel_matrix(kernel), precision="highest"), expected, atol=FLOAT32_SUM
-    )
+
+    @jax.jit
+    def run(x, kernel):
+        order = f"N{spec}C", f"{spec}IO", f"N{spec}C"
+        whole = lax.conv_general_dilated(x, kernel, window, "SAME", dimension_numbers=order, precision="highest")
+        return convolution.patches(x, window, strides=window), convolution.kernel_matrix(kernel), whole
+
+    rows, matrix, expected = map(np.asarray, run(x, kernel))
+    np.testing.assert_allclose(rows @ matrix, expected, atol=FLOAT32_SUM)
 
 
 @pytest.mark.parametrize("groups", [1, 3])
 def test_kernel_and_matrix_are_inverse(groups):
     kernel = draw(0, 3, 2, 4, 6)
-    matrix = convolution.kernel_matrix(kernel, groups=groups)
-    np.testing.assert_array_equal(convolution.matrix_kernel(matrix, (3, 2), groups=groups), kernel)
+
+    @jax.jit
+    def there_and_back(kernel):
+        return convolution.matrix_kernel(convolution.kernel_matrix(kernel, groups=groups), (3, 2), groups=groups)
+
+    np.testing.assert_array_equal(there_and_back(kernel), kernel)
 
 
 def test_feature_order_is_that_of_the_kernel_not_of_lax():
     x = draw(0, 1, 4, 4, 3)
-    theirs = lax.conv_general_dilated_patches(x, (3, 2), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    ours = convolution.patches(x, (3, 2), padding="VALID")
+
+    @jax.jit
+    def both(x):
+        order = ("NHWC", "HWIO", "NHWC")
+        theirs = lax.conv_general_dilated_patches(x, (3, 2), (1, 1), "VALID", dimension_numbers=order)
+        return convolution.patches(x, (3, 2), padding="VALID"), theirs
+
+    ours, theirs = map(np.asarray, both(x))
     reordered = ours.reshape(1, 2, 3, 6, 3).swapaxes(-1, -2).reshape(theirs.shape)
-    chex.assert_trees_all_close(reordered, theirs, atol=FLOAT32_SUM)
+    np.testing.assert_allclose(reordered, theirs, atol=FLOAT32_SUM)
 
 
 def test_patches_are_exact_in_low_precision_and_integers():
-    pixels = jnp.arange(48, dtype=jnp.uint8).reshape(1, 4, 4, 3)
-    rows = convolution.patches(pixels, (2, 2), padding="VALID")
+    pixels = np.arange(48, dtype=np.uint8).reshape(1, 4, 4, 3)
+    rows = jax.jit(lambda pixels: convolution.patches(pixels, (2, 2), padding="VALID"))(pixels)
     assert rows.dtype == jnp.uint8
     np.testing.assert_array_equal(rows[0, 0, 0], pixels[0, :2, :2].reshape(-1))
 

@@ -1,4 +1,3 @@
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,22 +24,27 @@ def test_cross_entropy_is_that_of_scipy(seed, scale):
     np.testing.assert_allclose(losses.softmax_cross_entropy(logits, y), oracle, atol=FLOAT32 * scale)
 
 
+@jax.jit
+def gradient(logits, y):
+    return jax.grad(lambda z: losses.softmax_cross_entropy(z, y).sum())(logits)
+
+
 @given(SEEDS)
 def test_gradient_is_p_minus_label(seed):
     logits, y = draw(seed)
-    grad = jax.grad(lambda z: losses.softmax_cross_entropy(z, y).sum())(jnp.asarray(logits))
-    chex.assert_trees_all_close(grad, jax.nn.softmax(logits) - jax.nn.one_hot(y, 4), atol=FLOAT32)
+    expected = scipy.special.softmax(logits.astype(np.float64), axis=1) - np.eye(4)[y]
+    np.testing.assert_allclose(gradient(logits, y), expected, atol=FLOAT32)
 
 
 def test_a_classifier_gives_one_loss_a_sample():
     logits, y = draw(0)
     loss = losses.cross_entropy(lambda variables, x: variables * x)
-    chex.assert_trees_all_close(loss(2.0, jnp.asarray(logits), y), losses.softmax_cross_entropy(2 * logits, y))
+    np.testing.assert_allclose(loss(2.0, logits, y), losses.softmax_cross_entropy(2 * logits, y))
 
 
 def test_huge_logits_stay_finite_and_bfloat16_is_summed_in_float32():
-    y = jnp.array([0, 1])
-    chex.assert_trees_all_close(losses.softmax_cross_entropy(1e4 * jnp.eye(2), y), jnp.zeros(2))
+    y = np.array([0, 1])
+    np.testing.assert_array_equal(losses.softmax_cross_entropy(1e4 * np.eye(2, dtype=np.float32), y), np.zeros(2))
     assert losses.softmax_cross_entropy(jnp.ones((2, 3), jnp.bfloat16), y).dtype == jnp.float32
 
 

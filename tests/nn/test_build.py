@@ -6,10 +6,11 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from subspace_jax import trees
-from subspace_jax.nn import build
+from subspace_jax.nn import Model, build
 from subspace_jax.nn.build import NETWORKS
 from subspace_jax.nn.parts import ACTIVATIONS, Parts
 from subspace_jax.nn.vit import Attention
@@ -46,15 +47,19 @@ FLOAT32 = 1e-5  # sums in another order
 BFLOAT16 = 0.1  # eight bits of mantissa through a few layers of unit scale
 
 
-def images(count=3, side=8, channels=1):
-    return jax.random.uniform(jax.random.key(1), (count, side, side, channels))
+IMAGES = np.random.default_rng(1).random((3, 8, 8, 1), np.float32)
+
+
+def shapes(name, **arguments):
+    """The variables of a tiny network without their values: nothing is compiled."""
+    return jax.eval_shape(build(name, classes=3, **TINY[name], **arguments).init, jax.random.key(0), IMAGES)
 
 
 @functools.cache
 def tiny(name, **arguments):
-    """A tiny network on 8x8 images and its variables."""
-    model = build(name, classes=3, **TINY[name], **arguments)
-    return model, jax.jit(model.init)(jax.random.key(0), images())
+    """A tiny network on 8x8 images, its functions compiled once for the whole file, and its variables."""
+    model = Model(*map(jax.jit, build(name, classes=3, **TINY[name], **arguments)))
+    return model, model.init(jax.random.key(0), IMAGES)
 
 
 @pytest.mark.parametrize(("name", "shape", "classes", "count"), PUBLISHED)
@@ -64,7 +69,7 @@ def test_full_size_networks_have_the_published_number_of_parameters(name, shape,
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"])) == count
 
 
-@pytest.mark.parametrize("side", [8, 28, 32])
+@pytest.mark.parametrize("side", [8, 28])  # 32 are halved as 8 are, and are those of PUBLISHED
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "vit_b16"])
 def test_every_network_reads_small_images(name, side):
     model, x = build(name, classes=7), jnp.zeros((2, side, side, 1))
@@ -76,32 +81,31 @@ def test_every_network_reads_small_images(name, side):
 @pytest.mark.parametrize("name", TINY)
 def test_features_are_the_named_stages_in_order_under_jit(name):
     model, variables = tiny(name)
-    stages = jax.jit(model.features)(variables, images())
+    stages = model.features(variables, IMAGES)
     assert {stage: out.shape[1:] for stage, out in stages.items()} == STAGES[name] | {"logits": (3,)}
     assert list(stages) == [*STAGES[name], "logits"]
-    head = variables["params"]["head"]
-    chex.assert_trees_all_close(
-        stages["penultimate"] @ head["kernel"] + head["bias"][None], stages["logits"], atol=FLOAT32
-    )
-    chex.assert_trees_all_close(jax.jit(model.apply)(variables, images()), stages["logits"], atol=FLOAT32)
+    stages, head = jax.device_get((stages, variables["params"]["head"]))
+    np.testing.assert_allclose(stages["penultimate"] @ head["kernel"] + head["bias"], stages["logits"], atol=FLOAT32)
+    np.testing.assert_allclose(model.apply(variables, IMAGES), stages["logits"], atol=FLOAT32)
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_inference_is_deterministic_and_sees_each_sample_alone(name):
     model, variables = tiny(name)
-    apply, x = jax.jit(model.apply), images()
-    chex.assert_trees_all_equal(apply(variables, x), apply(variables, x))
-    chex.assert_trees_all_close(apply(variables, x[:1]), apply(variables, x)[:1], atol=FLOAT32)
+    logits = np.asarray(model.apply(variables, IMAGES))
+    np.testing.assert_array_equal(model.apply(variables, IMAGES), logits)
+    company = np.concatenate([IMAGES[:1], 1 - IMAGES[1:]])
+    np.testing.assert_allclose(np.asarray(model.apply(variables, company))[0], logits[0], atol=FLOAT32)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", ["cnn5", "resnet18", "vit_tiny"])  # every kind of layer: dense, conv, norms, attention
 def test_vmap_over_stacked_variables_is_a_loop(name):
     model, _ = tiny(name)
-    several = [jax.jit(model.init)(jax.random.key(seed), images()) for seed in range(2)]
-    mapped = jax.jit(jax.vmap(model.apply, (0, None)))(trees.stack(several), images())
-    apply = jax.jit(model.apply)
-    looped = jnp.stack([apply(variables, images()) for variables in several])
-    chex.assert_trees_all_close(mapped, looped, atol=FLOAT32)
+    several = [jax.device_get(model.init(jax.random.key(seed), IMAGES)) for seed in range(2)]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *several)
+    mapped = jax.jit(jax.vmap(model.apply, (0, None)))(stacked, IMAGES)
+    looped = [model.apply(variables, IMAGES) for variables in several]
+    np.testing.assert_allclose(mapped, looped, atol=FLOAT32)
 
 
 @pytest.mark.parametrize("name", ["mlp", "resnet18"])
@@ -109,58 +113,61 @@ def test_only_training_moves_the_batch_statistics(name):
     model, variables = tiny(name, norm="batch")
 
     def loss(params):
-        logits, stats = model.train_apply({**variables, "params": params}, images(), jax.random.key(2))
+        logits, stats = model.train_apply({**variables, "params": params}, IMAGES, jax.random.key(2))
         return (logits**2).sum(), (logits, stats)
 
-    gradient, (logits, stats) = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+    gradient, (logits, stats) = jax.device_get(jax.jit(jax.grad(loss, has_aux=True))(variables["params"]))
     chex.assert_trees_all_equal_shapes_and_dtypes(stats, variables["batch_stats"])
-    chex.assert_tree_all_finite(gradient)
-    moved = jax.tree.map(lambda a, b: bool((a != b).any()), stats, variables["batch_stats"])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), stats, jax.device_get(variables["batch_stats"]))
     assert all(jax.tree.leaves(moved))
-    assert not jnp.allclose(logits, model.apply(variables, images()))
+    assert not np.allclose(logits, model.apply(variables, IMAGES))
 
 
 @pytest.mark.parametrize("norm", ["group", "layer", "none"])
 def test_without_batch_norm_training_is_inference(norm):
     model, variables = tiny("resnet18", norm=norm)
     assert variables["batch_stats"] == {}
-    logits, stats = jax.jit(model.train_apply)(variables, images(), jax.random.key(2))
+    logits, stats = model.train_apply(variables, IMAGES, jax.random.key(2))
     assert stats == {}
-    chex.assert_trees_all_close(logits, jax.jit(model.apply)(variables, images()), atol=FLOAT32)
+    np.testing.assert_allclose(logits, model.apply(variables, IMAGES), atol=FLOAT32)
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_bfloat16_computes_but_does_not_keep(name):
-    model, variables = tiny(name, dtype="bfloat16")
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    stages = jax.jit(model.features)(variables, images())
+    model, variables = build(name, classes=3, **TINY[name], dtype="bfloat16"), tiny(name)[1]
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes(name, dtype="bfloat16"))} == {jnp.dtype("float32")}
+    stages = jax.jit(model.features)(variables, IMAGES)
     assert {stage: out.dtype for stage, out in stages.items()} == {
         stage: jnp.dtype("float32" if stage in ("penultimate", "logits") else "bfloat16") for stage in stages
     }
-    chex.assert_trees_all_close(stages["logits"], jax.jit(tiny(name)[0].apply)(variables, images()), atol=BFLOAT16)
+    np.testing.assert_allclose(stages["logits"], tiny(name)[0].apply(variables, IMAGES), atol=BFLOAT16)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations_by_name(activation):
-    model, variables = tiny("mlp", activation=activation)
-    layer = variables["params"]["dense0"]
-    dense = images().reshape(3, -1) @ layer["kernel"]
-    chex.assert_trees_all_close(
-        model.features(variables, images())["dense0"], ACTIVATIONS[activation](dense), atol=FLOAT32
-    )
+    variables, model = tiny("mlp")[1], build("mlp", classes=3, **TINY["mlp"], activation=activation)
+
+    @jax.jit
+    def both(variables):
+        dense = IMAGES.reshape(3, -1) @ variables["params"]["dense0"]["kernel"]
+        return model.features(variables, IMAGES)["dense0"], ACTIVATIONS[activation](dense)
+
+    found, expected = both(variables)
+    np.testing.assert_allclose(found, expected, atol=FLOAT32)
 
 
 def test_he_doubles_the_variance_of_hidden_layers_only():
-    he, lecun = (tiny("mlp", init=init)[1]["params"] for init in ("he", "lecun"))
-    chex.assert_trees_all_close(he["dense0"]["kernel"], math.sqrt(2) * lecun["dense0"]["kernel"], rtol=FLOAT32)
+    he, lecun = (jax.device_get(tiny("mlp", init=init)[1]["params"]) for init in ("he", "lecun"))
+    np.testing.assert_allclose(he["dense0"]["kernel"], math.sqrt(2) * lecun["dense0"]["kernel"], rtol=FLOAT32)
     chex.assert_trees_all_equal(he["head"], lecun["head"])
     chex.assert_trees_all_equal(tiny("mlp")[1]["params"], lecun)
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_no_bias_leaves_only_the_shift_of_norms(name):
-    _, variables = tiny(name, use_bias=False)
-    biases = [path for path in trees.flatten(variables["params"]) if path.endswith("bias")]
+    params = shapes(name, use_bias=False)["params"]
+    biases = [path for path in trees.flatten(params) if path.endswith("bias")]
     assert all("norm" in path for path in biases)
 
 
@@ -177,29 +184,29 @@ def test_no_bias_leaves_only_the_shift_of_norms(name):
     ],
 )
 def test_paths_are_readable_and_unique(name, path):
-    params = tiny(name)[1]["params"]
+    params = shapes(name)["params"]
     assert path in trees.flatten(params)
     assert len(trees.flatten(params)) == len(jax.tree.leaves(params))
 
 
 def test_attention_is_that_of_flax():
-    x = jax.random.normal(jax.random.key(3), (2, 5, 6))
+    x = np.random.default_rng(3).normal(size=(2, 5, 6)).astype(np.float32)
     ours = Attention(2, Parts())
-    params = jax.jit(ours.init)(jax.random.key(0), x)["params"]
+    params = jax.device_get(jax.jit(ours.init)(jax.random.key(0), x)["params"])
     split = {
-        n: {"kernel": params[n]["kernel"].reshape(6, 2, 3), "bias": jnp.zeros((2, 3))}
+        n: {"kernel": params[n]["kernel"].reshape(6, 2, 3), "bias": np.zeros((2, 3), np.float32)}
         for n in ("query", "key", "value")
     }
-    split["out"] = {"kernel": params["out"]["kernel"].reshape(2, 3, 6), "bias": jnp.zeros(6)}
+    split["out"] = {"kernel": params["out"]["kernel"].reshape(2, 3, 6), "bias": np.zeros(6, np.float32)}
     oracle = jax.jit(nn.MultiHeadDotProductAttention(2).apply)({"params": split}, x)
-    chex.assert_trees_all_close(jax.jit(ours.apply)({"params": params}, x), oracle, atol=FLOAT32)
+    np.testing.assert_allclose(jax.jit(ours.apply)({"params": params}, x), oracle, atol=FLOAT32)
 
 
 def test_arguments_survive_json():
     arguments = {"classes": 3, "widths": (4, 2), "norm": "group", "use_bias": False, "activation": "tanh"}
     there_and_back = json.loads(json.dumps(arguments))
     models = build("mlp", **arguments), build("mlp", **there_and_back)
-    one, two = (jax.eval_shape(model.init, jax.random.key(0), images()) for model in models)
+    one, two = (jax.eval_shape(model.init, jax.random.key(0), IMAGES) for model in models)
     assert one == two
 
 
@@ -208,9 +215,10 @@ def test_float64_is_computed_throughout(norm):
     with pytest.raises(ValueError, match="needs jax_enable_x64"):
         build("mlp", dtype="float64")
     with jax.enable_x64(True):
-        model, x = build("mlp", widths=(32,), norm=norm, dtype="float64"), jnp.ones((2, 5))
-        variables = jax.tree.map(lambda leaf: leaf.astype("float64"), model.init(jax.random.key(0), x))
-        stages = model.features(variables, x)
+        model, x = build("mlp", widths=(32,), norm=norm, dtype="float64"), np.ones((2, 5))
+        variables = jax.eval_shape(model.init, jax.random.key(0), x)
+        variables = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float64), variables)
+        stages = jax.eval_shape(model.features, variables, x)
         assert {out.dtype for out in stages.values()} == {jnp.dtype("float64")}
         program = str(jax.make_jaxpr(model.apply)(variables, x))
         assert "f32" not in program
@@ -244,4 +252,4 @@ def test_what_no_network_takes_is_refused_in_one_sentence(name, arguments, messa
 )
 def test_sizes_that_do_not_fit_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        build("vit_tiny", **arguments).init(jax.random.key(0), images())
+        build("vit_tiny", **arguments).init(jax.random.key(0), IMAGES)

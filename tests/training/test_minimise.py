@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,12 +16,18 @@ Y = np.arange(50) % 3
 SGD = optax.sgd(0.1, 0.9)
 
 
-def start(model=MODEL, x=X):
-    return model.init(jax.random.key(2), x[:1])
+@functools.cache
+def start():
+    return jax.jit(MODEL.init)(jax.random.key(2), X[:1])
+
+
+@jax.jit
+def loss(params, x, y):
+    return losses.softmax_cross_entropy(MODEL.apply({"params": params, "batch_stats": {}}, x), y).mean()
 
 
 def mean_over(variables, rows):
-    return float(losses.softmax_cross_entropy(MODEL.apply(variables, X[rows]), Y[rows]).mean())
+    return float(loss(variables["params"], X[rows], Y[rows]))
 
 
 def test_it_is_plain_gradient_descent_on_the_drawn_batches():
@@ -31,13 +39,12 @@ def test_it_is_plain_gradient_descent_on_the_drawn_batches():
         return objective(params, stats, batches, constants, key)
 
     found = training.minimise(KEY, spying, SGD, start(), [(X, Y)], steps=5, batch=20)
-    params, state = start()["params"], SGD.init(start()["params"])
+    params, slope = jax.device_get(start()["params"]), jax.jit(jax.grad(loss))
+    trace = jax.tree.map(np.zeros_like, params)
     for x in seen:
         y = Y[[int(np.flatnonzero((row == X).all(1))[0]) for row in x]]
-        grads = jax.grad(lambda p, x=x, y=y: losses.softmax_cross_entropy(
-            MODEL.apply({"params": p, "batch_stats": {}}, x), y).mean())(params)  # fmt: skip
-        updates, state = SGD.update(grads, state, params)
-        params = optax.apply_updates(params, updates)
+        trace = jax.tree.map(lambda t, g: 0.9 * t + np.asarray(g), trace, slope(params, x, y))
+        params = jax.tree.map(lambda p, t: p - 0.1 * t, params, trace)
     assert len(seen) == 5
     for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(found["params"]), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
@@ -49,7 +56,7 @@ def test_a_pass_sees_every_sample_once_and_a_small_set_gives_all_it_has():
     def objective(params, stats, batches, constants, key):
         for k, (_, y) in enumerate(batches):
             jax.debug.callback(lambda y, k=k: seen[k].append(np.asarray(y)), y, ordered=True)
-        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params)), stats
+        return jnp.sum(params["head"]["bias"] ** 2), stats
 
     numbers = np.arange(50)
     training.minimise(KEY, objective, SGD, start(), [(X, numbers), (X[:3], numbers[:3])], steps=4, batch=25)
@@ -78,15 +85,16 @@ def test_two_sets_pull_in_their_own_directions_and_constants_arrive():
 
 
 def test_convolutions_step_by_step_update_their_statistics():
-    model = nn.build("resnet20", classes=3, blocks=(1, 1, 1), width=2)
+    model = nn.build("resnet20", classes=3, blocks=(1,), width=2)
     x = np.asarray(jax.random.normal(KEY, (12, 8, 8, 1)))
-    before = start(model, x)
+    before = jax.jit(model.init)(jax.random.key(2), x[:1])
     objective = training.mean_loss(model.train_apply)
     prepared = training.minimise(
         KEY, objective, optax.sgd(0.1), before, [(x, Y[:12])], steps=3, batch=4, prepare=lambda key, x: 2 * x
     )
+    before, prepared = jax.device_get((before, prepared))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(prepared))
-    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), before["batch_stats"], prepared["batch_stats"])
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before["batch_stats"], prepared["batch_stats"])
     assert min(jax.tree.leaves(moved)) > 0
 
 

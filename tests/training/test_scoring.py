@@ -1,3 +1,4 @@
+import functools
 import warnings
 
 import jax
@@ -14,8 +15,14 @@ FOUR_DIGITS = 1e-4  # of the largest: all that a difference of gradients at step
 X = np.asarray(jax.random.normal(jax.random.key(0), (257, 12)))
 Y = np.arange(257) % 3
 MODEL = nn.build("mlp", classes=3, widths=(16, 8))
-VARIABLES = MODEL.init(jax.random.key(1), X[:1])
+VARIABLES = jax.jit(MODEL.init)(jax.random.key(1), X[:1])
 FN = scores.scorer("fd_norm", MODEL.apply, probes=3)
+apply = jax.jit(MODEL.apply)
+
+
+@functools.cache
+def reference():
+    return run(batch=64)
 
 
 def run(x=X, y=Y, index=None, **options):
@@ -24,28 +31,28 @@ def run(x=X, y=Y, index=None, **options):
 
 
 def test_scores_are_in_order_and_bit_equal_for_any_batch_size():
-    reference = run(batch=64)
-    assert reference.shape == (257,)
+    assert reference().shape == (257,)
     for batch in (100, 128, 512):
-        np.testing.assert_array_equal(reference, run(batch=batch))
-    direct = FN(jax.vmap(lambda i: jax.random.fold_in(jax.random.key(2), i))(jnp.arange(257)), VARIABLES, X, Y)
-    np.testing.assert_allclose(reference, direct, atol=FOUR_DIGITS * reference.max())
+        np.testing.assert_array_equal(reference(), run(batch=batch))
+    fold = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(2), i))
+    direct = jax.jit(lambda: FN(fold(jnp.arange(257)), VARIABLES, X, Y))()
+    np.testing.assert_allclose(reference(), direct, atol=FOUR_DIGITS * reference().max())
 
 
 def test_permuted_samples_have_permuted_scores_bit_for_bit():
     order = np.random.default_rng(0).permutation(257)
-    np.testing.assert_array_equal(run(batch=100)[order], run(X[order], Y[order], order, batch=64))
+    np.testing.assert_array_equal(reference()[order], run(X[order], Y[order], order, batch=64))
 
 
 def test_four_devices_agree_with_one():
-    one, four = run(batch=64), run(batch=64, devices=jax.devices()[:4])
+    one, four = reference(), run(batch=64, devices=jax.devices()[:4])
     assert np.abs(one - four).max() <= DEVICES * one.max()
     assert stats.spearmanr(one, four).statistic >= 0.99999
 
 
 @pytest.mark.parametrize("count", [1, 2, 63, 64, 65])
 def test_every_size_is_padded_and_cut(count):
-    np.testing.assert_array_equal(run(X[:count], Y[:count], batch=64), run(batch=64)[:count])
+    np.testing.assert_array_equal(run(X[:count], Y[:count], batch=64), reference()[:count])
 
 
 def test_samples_that_interact_are_told():
@@ -65,11 +72,10 @@ def test_lengths_that_differ_are_refused():
 
 
 def test_evaluate_is_the_accuracy_of_the_predictions():
-    expected = np.mean(np.asarray(MODEL.apply(VARIABLES, X)).argmax(1) == Y)
+    expected = np.mean(np.asarray(apply(VARIABLES, X)).argmax(1) == Y)
     assert float(training.evaluate(MODEL.apply, VARIABLES, X, Y, batch=50)) == pytest.approx(expected)
 
 
 def test_predict_gives_logits():
-    np.testing.assert_allclose(
-        training.predict(MODEL.apply, VARIABLES, X, batch=50), MODEL.apply(VARIABLES, X), atol=1e-5
-    )
+    found = training.predict(MODEL.apply, VARIABLES, X, batch=50)
+    np.testing.assert_allclose(found, apply(VARIABLES, X), atol=1e-5)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 
 from subspace_jax import nn, training, trees
 from subspace_jax.core import losses
@@ -31,10 +32,11 @@ def draw(seed):
 
 
 RETAIN, FORGET = draw(0)
+apply, init = jax.jit(MODEL.apply), jax.jit(MODEL.init)
 
 
 def accuracy(variables, samples):
-    return float((MODEL.apply(variables, samples[0]).argmax(-1) == samples[1]).mean())
+    return float((np.asarray(apply(variables, samples[0])).argmax(-1) == samples[1]).mean())
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,8 @@ def call(name, variables, recipe=FAST, **options):
 
 
 def mean_loss(variables, samples):
-    return float(losses.softmax_cross_entropy(MODEL.apply(variables, samples[0]), samples[1]).mean())
+    log_p = log_softmax(np.asarray(apply(variables, samples[0])), axis=1)
+    return float(-log_p[np.arange(len(log_p)), samples[1]].mean())
 
 
 def test_the_names_are_those_of_the_field():
@@ -58,9 +61,18 @@ def test_the_names_are_those_of_the_field():
     assert ", ".join(METHODS) == names
 
 
+COST = {  # forward, backward, in passes of one sample: 40 stay, 20 go, 2 epochs in batches of 16
+    "retrain": (80, 80), "finetune": (80, 80), "cf_k": (80, 80), "eu_k": (80, 80),
+    "neggrad": (32, 32), "neggrad_plus": (160, 160), "random_labels": (160, 160), "salun": (180, 180),
+    "ssd": (60, 60), "scrub": (256, 128), "unsir": (1040, 1040),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_is_a_function_of_its_key_and_keeps_the_tree(name, trained):
-    found, again = (call(name, trained, FEW).variables for _ in range(2))
+def test_a_method_is_a_function_of_its_key_keeps_the_tree_and_counts_its_cost(name, trained):
+    found, again = (call(name, trained, FEW) for _ in range(2))
+    assert (found.forward, found.backward) == COST[name]
+    found, again = found.variables, again.variables
     assert jax.tree.structure(found) == jax.tree.structure(trained)
     for old, new, same in zip(*map(jax.tree.leaves, (trained, found, again)), strict=True):
         assert new.dtype == old.dtype
@@ -86,7 +98,7 @@ def test_ascent_ends_by_itself(trained):
 
 
 def test_fine_tuning_descends_where_the_loss_is_not_yet_zero(trained):
-    start = MODEL.init(KEY, RETAIN[0][:1])
+    start = init(KEY, RETAIN[0][:1])
     assert mean_loss(call("finetune", start).variables, RETAIN) < 0.5 * mean_loss(start, RETAIN)
 
 
@@ -107,6 +119,8 @@ def test_labels_are_drawn_from_all_classes(name, trained, monkeypatch):
 
 
 def test_salun_moves_the_tenth_with_the_largest_summed_gradient(trained):
+    @jax.jit
+    @jax.grad
     def total(params):
         logits = MODEL.apply(trained | {"params": params}, FORGET[0])
         return losses.softmax_cross_entropy(logits, FORGET[1]).sum()
@@ -114,7 +128,7 @@ def test_salun_moves_the_tenth_with_the_largest_summed_gradient(trained):
     found = call("salun", trained, dataclasses.replace(FAST, weight_decay=0.1)).variables["params"]
     gradient, old, new = (
         np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
-        for tree in (jax.grad(total)(trained["params"]), trained["params"], found)
+        for tree in (total(trained["params"]), trained["params"], found)
     )
     largest = np.argsort(-np.abs(gradient))[: len(gradient) // 10]
     assert set(np.flatnonzero(new != old)) <= set(largest)
@@ -141,16 +155,16 @@ def test_ssd_dampens_by_the_squared_gradients_of_single_samples():
 
 def test_scrub_has_nothing_to_distil_at_the_teacher_and_is_far_after_its_ascent():
     scrub = __import__("subspace_jax.unlearning.baselines.scrub", fromlist=["kl"])
-    teacher = jax.random.normal(KEY, (5, 3))
-    student = jax.random.normal(jax.random.key(1), (5, 3))
-    np.testing.assert_array_equal(scrub.kl(teacher, teacher), 0)
-    p, q = (np.exp(z / 4) / np.exp(z / 4).sum(1, keepdims=True) for z in (np.asarray(teacher), np.asarray(student)))
-    np.testing.assert_allclose(scrub.kl(teacher, student), 16 * (p * np.log(p / q)).sum(1), rtol=1e-3)
+    teacher, student = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
+    kl = jax.jit(scrub.kl)
+    np.testing.assert_array_equal(kl(teacher, teacher), 0)
+    p, q = (np.exp(z / 4) / np.exp(z / 4).sum(1, keepdims=True) for z in (teacher, student))
+    np.testing.assert_allclose(kl(teacher, student), 16 * (p * np.log(p / q)).sum(1), rtol=1e-3)
 
 
 def test_scrub_keeps_what_stays_and_leaves_what_goes():
     """From a network that is not at its optimum, so that the first descent sets the ascent off."""
-    start = MODEL.init(KEY, RETAIN[0][:1])
+    start = init(KEY, RETAIN[0][:1])
     found = call("scrub", start).variables
     assert mean_loss(found, RETAIN) < mean_loss(start, RETAIN)
     assert mean_loss(found, FORGET) > mean_loss(start, FORGET)
@@ -167,7 +181,7 @@ def test_unsir_learns_inputs_that_the_network_gets_wrong(trained):
 @pytest.mark.parametrize("name", ["cf_k", "eu_k"])
 @pytest.mark.parametrize("last", [1, 2])
 def test_layers_before_the_last_k_stay_bit_for_bit(name, last, trained):
-    found = call(name, trained, dataclasses.replace(FAST, weight_decay=0.1), last=last).variables
+    found = call(name, trained, dataclasses.replace(FEW, weight_decay=0.1), last=last).variables
     moved = {
         path.split("/")[0]
         for path, leaf in trees.flatten(found["params"]).items()
@@ -187,29 +201,16 @@ def test_eu_k_starts_anew_and_cf_k_where_it_was(trained):
 
 @pytest.mark.parametrize("name", ["cf_k", "eu_k"])
 def test_frozen_convolutions_keep_their_running_statistics(name):
-    model = nn.build("resnet20", classes=3, blocks=(1, 1, 1), width=2)
-    x, y = np.asarray(jax.random.normal(KEY, (12, 8, 8, 1))), np.arange(12) % 3
-    before = model.init(KEY, x)
+    model = nn.build("resnet20", classes=3, blocks=(1,), width=2)
+    x, y = np.random.default_rng(0).normal(size=(12, 8, 8, 1)).astype(np.float32), np.arange(12) % 3
+    before = jax.jit(model.init)(KEY, x)
     after = METHODS[name](KEY, model, before, (x, y), (x, y), recipe=dataclasses.replace(FEW, batch=4)).variables
     for path, leaf in trees.flatten(after).items():
         same = np.array_equal(leaf, trees.flatten(before)[path])
         assert same == (not path.startswith("params/head")), path
 
 
-COST = {  # forward, backward, in passes of one sample: 40 stay, 20 go, 2 epochs in batches of 16
-    "retrain": (80, 80), "finetune": (80, 80), "cf_k": (80, 80), "eu_k": (80, 80),
-    "neggrad": (32, 32), "neggrad_plus": (160, 160), "random_labels": (160, 160), "salun": (180, 180),
-    "ssd": (60, 60), "scrub": (256, 128), "unsir": (1040, 1040),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_the_cost_is_counted(name, trained):
-    found = call(name, trained, FEW)
-    assert (found.forward, found.backward) == COST[name]
-
-
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"ssd", "scrub"}))
+@pytest.mark.parametrize("name", ["finetune", "unsir"])  # through `descend`, as all but ssd, and scrub's own epochs
 def test_no_epoch_is_refused(name, trained):
     with pytest.raises(ValueError, match="a run needs at least one step; got 0"):
         call(name, trained, dataclasses.replace(FAST, epochs=0))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from subspace_jax.unlearning.class_projection import unlearn_projector
 
-SHAPES = st.sampled_from([(16, 6), (5, 9)])  # few shapes: each one compiles once
+SHAPES = st.sampled_from([(16, 9), (5, 9)])  # more and fewer rows than features; one size of Gram compiles once
 SEEDS = st.integers(0, 2**31 - 1)
 ALPHAS = st.sampled_from([0.3, 1.0, 10.0, 1e3])
 EXACT = 1e-10  # float64 solves of well-conditioned systems
@@ -82,16 +82,17 @@ def test_the_same_samples_on_both_sides_change_nothing_on_their_span(shape, seed
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("alpha_r", [0.0, 10.0])
 def test_no_strength_is_the_identity_also_where_one_direction_has_all_energy(dtype, alpha_r):
-    one = np.diag([4.0, 0, 0]).astype(dtype)  # p = 1: the formula is 0 / 0 at alpha = 0
-    for other in (one, np.eye(3, dtype=dtype)):
-        np.testing.assert_array_equal(unlearn_projector(other, one, alpha_r, 0.0), np.eye(3))
+    one = np.diag([4.0, *[0] * 8]).astype(dtype)  # p = 1: the formula is 0 / 0 at alpha = 0
+    for other in (one, np.eye(9, dtype=dtype)):
+        np.testing.assert_array_equal(unlearn_projector(other, one, alpha_r, 0.0), np.eye(9))
 
 
 def test_no_energy_removes_nothing_and_protects_nothing():
-    nothing, some = np.zeros((3, 3)), np.diag([1.0, 0, 0])
-    np.testing.assert_array_equal(unlearn_projector(some, nothing, 10.0, 10.0), np.eye(3))
-    np.testing.assert_array_equal(unlearn_projector(nothing, some, 10.0, 10.0), np.diag([0.0, 1, 1]))
-    np.testing.assert_array_equal(unlearn_projector(some, some, 0.0, 10.0), np.diag([0.0, 1, 1]))  # no_shared
+    nothing, some = np.zeros((9, 9)), np.diag([1.0, *[0] * 8])
+    rest = np.eye(9) - some
+    np.testing.assert_array_equal(unlearn_projector(some, nothing, 10.0, 10.0), np.eye(9))
+    np.testing.assert_array_equal(unlearn_projector(nothing, some, 10.0, 10.0), rest)
+    np.testing.assert_array_equal(unlearn_projector(some, some, 0.0, 10.0), rest)  # no_shared
 
 
 @given(SHAPES, SEEDS, ALPHAS, ALPHAS)
@@ -116,12 +117,12 @@ def test_scale_order_and_copies_do_not_matter_and_a_turn_conjugates(shape, seed,
 
 
 def test_a_grid_is_two_vmaps_and_leading_axes_are_a_batch():
-    rows = jax.random.normal(jax.random.key(0), (2, 3, 16, 6))
-    grams = rows.mT @ rows
-    alphas = jnp.array([0.0, 1.0, 30.0])
+    rows = host((2, 3, 16, 9), 0)
+    grams = np.asarray(rows.mT @ rows, np.float32)
+    alphas = np.float32([0, 1, 30])
     over_f = jax.vmap(unlearn_projector, (None, None, None, 0))
     grid = jax.jit(jax.vmap(over_f, (None, None, 0, None)))(grams[0], grams[1], alphas, alphas)
-    assert grid.shape == (3, 3, 3, 6, 6)
+    assert grid.shape == (3, 3, 3, 9, 9)
     one = unlearn_projector(grams[0, 1], grams[1, 1], 30.0, 1)
     np.testing.assert_allclose(grid[2, 1, 1], one, atol=FLOAT32)
 
@@ -129,4 +130,4 @@ def test_a_grid_is_two_vmaps_and_leading_axes_are_a_batch():
 @pytest.mark.parametrize("alphas", [(-1.0, 1.0), (1.0, float("nan"))])
 def test_a_strength_below_zero_is_refused(alphas):
     with pytest.raises(ValueError, match="alpha is the strength"):
-        unlearn_projector(np.eye(3), np.eye(3), *alphas)
+        unlearn_projector(np.eye(9), np.eye(9), *alphas)

@@ -22,6 +22,7 @@ from experiments.harness import runner
 from experiments.memorization import protocol, report
 from subspace_jax import data
 from subspace_jax.core import checks
+from subspace_jax.memorization import scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +31,7 @@ class Config(classifier.Config):
 
     duplicates: int = 25
     """Pairs planted: the same image under two labels."""
-    score: Literal[
-        "fd_norm", "fd_sqnorm", "fd_quad", "hutchinson", "hv_norm", "ggn_exact", "ggn_probe", "input_grad"
-    ] = "fd_norm"
+    score: scores.Name = "fd_norm"
     """The score that ranks the table and the galleries."""
     score_every: int = 0
     """Epochs between scorings, over which a score is averaged; 0: every 2nd on digits, a tenth of the run elsewhere."""

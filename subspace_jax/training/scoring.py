@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from subspace_jax.core import metrics
+from subspace_jax.core import closures, metrics
 from subspace_jax.core.keys import as_key, sample_keys
 from subspace_jax.training.progress import track
 from subspace_jax.typing import ApplyFn, Array, Float, Key, PyTree, Variables
@@ -39,7 +39,7 @@ def score_dataset(
     Args:
       key: base of the sample keys.
       fn: scores a batch: keys (b,), variables, arrays (b, ...) -> a pytree of arrays (b, ...). It is compiled once a
-        function object: define it outside of loops.
+        function object, and again once what it reads has changed: define it outside of loops.
       variables: what the network needs; copied to every device.
       arrays: host or device arrays, or trees of them, of equal length n, usually (x, y).
       index: sample indices (n,) that keys are folded with; 0..n-1 when None.
@@ -53,7 +53,8 @@ def score_dataset(
     Raises:
       ValueError: no samples, arrays of different lengths, batch < 1.
     """
-    key, lengths = as_key(key), [len(leaf) for leaf in jax.tree.leaves(arrays)]
+    key, fn = as_key(key), closures.current(fn)
+    lengths = [len(leaf) for leaf in jax.tree.leaves(arrays)]
     if len(set(lengths)) != 1 or not lengths[0]:
         raise ValueError(f"arrays must have one length of at least 1; got {lengths}.")
     if batch < 1:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from experiments.harness import runner
-from subspace_jax import checkpoint
+from subspace_jax.checkpoint import running
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = (  # what is tested is the order of files and keys, not what is learned
@@ -121,7 +121,7 @@ def stop_at(monkeypatch):
 
         monkeypatch.setattr(module, name, run)
 
-    watched(checkpoint, "save")
+    watched(running, "save")
     watched(runner, "save_arrays")
 
     def choose(number):

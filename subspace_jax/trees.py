@@ -10,7 +10,7 @@ from subspace_jax.typing import Array, PyTree
 
 
 def _name(path: tuple) -> str:
-    """Join the keys of one leaf; nnx wraps leaves in a `.value` that names nothing."""
+    """Join the keys of one leaf; the `.value` that nnx wraps leaves in is left out."""
     wrapped = jax.tree_util.GetAttrKey("value")
     return "/".join(jax.tree_util.keystr((key,), simple=True) for key in path if key != wrapped)
 
@@ -25,7 +25,7 @@ def flatten(tree: PyTree) -> dict[str, Any]:
 
 
 def select(tree: PyTree, paths: Iterable[str]) -> dict[str, Array]:
-    """The named leaves; a path that names none raises KeyError with the paths there are."""
+    """The named leaves; an unknown path raises KeyError, which lists the known ones."""
     leaves = flatten(tree)
     if missing := [path for path in paths if path not in leaves]:
         raise KeyError(f"no leaf {missing[0]!r}; there are {', '.join(leaves)}.")
@@ -33,7 +33,7 @@ def select(tree: PyTree, paths: Iterable[str]) -> dict[str, Array]:
 
 
 def update(tree: PyTree, leaves: dict[str, Array]) -> PyTree:
-    """The same tree with the named leaves replaced; a path that names none raises KeyError."""
+    """The same tree with the named leaves replaced; an unknown path raises KeyError."""
     select(tree, leaves)
     return map_with_path(lambda path, leaf: leaves.get(path, leaf), tree)
 
@@ -44,11 +44,11 @@ def map_with_path(fn: Callable, tree: PyTree) -> PyTree:
 
 
 def stack(trees: Sequence[PyTree]) -> PyTree:
-    """One tree whose leaves have a new leading axis, from trees of one structure."""
+    """One tree whose leaves have a new leading axis, from trees of the same structure."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def unstack(tree: PyTree) -> list[PyTree]:
-    """The trees that `stack` put together."""
+    """The trees along the leading axis: the inverse of `stack`."""
     count = len(jax.tree.leaves(tree)[0])
     return [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(count)]

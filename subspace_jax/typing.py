@@ -1,6 +1,6 @@
-"""The types that signatures are written in.
+"""Type aliases of the library's signatures.
 
-`Variables` is what a model needs to run: {"params": ..., "batch_stats": ...}, or any pytree for one's own `apply`.
+`Variables` is what a model needs to run: {"params": ..., "batch_stats": ...}, or any pytree for a user's own `apply`.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ else:
     from jaxtyping import Key as TypedKey
 
     class Key:
-        """Keys of JAX of both kinds: typed ones, and those of `PRNGKey`, uint32 with one more axis."""
+        """Random keys of both kinds: typed ones, and those of `PRNGKey`, uint32 with one more axis, (..., 2)."""
 
         def __class_getitem__(cls, item: tuple[Any, str]):
             array, shape = item
@@ -29,7 +29,7 @@ Batch = dict[str, Any]  # {"image", "label", "index"}
 
 
 class Algorithm(NamedTuple):
-    """Anything with its own state over time; parameters live in the state.
+    """A stateful algorithm as two functions; its state holds the parameters.
 
     Attributes:
       init: (key, variables) -> state.

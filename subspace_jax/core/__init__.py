@@ -1,7 +1,7 @@
 """Mathematics on arrays and functions: no framework, no data, no files.
 
-It exports its modules, not their functions, whose short names need the module beside them (`compress.sign`) and occur
-twice (`capture.observe`, `quantize.observe`): `from subspace_jax.core import capture`. They load at their first use.
+It exports modules, not functions, whose short names need the module's to be clear (`compress.sign`) or unique
+(`capture.observe`, `quantize.observe`): `from subspace_jax.core import capture`. Modules load at their first use.
 """
 
 import importlib

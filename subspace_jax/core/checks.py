@@ -1,7 +1,7 @@
-"""What arrays must be before anything is computed from them: finite, probabilities, labels, of one length.
+"""Checks of arrays before anything is computed from them: finite values, probabilities, labels, equal lengths.
 
-The one door for data. Every function refuses in one sentence that names the value, its position and the remedy. Inside
-`jit` and `vmap` values are unknown: there only shapes and number formats are looked at, and NaN goes on as NaN.
+Data of users pass these checks. Every error is one sentence that names the value, its position and the remedy. Inside
+`jit` and `vmap` values are unknown: there only shapes and dtypes are checked, and NaN stays NaN.
 """
 
 from typing import Any
@@ -24,12 +24,12 @@ def is_known(values: Any) -> bool:
 def check_finite(name: str, values: PyTree, *, remedy: str = "drop or repair these samples") -> None:
     """Refuse NaN and infinities in an array, or in any leaf of a tree; integers always pass.
 
-    Of an array that is spread over several processes each looks at its own part.
+    Of an array that is sharded over several processes each process checks its own part.
 
     Args:
-      name: what the values are, for the sentence.
+      name: what the values are, for the error message.
       values: an array or a pytree of arrays.
-      remedy: what to do about it.
+      remedy: what to do about it, for the error message.
 
     Raises:
       ValueError: names the first such value, its position and how many there are.
@@ -41,7 +41,7 @@ def check_finite(name: str, values: PyTree, *, remedy: str = "drop or repair the
 
 
 def check_lengths(**arrays: Any) -> None:
-    """Refuse arrays that are not of the same samples: unequal lengths of their first axes.
+    """Refuse arrays that cannot be of the same samples: their first axes differ in length.
 
     Raises:
       ValueError: names the two arrays and their lengths.
@@ -61,15 +61,15 @@ def check_lengths(**arrays: Any) -> None:
 
 
 def check_labels(y: Any, classes: int | None = None, *, name: str = "labels") -> None:
-    """Refuse what is no class number for each sample: integers (n,), in [0, classes).
+    """Refuse labels that are not one class number per sample: integers (n,), in [0, classes).
 
     Args:
-      y: NumPy, JAX or a list; inside `jit` only shape and number format are known.
+      y: NumPy, JAX or a list; inside `jit` only shape and dtype are known.
       classes: how many there are; any integer when None.
-      name: what they are called in the sentence.
+      name: what they are called in the error message.
 
     Raises:
-      ValueError: text, numbers that are no integers, one-hot rows, inputs in their place; a label outside [0, classes),
+      ValueError: text, non-integers, one-hot rows, or inputs instead of labels; a label outside [0, classes),
         with its position.
     """
     y = y if hasattr(y, "dtype") else np.asarray(y)
@@ -95,7 +95,7 @@ def check_labels(y: Any, classes: int | None = None, *, name: str = "labels") ->
 
 
 def check_several(y: Any, purpose: str) -> None:
-    """Refuse labels of one class where classes are compared; under `jit` nothing is checked.
+    """Refuse labels of a single class where classes are compared; under `jit` nothing is checked.
 
     Raises:
       ValueError: names the class and the purpose.
@@ -105,7 +105,7 @@ def check_several(y: Any, purpose: str) -> None:
 
 
 def check_probabilities(name: str, rows: Any) -> None:
-    """Refuse rows (n, classes) that are no distributions: in [0, 1] with sum 1, up to the rounding of bfloat16.
+    """Refuse rows (n, classes) that are not distributions: in [0, 1] with sum 1, up to the rounding of bfloat16.
 
     Raises:
       ValueError: another shape, values that are not finite; logits and log-probabilities, each with its remedy.
@@ -127,7 +127,7 @@ def check_probabilities(name: str, rows: Any) -> None:
 
 
 def check_data(x: Any, y: Any, classes: int | None = None) -> None:
-    """Refuse samples that cannot be learned from: of other lengths, not finite, or with labels that are no classes.
+    """Refuse samples that cannot be learned from: of other lengths, not finite, or with invalid labels.
 
     Args:
       x: inputs (n, ...).
@@ -143,10 +143,10 @@ def check_data(x: Any, y: Any, classes: int | None = None) -> None:
 
 
 def check_positions(name: str, positions: Any, samples: int) -> None:
-    """Refuse what does not name samples by their positions, integers (n,) in [0, samples).
+    """Refuse anything but positions of samples, integers (n,) in [0, samples).
 
     Raises:
-      ValueError: a boolean mask, other numbers, a position that is none, with its place.
+      ValueError: a boolean mask, non-integers, a position out of range, with its place.
     """
     positions = positions if hasattr(positions, "dtype") else np.asarray(positions, None if len(positions) else int)
     if positions.dtype == bool:

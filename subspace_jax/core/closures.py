@@ -1,13 +1,13 @@
-"""A function that a user wrote without `jit`, as an object that changes when what the function reads changes.
+"""Caching of a user's function that is not under `jit`: a new object whenever what the function reads has changed.
 
-`jax.jit`, `jax.make_jaxpr` and `functools.lru_cache` know a function by its identity, and go on with what they traced
-when a variable it closes over, an attribute of the object whose method it is, or a global of its own file has changed.
-Whoever compiles a function for its user passes `current(fn)` on instead.
+`jax.jit`, `jax.make_jaxpr` and `functools.lru_cache` identify a function by its object, and reuse a stale trace when a
+variable it closes over, an attribute of the object whose method it is, or a global of its own file has changed.
+Code that compiles a user's function compiles `current(fn)` instead.
 
 What is compared: numbers, strings, containers and NumPy arrays by value; JAX arrays, which never change, by identity;
 functions by identity, closure, defaults and the globals that they read; objects by their attributes. What cannot be
-compared (a random generator, a traced array) makes the function a new one each time: slower, never stale. Not seen:
-attributes of classes and modules, globals of installed packages, and what the user's own `jit` has traced.
+compared (a random generator, a traced array) makes the function a new one each time: slower, never stale. Not detected:
+attributes of classes and modules, globals of installed packages, and traces cached by the user's own `jit`.
 """
 
 import dataclasses
@@ -33,11 +33,11 @@ VALUES = 100_000  # a function that reads more is traced anew: comparing would t
 
 
 class Unknown(Exception):
-    """What a function reads cannot be compared."""
+    """Raised where something that a function reads cannot be compared."""
 
 
 def current(fn: Callable) -> Callable:
-    """A function that does what fn does: the same object as before only while all that fn reads is as it was.
+    """A wrapper of fn: the same object as in an earlier call only if nothing that fn reads has changed since.
 
     >>> scale = 2
     >>> def double(x):
@@ -56,7 +56,7 @@ def current(fn: Callable) -> Callable:
 
 
 class _Snapshot:
-    """A function, compared by what it read when this was taken."""
+    """A function, compared by the values it read when the snapshot was taken."""
 
     def __init__(self, fn: Callable, key: Any) -> None:
         self.fn, self.key = fn, key
@@ -69,7 +69,7 @@ class _Snapshot:
 
 
 class _Same:
-    """Equal to itself alone; it keeps the object, so that no other one takes its place in memory."""
+    """Compares an object by identity, and keeps it alive so that its `id` is not reused."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -110,7 +110,7 @@ class _Reader:
             return _Same(value)
         if id(value) in self._seen:
             return self._seen[id(value)][0]
-        self._seen[id(value)] = len(self._seen), value  # kept, so that its number is not given away
+        self._seen[id(value)] = len(self._seen), value  # kept alive, so that its id is not reused
         if len(self._seen) > VALUES:
             raise Unknown
         return type(value), self._inside(value)

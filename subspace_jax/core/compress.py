@@ -1,7 +1,7 @@
 """Compressors: from a tree of arrays to the message that an agent sends, and back.
 
-A message (the wire) is a pytree of arrays whose bits are packed: `nbytes(wire)` is what travels, counted, not a formula
-for it. Every leaf is a tensor of its own, with its own scale and its own key. A leaf with NaN arrives with NaN.
+A message (the wire) is a pytree of arrays whose bits are packed: `nbytes(wire)` counts the bytes sent, with no
+formula. Every leaf is compressed separately, with its own scale and its own key. A leaf with NaN arrives with NaN.
 """
 
 import functools
@@ -18,7 +18,7 @@ from subspace_jax.typing import Array, Key, Num, PyTree, UInt8
 
 
 class Compressor(NamedTuple):
-    """How to write a tree into a message and to read it again; equal arguments give the same object.
+    """An encoder with its decoder; a constructor called with equal arguments returns the same object.
 
     Attributes:
       encode: (key, tree) -> wire, the arrays that are sent; ValueError where a leaf is empty or not floating.
@@ -30,7 +30,7 @@ class Compressor(NamedTuple):
 
 
 def nbytes(tree: PyTree) -> int:
-    """Bytes of all arrays of a tree, of a wire or of its `jax.eval_shape`; static."""
+    """Bytes of all arrays in a tree, such as a wire or its `jax.eval_shape`; a static int."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
@@ -57,9 +57,9 @@ def identity() -> Compressor:
 
 @functools.lru_cache
 def sign() -> Compressor:
-    """Signs (a zero counts as +1) at their mean magnitude ||c||_1 / n; to be used with `feedback`.
+    """Signs (a zero counts as +1) times the mean magnitude ||c||_1 / n; to be used with `feedback`.
 
-    1 bit an entry, packed, and one scale of the leaf's dtype: ceil(n / 8) + 4 bytes for float32.
+    1 bit per entry, packed, and one scale of the leaf's dtype: ceil(n / 8) + 4 bytes for float32.
     """
 
     def encode(key, x):
@@ -76,12 +76,12 @@ def sign() -> Compressor:
 def top_k(ratio: float, *, bits: int | None = None) -> Compressor:
     """The max(1, int(n (1 - ratio))) entries of largest magnitude; the others arrive as zero.
 
-    Values and int32 indices: 4 + 4 bytes an entry kept for float32. Of equal magnitudes the first are kept.
+    Sends values and int32 indices: 4 + 4 bytes per kept entry for float32. Of equal magnitudes the first are kept.
 
     Args:
       ratio: share of the entries that is dropped, in [0, 1).
-      bits: values as packed codes between their minimum and maximum, and the two floats of that range: bits / 8 + 4
-        bytes an entry. Unrounded when None.
+      bits: per value, packed codes between the kept values' minimum and maximum, and two floats for that range:
+        bits / 8 + 4 bytes per entry. Not quantised when None.
 
     Raises:
       ValueError: ratio outside [0, 1); bits outside 1..16.
@@ -105,8 +105,8 @@ def top_k(ratio: float, *, bits: int | None = None) -> Compressor:
 def random_k(ratio: float) -> Compressor:
     """max(1, int(n (1 - ratio))) entries at random, not rescaled; the others arrive as zero.
 
-    The values and the uint32 seed of their places, from which the receiver draws the same ones: 4 bytes an entry kept
-    and 4 a leaf, for float32.
+    Sends the values and the uint32 seed from which the receiver draws their positions again: 4 bytes per kept entry and
+    4 per leaf, for float32.
 
     Args:
       ratio: share of the entries that is dropped, in [0, 1).
@@ -118,7 +118,7 @@ def random_k(ratio: float) -> Compressor:
 
     def places(seed, n):
         lots = jax.random.uniform(jax.random.key(seed), (n,), jnp.float32)
-        return jax.lax.top_k(lots, _kept(n, ratio))[1]  # at 1 % 20 times faster than a permutation
+        return jax.lax.top_k(lots, _kept(n, ratio))[1]  # with 1 % kept, 20 times faster than a permutation
 
     def encode(key, x):
         seed = jax.random.bits(key, dtype=jnp.uint32)
@@ -135,11 +135,11 @@ def random_k(ratio: float) -> Compressor:
 def qsgd(bits: int, *, biased: bool = False) -> Compressor:
     """||x||_2 sign(x) (floor(l) + Bernoulli(frac l)) / s with l = s |x| / ||x||_2, s = 2^(bits-1) - 1 levels.
 
-    Unbiased; zero stays zero. A sign and a level of bits - 1 bits an entry, packed, and the scale ||x|| / s of float32
-    or wider: ceil(bits n / 8) + 4 bytes (Alistarh et al., 2017, arXiv 1610.02132).
+    Unbiased; zero stays zero. Sends a sign and a level of bits - 1 bits per entry, packed, and the scale ||x|| / s in
+    float32 or wider: ceil(bits n / 8) + 4 bytes (Alistarh et al., 2017, arXiv 1610.02132).
 
     Args:
-      bits: of one entry, 2 to 16, its sign included.
+      bits: per entry, 2 to 16, its sign included.
       biased: divides by 1 + min(n / s^2, sqrt(n) / s), which makes it a contraction: E||Q(x) - x||^2 < ||x||^2.
 
     Raises:
@@ -154,7 +154,7 @@ def qsgd(bits: int, *, biased: bool = False) -> Compressor:
         x = x / jnp.where(peak > 0, peak, 1)  # the squares of a tiny gradient would vanish
         norm = jnp.maximum(jnp.linalg.norm(x), 1)  # at least 1 but for a zero tensor
         level = quantize.stochastic_round(key, levels * (jnp.abs(x) / norm))
-        level = jnp.minimum(level, levels).astype(quantize.code_dtype(bits))  # where a division is not exactly rounded
+        level = jnp.minimum(level, levels).astype(quantize.code_dtype(bits))  # in case the division rounds up
         negative = (x < 0).astype(level.dtype)
         excess = min(x.size / levels**2, x.size**0.5 / levels) if biased else 0
         return pack(2 * level + negative, bits), norm * peak / (levels * (1 + excess))
@@ -172,10 +172,10 @@ def qsgd(bits: int, *, biased: bool = False) -> Compressor:
 def k_bit(bits: int, *, stochastic: bool = False) -> Compressor:
     """2^bits equal steps between the minimum and the maximum (`quantize.codes`): packed codes, the scale and lo.
 
-    ceil(bits n / 8) + 8 bytes; scale and lo are float32 or wider. A constant survives.
+    ceil(bits n / 8) + 8 bytes; scale and lo are float32 or wider. A constant tensor is exact.
 
     Args:
-      bits: of one entry, 1 to 16.
+      bits: per entry, 1 to 16.
       stochastic: rounds stochastically, without bias; to nearest otherwise.
 
     Raises:
@@ -190,7 +190,7 @@ def k_bit(bits: int, *, stochastic: bool = False) -> Compressor:
 
 
 def pack(codes: Num[Array, " n"], bits: int) -> UInt8[Array, " bytes"]:
-    """Codes below 2^bits as one stream of bits, lowest first: ceil(bits n / 8) bytes.
+    """Codes below 2^bits as one stream of bits, lowest bit first: ceil(bits n / 8) bytes.
 
     >>> pack(jnp.array([1, 2, 3, 0, 1], jnp.uint8), 2)
     Array([57,  1], dtype=uint8)
@@ -209,7 +209,7 @@ def unpack(packed: UInt8[Array, " bytes"], bits: int, n: int) -> Num[Array, " n"
 
 
 def _per_leaf(encode: Callable, decode: Callable) -> Compressor:
-    """From encode(key, vector) -> part and decode(part, n) -> vector of one leaf."""
+    """A compressor of trees from encode(key, vector) -> part and decode(part, n) -> vector of one leaf."""
 
     def encode_tree(key, tree):
         key = as_key(key)

@@ -1,4 +1,4 @@
-"""Convolutions as matrix products: the one owner of the feature order (kh, kw, c).
+"""Convolutions as matrix products; the only place that defines the feature order (kh, kw, c).
 
 A convolution is `patches(x) @ kernel_matrix(kernel)`: images are channels-last (batch, *space, c), kernels HWIO
 (*window, c_in, c_out), for any number of spatial axes. `lax.conv_general_dilated_patches` orders features channel-major
@@ -27,7 +27,7 @@ def patches(
     input_dilation: Sequence[int] | None = None,
     groups: int = 1,
 ) -> Num[Array, "..."]:
-    """What each output position of a convolution sees, one row of features (*window, c) a position.
+    """Input window of each output position of a convolution, as one row of features (*window, c).
 
     Args:
       x: images, channels last; any number of spatial axes.
@@ -74,7 +74,7 @@ def kernel_matrix(kernel: Num[Array, "*window c_in c_out"], *, groups: int = 1) 
 
 
 def matrix_kernel(matrix: Num[Array, "..."], window: Sequence[int], *, groups: int = 1) -> Num[Array, "..."]:
-    """The HWIO kernel of a matrix (inverse of `kernel_matrix`); the number of its columns is free."""
+    """The HWIO kernel of a matrix (inverse of `kernel_matrix`); it may have any number of columns."""
     columns = jnp.moveaxis(matrix, 0, 1) if groups > 1 else matrix[:, None]
     return columns.reshape(*window, -1, groups * matrix.shape[-1])
 

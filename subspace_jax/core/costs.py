@@ -1,7 +1,7 @@
-"""What a network costs to run and to train: parameters, bytes, multiply-accumulates, energy by a model.
+"""Cost of running and training a network: parameters, bytes, multiply-accumulates and an energy estimate.
 
-A multiply-accumulate (MAC) is one product and one sum. Only layers count, as `capture.layers` finds them, kernels that
-are used several times as often as they are; norms, biases, activations and the movement of data are left out.
+A multiply-accumulate (MAC) is one product and one sum. Only the layers that `capture.layers` finds count, a kernel
+once per use; norms, biases, activations and the movement of data are left out.
 
 >>> import jax, jax.numpy as jnp
 >>> from subspace_jax.core import capture
@@ -29,9 +29,9 @@ class Step(NamedTuple):
     """Multiply-accumulates of one training step, by what they compute.
 
     Attributes:
-      outputs: of the layers, the forward pass.
-      inputs: cotangents of the inputs, for the layers before; none where a layer reads what the first one reads.
-      kernels: gradients of the kernels.
+      outputs: forward pass.
+      inputs: gradients with respect to layer inputs; 0 for layers that read the same input as the first one.
+      kernels: gradients with respect to kernels.
     """
 
     outputs: int
@@ -40,31 +40,31 @@ class Step(NamedTuple):
 
 
 def parameters(params: PyTree) -> int:
-    """Numbers in a tree of arrays or of `jax.ShapeDtypeStruct`."""
+    """Number of entries in a tree of arrays or of `jax.ShapeDtypeStruct`."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def nbytes(params: PyTree, *, bits: int | None = None) -> int:
-    """Bytes of a tree as it is, or with `bits` bits an entry, every leaf filled up to whole bytes."""
+    """Bytes of a tree as it is, or at `bits` bits per entry, each leaf rounded up to whole bytes."""
     if bits is None:
         return compress.nbytes(params)
     return sum(-(-leaf.size * bits // 8) for leaf in jax.tree.leaves(params))
 
 
 def layer_macs(layer: Layer) -> int:
-    """Multiply-accumulates of one layer, forward, for all rows of the x that the table was made with."""
+    """Forward multiply-accumulates of one layer, for the whole input that the table was made with."""
     return layer.rows * layer.d_in * layer.d_out * math.prod(layer.lead)
 
 
 def macs(table: Layers) -> int:
-    """Multiply-accumulates of all layers, forward; for one sample where the table was made with one."""
+    """Forward multiply-accumulates of all layers; per sample where the table was made with one sample."""
     return sum(map(layer_macs, table.values()))
 
 
 def step_macs(table: Layers) -> Step:
-    """Those of a forward and a backward pass; the backward pass costs what the forward pass does, twice.
+    """Multiply-accumulates of a forward and a backward pass; the latter costs up to twice the former.
 
-    Nothing is passed on to the input of the network: layers that read the same rows as the first one save that part.
+    No gradient is taken with respect to the network's input: layers that read the same rows as the first one save it.
     """
     whole = macs(table)
     first = next(iter(table))
@@ -73,10 +73,10 @@ def step_macs(table: Layers) -> Step:
 
 
 def picojoule(macs: float | int, number: str = "float32") -> float:
-    """Energy of so many multiply-accumulates in one kind of numbers, without memory: 4.6 in float32, .23 in int8, each.
+    """Energy (pJ) of multiply-accumulates in one number format, without memory access: each 4.6 float32, .23 int8.
 
     Raises:
-      ValueError: numbers that the source does not have.
+      ValueError: a number format that the source does not list.
     """
     if number not in MULTIPLY:
         raise ValueError(f"energy is known of {', '.join(MULTIPLY)}; got {number!r}.")

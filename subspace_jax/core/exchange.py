@@ -1,8 +1,8 @@
 """How agents communicate, along a permutation or by a mean, and the runners that place them on devices.
 
-A per-agent function speaks of its own agent and of `Comm`, never of devices. `vmap` runs all agents on one device,
-`pmap` one agent a device, `shard_map` equally many agents a device, over the devices of several processes too. All give
-the same numbers, up to the rounding of batched products.
+A per-agent function refers to its own agent and to `Comm`, never to devices. `vmap` runs all agents on one device,
+`pmap` one agent per device, `shard_map` equally many agents per device, also over the devices of several processes. All
+give the same numbers, up to the rounding of batched products.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ DEVICE, LOCAL = "dev", "loc"  # the two axes where a device has a block of agent
 
 @dataclasses.dataclass(frozen=True)
 class Comm:
-    """What an agent can do with the others; the same program runs wherever they are.
+    """Communication between one agent and the others; the same program runs on any placement on devices.
 
     Attributes:
       agents: how many there are.
@@ -36,12 +36,12 @@ class Comm:
 
     @property
     def block(self) -> int:
-        """Agents of one device."""
+        """Agents per device."""
         return self.agents // self.devices
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The axes that agents are counted along."""
+        """Names of the mapped axes that number the agents."""
         return (AGENTS,) if self.block in (1, self.agents) else (DEVICE, LOCAL)
 
     def index(self) -> Int[Array, ""]:
@@ -65,20 +65,20 @@ class Comm:
         return jax.lax.pmean(tree, self.axes)
 
     def bytes(self, tree: PyTree, source: Sequence[int]) -> Array:
-        """What this agent sends in `permute(tree, source)`, as uint32: every byte of the arrays, or 0 to itself."""
+        """Bytes that this agent sends in `permute(tree, source)`, uint32: those of the whole tree, 0 to itself."""
         sends = np.asarray(source) != np.arange(self.agents)
         return jnp.where(jnp.asarray(sends)[self.index()], np.uint32(nbytes(tree)), np.uint32(0))
 
 
 def _permute_blocks(comm: Comm, tree: PyTree, source: tuple[int, ...]) -> PyTree:
-    """`permute` where a device has a block of agents: for each distance between devices, the rows that go so far."""
+    """`permute` where a device has a block of agents: one transfer of rows per distance between devices."""
     sender, row = np.divmod(np.array(source), comm.block)
     receiver = np.arange(comm.agents) // comm.block
     distance = (sender - receiver) % comm.devices
     routes, pick, width = [], np.zeros(comm.agents, int), 0
     for far in np.unique(distance):
         wanted = [np.unique(row[(distance == far) & (receiver == d)]) for d in range(comm.devices)]
-        rows = np.zeros((comm.devices, max(map(len, wanted))), int)  # by sender, filled up with row 0
+        rows = np.zeros((comm.devices, max(map(len, wanted))), int)  # per sending device, padded with row 0
         for d, needed in enumerate(wanted):
             rows[(d + far) % comm.devices, : len(needed)] = needed
         for i in np.flatnonzero(distance == far):
@@ -105,7 +105,7 @@ def vmap(fn: Callable, comm: Comm, *, shared: Sequence[int] = ()) -> Callable:
     Args:
       fn: fn(*arguments of one agent) -> pytree, exchanging through `comm`.
       comm: how many agents.
-      shared: positions of arguments that are the same for all agents and have no such axis.
+      shared: positions of arguments that are the same for all agents and have no agent axis.
 
     Raises:
       ValueError: agents that are spread over several devices.
@@ -116,10 +116,10 @@ def vmap(fn: Callable, comm: Comm, *, shared: Sequence[int] = ()) -> Callable:
 
 
 def pmap(fn: Callable, comm: Comm, *, shared: Sequence[int] = ()) -> Callable:
-    """As `vmap` with one agent a device; it compiles by itself.
+    """As `vmap` with one agent per device; it needs no `jit`.
 
     Raises:
-      ValueError: not one device an agent, or more agents than devices.
+      ValueError: `comm` has not one device per agent, or there are more agents than local devices.
     """
     if comm.block != 1 or comm.agents > jax.local_device_count():
         raise ValueError(
@@ -135,7 +135,7 @@ def pmap(fn: Callable, comm: Comm, *, shared: Sequence[int] = ()) -> Callable:
 
 
 def shard_map(fn: Callable, comm: Comm, *, shared: Sequence[int] = ()) -> Callable:
-    """As `vmap` with the agents spread over `comm.devices` devices, of one process or of several; `jit` it."""
+    """As `vmap` with the agents spread over `comm.devices` devices, of one process or of several; wrap it in `jit`."""
     over, copied = PartitionSpec(_mesh_axis(comm)), PartitionSpec()
 
     def call(*args):
@@ -174,12 +174,12 @@ def spread(agents: int, devices: int) -> Comm:
 
 
 def mesh(comm: Comm) -> Mesh:
-    """The devices that the agents are spread over; the first ones of this and of every other process."""
+    """The devices that the agents are spread over: the first ones in `jax.devices()`, which lists all processes'."""
     return Mesh(np.array(jax.devices()[: comm.devices]), (_mesh_axis(comm),))
 
 
 def stack(trees: Sequence[PyTree]) -> PyTree:
-    """One tree (agents, ...) from one tree an agent.
+    """One tree of NumPy arrays (agents, ...) from one tree per agent.
 
     Raises:
       ValueError: no agent; an agent whose tree has another structure, shape or dtype than that of agent 0.
@@ -194,7 +194,7 @@ def stack(trees: Sequence[PyTree]) -> PyTree:
 
 
 def place(tree: PyTree, comm: Comm) -> PyTree:
-    """Stacked arrays (agents, ...) that every process has whole, each agent's part on its own device."""
+    """Move stacked arrays (agents, ...), which every process holds in full, to the devices of their agents."""
     if comm.devices == 1:
         return jax.tree.map(jnp.asarray, tree)
     sharding = NamedSharding(mesh(comm), PartitionSpec(_mesh_axis(comm)))
@@ -207,7 +207,7 @@ def place(tree: PyTree, comm: Comm) -> PyTree:
 
 
 def fetch(tree: PyTree) -> PyTree:
-    """NumPy arrays of all agents, at every process."""
+    """NumPy arrays of all agents, on every process."""
 
     def gather(leaf):
         whole = leaf.is_fully_addressable

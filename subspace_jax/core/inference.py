@@ -1,4 +1,4 @@
-"""Is a function in inference mode? What a layer reads is a sample's own only where samples do not interact."""
+"""Check that a function is in inference mode, where samples do not interact: each row belongs to one sample."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +15,8 @@ INTERACTION = 1e-3  # relative change of one sample's output between two batches
 def check_inference(fn: Callable, params: Params, x: Any) -> None:
     """Refuse a function in which the output of a sample changes with the rest of its batch.
 
-    Batch statistics in a training mode show there, dropout by a fixed key too where its mask differs over the batch. It
-    runs fn twice, on x and on x with its samples turned round by one.
+    Detects batch statistics of training mode, and dropout with a fixed key where its mask differs between samples. Runs
+    fn twice: on x, and on x with its samples moved by one position, the one that wraps around replaced.
 
     Args:
       fn: fn(params, x) -> any pytree of arrays (n, ...).

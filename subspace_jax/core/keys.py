@@ -1,4 +1,4 @@
-"""Randomness that belongs to a sample, not to the batch it happens to be in; and what is accepted as a key."""
+"""Random keys per sample, independent of the batch it is in; and conversion of what users give as a key."""
 
 import math
 from typing import Any
@@ -46,7 +46,7 @@ def as_keys(keys: Any) -> Key[Array, "..."]:
 
 
 def sample_keys(key: Key[Array, ""], index: Int[Array | np.ndarray, " b"]) -> Key[Array, " b"]:
-    """One key a sample, folded from its index in the data set.
+    """One key per sample, folded from its index in the data set.
 
     A score computed with these keys does not depend on batch size, order, padding or the number of devices.
 
@@ -62,7 +62,7 @@ def rademacher(
 ) -> Float[Array, "b *d"]:
     """Probe `number` of every sample: entries +1 or -1 with equal chance, not normalised, so that ||v||^2 = d.
 
-    One random word gives 32 signs: `jax.random.rademacher` spends a word on each and is as slow as a small network.
+    One random word gives 32 signs: `jax.random.rademacher` spends a word per sign and is as slow as a small network.
     """
     keys, size = as_keys(keys), math.prod(shape)
 

@@ -1,4 +1,4 @@
-"""Losses with one value per sample: what the score of a single sample is a derivative of."""
+"""Losses with one value per sample, of which per-sample scores are derivatives."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def softmax_cross_entropy(
     A label outside [0, classes) is refused where its value is known, and gives NaN under `jit`.
 
     Raises:
-      ValueError: labels that are no integers (b,), or another number of them; a known label outside [0, classes).
+      ValueError: labels that are not integers of shape (b,); a known label outside [0, classes).
     """
     classes = logits.shape[-1]
     check_labels(y, classes)

@@ -1,8 +1,8 @@
-"""Rankings and agreement of scores, in pure JAX: they run inside `jit` and `vmap`, on any device.
+"""Ranking metrics and correlations of scores, in pure JAX: they run inside `jit` and `vmap`, on any device.
 
 Everything is a mean of counts in [0, 1] or of centred values, never a sum of ranks, so that float32 stays within 1e-5
 at n = 50,000. A NaN score makes the result NaN: nothing is dropped silently. Unequal lengths and
-marks of the positives that are no booleans raise ValueError.
+a `positive` that is not boolean raise ValueError.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ def accuracy(logits: Float[Array | np.ndarray, "n classes"], y: Int[Array | np.n
 
 
 def auroc(scores: Vector, positive: Mask) -> Float[Array, ""]:
-    """Chance that a positive outscores a negative, a tie counting half: the area under `roc`.
+    """Probability that a positive outscores a negative, a tie counting half: the area under `roc`.
 
     NaN where a class is empty or a score is NaN.
     """
@@ -51,7 +51,7 @@ def roc(scores: Vector, positive: Mask) -> tuple[Float[Array, "n+1"], Float[Arra
 
 
 def precision_at(scores: Vector, positive: Mask, k: int) -> Float[Array, ""]:
-    """Share of positives among the k highest scores; of those tied at the edge, the expected share.
+    """Share of positives among the k highest scores; ties at the k-th score count with their expected share.
 
     NaN where a score is NaN.
 

@@ -32,7 +32,7 @@ class Moments(NamedTuple):
 
 
 def zeros(*shape: int, dtype: jax.typing.DTypeLike = jnp.float32) -> Moments:
-    """Moments of no rows of the shape (..., d)."""
+    """Moments of zero rows; the shape is (..., d)."""
     return Moments(jnp.zeros((*shape, shape[-1]), dtype), jnp.zeros(shape, dtype), jnp.zeros((), dtype))
 
 
@@ -65,7 +65,7 @@ def merge(first: PyTree, *others: PyTree) -> PyTree:
     float64 on the host stays float64: NumPy adds NumPy. NaN stays NaN, which every use of the moments refuses.
 
     Raises:
-      ValueError: other layers or other sizes.
+      ValueError: layers or sizes that differ.
     """
     for other in others:
         if _shapes(first) != _shapes(other):

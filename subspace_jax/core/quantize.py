@@ -2,7 +2,7 @@
 
 Q(x; lo, hi) = s k + lo, s = max((hi - lo) / (2^bits - 1), 1e-8), k = clip(round((x - lo) / s), 0, 2^bits - 1): the
 "fake quantization" of low-precision training (Aketi et al., 2021, arXiv 2111.09389). Zero is in general not on the
-grid. One range a tensor; NaN or infinity in a range makes every value NaN: nothing is lost silently.
+grid. One range per tensor; NaN or infinity in a range makes every value NaN: nothing is lost silently.
 """
 
 import functools
@@ -16,14 +16,14 @@ from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Float, Key, Num, PyTree
 
 MAX_BITS = 16
-SMALLEST_SCALE = 1e-8  # a constant tensor has no range, and survives with this step
-KEPT = 0.1  # share of the running range that an update keeps
+SMALLEST_SCALE = 1e-8  # step of a constant tensor, whose range is zero: it keeps its value
+KEPT = 0.1  # weight of the old running range in an update
 
 Scalar = Num[Array | np.ndarray, ""] | float | int
 
 
 class Observer(NamedTuple):
-    """Running range of the input of one quantized operation; not trained, but averaged with the parameters.
+    """Running range of the input of one quantized operation; not trained, but averaged where parameters are.
 
     Attributes:
       lo: lower end, ().
@@ -37,13 +37,13 @@ class Observer(NamedTuple):
 def quantize(
     x: Float[Array, "*shape"], bits: int | None, lo: Scalar, hi: Scalar, *, key: Key[Array, ""] | None = None
 ) -> Float[Array, "*shape"]:
-    """Q(x) by the straight-through estimator: the derivative to x is one everywhere, to lo and hi zero.
+    """Q(x) with the straight-through estimator: dQ/dx is one everywhere, dQ/dlo and dQ/dhi are zero.
 
-    At most s / 2 from x inside [lo, hi] (s where rounded stochastically), at its ends outside; Q(Q(x)) = Q(x).
+    Inside [lo, hi] within s / 2 of x (s with stochastic rounding); outside clipped to lo or hi; Q(Q(x)) = Q(x).
 
     Args:
       x: any shape, one range for all of it.
-      bits: of one value, 1 to 16; None gives x itself, the float path.
+      bits: per value, 1 to 16; None returns x unchanged.
       lo: lower end of the range, such as that of `tensor_range`, `batch_range` or an observer.
       hi: upper end of the range.
       key: rounds to nearest (half to even) when None, else stochastically, so that E[Q(x)] = x inside the range.
@@ -80,7 +80,7 @@ def dequantize(codes: Num[Array, "*shape"], scale: Float[Array, ""], lo: Float[A
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def quantize_grad(key: Key[Array, ""], x: Float[Array, "*shape"], bits: int | None) -> Float[Array, "*shape"]:
-    """Forward x itself; backward its cotangent on `bits` bits, between its minimum and maximum, rounded stochastically.
+    """The identity; its cotangent is quantised to `bits` bits, from its minimum to its maximum, rounded stochastically.
 
     bits = None leaves the cotangent alone. Reverse mode only.
 
@@ -99,7 +99,7 @@ def tensor_range(x: Float[Array, "..."]) -> tuple[Float[Array, ""], Float[Array,
 
 
 def batch_range(x: Float[Array, "b *shape"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Means over the batch of every sample's minimum and maximum: the range of activations; outliers clip."""
+    """Batch means of each sample's minimum and maximum: the range of activations; outliers are clipped."""
     rows = x.reshape(len(x), -1)
     return rows.min(1).mean(), rows.max(1).mean()
 
@@ -139,7 +139,7 @@ def code_dtype(bits: int) -> np.dtype:
 
 
 def stochastic_round(key: Key[Array, ""], x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """One of the two integers beside x, at random, with mean x; an integer stays."""
+    """Round x down or up at random, with mean x; an integer stays."""
     key = as_key(key)
     below = jnp.floor(x)
     return below + (jax.random.uniform(key, x.shape, x.dtype) < x - below)  # floor(x + u) rounds up at large x

@@ -6,10 +6,10 @@ under `jit` and can be saved before the first task. Leading axes (scanned layers
 
 Precision follows the input. Arrays of JAX are computed in their own dtype, jit-safe: float32 inside a training step.
 A float64 NumPy array (what `capture.collect(..., dtype=float64)` gives) is computed in float64 on the device, whatever
-`jax_enable_x64` says, and comes back as NumPy: the route of every edit that is called lossless.
+`jax_enable_x64` says, and comes back as NumPy: every edit documented as lossless takes this route.
 
-NaN and infinities are refused. Inside `jit`, where nothing can be refused, a basis of such a Gram is NaN in every new
-column, and its rank counts them all: what is projected by it is NaN, never silently unprotected.
+NaN and infinities raise ValueError. Inside `jit`, where values cannot be checked, such a Gram gives a basis that is NaN
+in every new column, all counted in its rank: what is projected with it is NaN, never silently unprotected.
 """
 
 import functools
@@ -30,8 +30,8 @@ Scalar = float | int | Float[Array, ""]
 Share = Float[Array, "*lead"] | Float[np.ndarray, "*lead"]
 
 EIGH_FLOOR = {"float32": 1e-6, "float64": 1e-12}  # relative energy below which an eigenpair is noise
-SAME_DIRECTION = {"float32": 1e-3, "float64": 1e-6}  # residual norm of a unit vector that is in the span already
-REACHED = 1e-6  # share of energy by which a basis that was rounded to float32 may miss what it was made for
+SAME_DIRECTION = {"float32": 1e-3, "float64": 1e-6}  # residual norm below which a unit vector is in the span already
+REACHED = 1e-6  # shortfall in the share of energy that is due to rounding a basis to float32
 
 
 class Subspace(NamedTuple):
@@ -68,14 +68,14 @@ def _in_own_precision(fn: Callable) -> Callable:
 def from_gram(gram: Square, *, energy: float | int, capacity: int | None = None, rows: int | None = None) -> Subspace:
     """Smallest leading eigenspace that keeps the share `energy` of tr(gram).
 
-    The paper's tau, epsilon (GPM, eq. 5). Energies below 1e-6 (float32) or 1e-12 (float64) of the largest are noise and
-    are never kept, so that `energy=1` is the span that the precision can see.
+    `energy` is the papers' tau or epsilon (GPM, eq. 5). Energies below 1e-6 (float32) or 1e-12 (float64)
+    of the largest are noise and are never kept, so that `energy=1` gives the span that this precision resolves.
 
     Args:
       gram: X'X of layer inputs, symmetric positive semi-definite.
       energy: kept share of the squared singular values of X, in [0, 1].
       capacity: columns to allocate; d when None. What does not fit is left out, smallest energy first.
-      rows: how many rows X has, if known: with fewer than half the features only their span is decomposed.
+      rows: n, the number of rows of X, if known: for n < d / 2 only their span is decomposed, which is cheaper.
 
     Returns:
       The subspace; rank 0 when energy or gram is zero.
@@ -127,16 +127,16 @@ def union(first: Subspace, second: Subspace, *, capacity: int | None = None) -> 
 
 @_in_own_precision
 def grow(space: Subspace, gram: Square, *, energy: Scalar | Share, rows: int | None = None) -> Subspace:
-    """The space and the fewest new directions with which its share of tr(gram) reaches `energy` (GPM, eq. 9).
+    """The space, extended by the fewest directions with which its share of tr(gram) reaches `energy` (GPM, eq. 9).
 
     The new columns are the leading eigenvectors of (I - P) G (I - P), in their order; the old ones stay bit for bit.
     Nothing is added where the share is reached to within 1e-6, and energies below 1e-6 (float32 Gram) or 1e-12
-    (float64) of tr(gram) are noise, as in `from_gram`. Computed in the precision of the space: float64 outside of
-    training, where small new energies have directions too.
+    (float64) of tr(gram) are noise, as in `from_gram`. Computed in the precision of the space: use float64
+    outside of training, where directions of small new energy are resolved too.
 
     Args:
-      space: with the capacity for what may come; what does not fit is left out.
-      gram: X'X of the rows that the space has to hold too.
+      space: its capacity stays; new directions that do not fit are left out.
+      gram: X'X of the new rows that the space has to cover.
       energy: share of tr(gram) to reach, in [0, 1]; one number, or one per leading entry.
       rows: as in `from_gram`.
     """
@@ -149,7 +149,7 @@ def grow(space: Subspace, gram: Square, *, energy: Scalar | Share, rows: int | N
         lambda v: outside(_multiply(gram, outside(v))), gram, lambda: outside(outside(gram).mT), rows
     )
     vectors = outside(vectors)  # rounding tilts those of small values
-    vectors = vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-2, keepdims=True), 0.5)  # old directions: 0
+    vectors = vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-2, keepdims=True), 0.5)  # ~0 if inside
     total = jnp.trace(gram, axis1=-2, axis2=-1)[..., None]
     values = jnp.where(values <= floor * total, 0.0, values)
     before = energy_share(space, gram)[..., None] * total + jnp.cumsum(values, -1) - values
@@ -213,9 +213,9 @@ def _soften(gram: Array, alpha: Any) -> Array:
 
 
 def _eigh(operator: Callable, gram: Any, matrix: Callable, rows: int | None) -> tuple[Array, Array]:
-    """Eigenpairs of a symmetric operator, largest first: all d of its matrix(), or the `rows` that can be there."""
+    """Eigenpairs of a symmetric operator, largest first: all d of matrix(), or the `rows` that can be non-zero."""
     lead, d = gram.shape[:-2], gram.shape[-1]
-    if rows is not None and 2 * rows < d:  # the Gram of few rows maps almost any few directions onto its whole range
+    if rows is not None and 2 * rows < d:  # a Gram of n rows maps n random directions onto its whole range
         probes = jax.random.normal(jax.random.key(0), (d, rows), gram.dtype)
         span, _ = jnp.linalg.qr(operator(jnp.broadcast_to(probes, (*lead, d, rows))))
         values, vectors = jnp.linalg.eigh(_multiply(span.mT, operator(span)))

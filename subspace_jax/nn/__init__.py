@@ -1,4 +1,4 @@
-"""Networks as pure functions: ours by name, or anyone's."""
+"""Networks as pure functions: ours by name, or those of any library."""
 
 from subspace_jax.nn.build import build
 from subspace_jax.nn.heads import multi_head

@@ -9,7 +9,7 @@ from subspace_jax.nn.parts import Images, Parts, Stages
 class AlexNet(nn.Module):
     """Serra et al. 2018: three convolutions without padding, two wide dense layers, a norm after each of the five.
 
-    Where the image is too small for a convolution and its pooling (8x8 at the second), the convolution pads.
+    Where its input is too small for a convolution and its pooling (8x8 images: from the second on), a convolution pads.
     """
 
     classes: int = 10
@@ -36,7 +36,7 @@ class AlexNet(nn.Module):
 
 
 class LeNet(nn.Module):
-    """Saha et al. 2021 on the superclasses: two 5x5 convolutions with local response norm, two dense layers."""
+    """Saha et al. 2021, CIFAR-100 superclasses: two 5x5 convolutions with local response norm, two dense layers."""
 
     classes: int = 10
     filters: tuple[int, ...] = (20, 50)
@@ -46,7 +46,7 @@ class LeNet(nn.Module):
     @nn.compact
     def __call__(self, x: Images, train: bool = False) -> Stages:
         """Stages: conv0, conv1 after pooling, dense0, dense1, penultimate, logits."""
-        parts, stages = self.parts._replace(norm="none"), {}  # with none behind its layers, the activation stays
+        parts, stages = self.parts._replace(norm="none"), {}  # an EvoNorm would replace the activation
         for i, width in enumerate(self.filters):
             x = local_response(parts.act(parts.conv(width, 5, name=f"conv{i}")(x)))
             stages[f"conv{i}"] = x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
@@ -57,7 +57,7 @@ class LeNet(nn.Module):
 
 
 def local_response(x, *, size: int = 4, alpha: float = 0.001 / 9, beta: float = 0.75, k: float = 1.0):
-    """Channel c over (k + alpha * mean of squares of the channels c - size / 2 ... c + (size - 1) / 2)^beta."""
+    """Channel c / (k + alpha * mean of squares of the channels c - size / 2 ... c + (size - 1) / 2)^beta."""
     squares = jnp.pad(x**2, ((0, 0),) * 3 + ((size // 2, (size - 1) // 2),))
     mean = sum(squares[..., i : i + x.shape[-1]] for i in range(size)) / size
     return x / (k + alpha * mean) ** beta

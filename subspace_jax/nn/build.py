@@ -28,7 +28,7 @@ NETWORKS: dict[str, nn.Module] = {
 
 
 def build(name: str, **arguments: Any) -> Model:
-    """A network of NETWORKS, whose fields are the defaults of its arguments.
+    """A network by its name in NETWORKS; the fields of that entry are the defaults of the arguments.
 
     Args:
       name: mlp, lenet5, cnn5, lenet, alexnet, vgg11, vgg16, resnet18, resnet20, vit_tiny or vit_b16.

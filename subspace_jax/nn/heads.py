@@ -1,4 +1,4 @@
-"""One trunk, a linear head a task: the network of those who are told the task."""
+"""One trunk with a linear head per task, for settings where the task is known (task-incremental learning)."""
 
 import math
 from collections import OrderedDict
@@ -10,7 +10,7 @@ from subspace_jax.nn.model import Model
 
 
 def multi_head(trunk: Model, *, tasks: int, classes: int) -> Model:
-    """The trunk with a bias-free classifier a task on its output.
+    """The trunk with one bias-free linear classifier per task on its output.
 
     Logits are (batch, tasks, classes); the heads are one leaf `heads/kernel` (tasks, features, classes), LeCun normal,
     beside the trunk's own parameters. A loss that reads one head leaves the others without gradient; weight decay

@@ -1,4 +1,4 @@
-"""What a method may ask of a network: four pure functions, whichever library wrote it.
+"""The interface of methods to a network: four pure functions, whichever library it comes from.
 
 Variables are {"params": nested dict, "batch_stats": nested dict}, both always there, {} where a network keeps no
 statistics. A network that returns a dict names its own stages, "logits" among them; an array is the logits.
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-# The arguments by which networks are told to train, and the value that says so.
+# Argument names that select training mode, with the value that means training.
 MODES = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
 
 
@@ -37,8 +37,8 @@ class Model(NamedTuple):
 def from_linen(module: nn.Module) -> Model:
     """A Linen module as a Model.
 
-    An argument of its `__call__` that tells it to train (`train`, `deterministic`, ... see MODES) is set; it needs
-    none. Every random stream, "dropout" or other, starts from the key of `train_apply`. Where the module returns an
+    An argument of its `__call__` that selects training mode (`train`, `deterministic`, ... see MODES) is set; none is
+    required. Every random stream, "dropout" or other, starts from the key of `train_apply`. Where the module returns an
     array, `features` has the output of each submodule by path ("Dense_0"; "Dense_0/1" for its second call) and what
     the module sows.
 
@@ -74,7 +74,7 @@ def from_nnx(create: Callable[..., Any]) -> Model:
 
     Variables are plain nested dicts: the leaf `module.layers[0].kernel` is "layers/0/kernel"; plain arrays are
     constants. The module is put into train and eval mode as nnx does it, and by an argument of its `__call__` as in
-    `from_linen`; a `__call__` that takes `rngs` gets them. `features` has "logits" alone, unless it returns a dict.
+    `from_linen`; a `__call__` that takes `rngs` gets them. `features` has "logits" alone unless it returns a dict.
 
     Raises:
       ValueError: when the module keeps variables other than Param, BatchStat and random streams.
@@ -134,7 +134,7 @@ def from_function(init: Callable, apply: Callable) -> Model:
 
 
 def _mode(module, train: bool) -> dict[str, Any]:
-    """The keyword by which a module's call is told to train, if it takes one."""
+    """The keyword of a module's call that selects training mode, if it takes one."""
     takes = inspect.signature(module.__call__).parameters
     return {name: train is says_train for name, says_train in MODES.items() if name in takes}
 

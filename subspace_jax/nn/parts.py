@@ -1,4 +1,4 @@
-"""How the layers of all our networks are made: norm, bias, activation, initialisation and compute dtype by name."""
+"""Layer options of all our networks: norm, bias, activation, initialisation, compute dtype and bits."""
 
 import functools
 import math
@@ -54,18 +54,18 @@ class Parts(NamedTuple):
     """The arguments every network of `build` takes.
 
     norm: "batch", "minibatch" (the batch's own statistics, at test too), "group" (gcd(32, channels) groups), "layer",
-      "none", or "evonorm", "evonorm_hard", "range_evonorm" (gcd(8, channels) groups), which hold the activation: no
-      other follows them or the sum of a residual block, whose last norm starts with a gain of 0.
+      "none", or "evonorm", "evonorm_hard", "range_evonorm" (gcd(8, channels) groups), which include the activation:
+      none follows them or the sum of a residual block, whose last norm starts with a gain of 0.
     use_bias: whether convolutions and dense layers have a bias (those of ResNets and cnn5 have none before a norm);
-      the shift of a norm stays.
+      norms keep their shift.
     activation: a name in ACTIVATIONS; GELU is the exact one.
     init: "lecun", "he" or "he_out" (variance 2 / fan-out) normal for the layers before an activation; the head is
       always LeCun.
     dtype: of the computation; parameters, statistics, penultimate and logits are float32. "float64", to compare
-      programs, needs jax_enable_x64 and makes stages and logits float64; cast the parameters yourself.
-    bits: None, or those of a low-precision network in float32: inputs, weights and cotangents of convolutions, dense
-      layers, the head, "range_evonorm" and residual sums are quantised (see `layers.quantized`; other norms and the
-      products of attention are not). The parameters keep their names and initial values.
+      implementations, needs jax_enable_x64 and makes stages and logits float64; cast the parameters yourself.
+    bits: None, or the bits of a low-precision network simulated in float32: inputs, weights and cotangents of
+      convolutions, dense layers, the head, "range_evonorm" and residual sums are quantised (see `layers.quantized`;
+      other norms and the products of attention are not). The parameters keep their names and initial values.
     stochastic_act: round these inputs at random while training, as the authors' code does, instead of to the nearest.
     """
 
@@ -88,7 +88,7 @@ class Parts(NamedTuple):
         return self._quantized(nn.Dense(width, name=name, **self._layer()))
 
     def act(self, x):
-        """The activation behind a norm or a residual sum; x itself where the norm holds it."""
+        """The activation after a norm or a residual sum; x itself where the norm includes it."""
         return x if self.norm in EVONORMS else ACTIVATIONS[self.activation](x)
 
     def add(self, x, y, *, name: str):
@@ -96,7 +96,7 @@ class Parts(NamedTuple):
         return x + y if self.bits is None else QuantizedSum(self.bits, self.stochastic_act, name=name)(x, y)
 
     def normalize(self, x, train: bool, *, name: str, gain: float = 1.0):
-        """The norm of the last axis; x itself for "none". The initial `gain` is that of EvoNorms; others start at 1."""
+        """The norm of the last axis; x itself for "none". `gain` is the initial scale of an EvoNorm; others: 1."""
         if self.norm in EVONORMS:
             few = {"bits": self.bits, "stochastic_act": self.stochastic_act} if self.norm == "range_evonorm" else {}
             groups = math.gcd(EVONORM_GROUPS, x.shape[-1])
@@ -113,7 +113,7 @@ class Parts(NamedTuple):
         return x
 
     def head(self, x, classes: int) -> Stages:
-        """The last two stages, at least float32: input of the linear classifier, logits (0 classes: it again)."""
+        """The last two stages, at least float32: input of the linear classifier, logits (0 classes: the input)."""
         x = at_least_float32(x)
         if not classes:
             return {"penultimate": x, "logits": x}

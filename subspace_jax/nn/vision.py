@@ -50,7 +50,7 @@ class LeNet5(nn.Module):
 
 
 class CNN5(nn.Module):
-    """The "5-layer CNN" of Aketi et al. 2022 (NGC): 3x3 convolutions, pooling behind all but the first, one head.
+    """The "5-layer CNN" of Aketi et al. 2022 (NGC): 3x3 convolutions, pooling after all but the first, one dense layer.
 
     Convolutions have a bias only where no norm follows: 76,202 parameters on 32x32x3.
     """
@@ -180,7 +180,7 @@ def _classifier(parts: Parts, x, widths: tuple[int, ...], classes: int, train: b
 def halve(x):
     """2x2 max-pooling that keeps the last odd row and column, so that small images never vanish.
 
-    By reshape: on a CPU the gradient of a windowed maximum takes ten times the memory and half as long again.
+    By reshape: on a CPU the gradient of a windowed maximum takes ten times the memory and 1.5 times as long.
     """
     b, h, w, c = x.shape
     x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), constant_values=-jnp.inf)

@@ -51,7 +51,7 @@ class ViT(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Attention and a two-layer MLP, each on the normalised stream and added to it."""
+    """Attention and a two-layer MLP, each on the normalised residual stream and added to it."""
 
     heads: int
     parts: Parts
@@ -67,7 +67,7 @@ class EncoderBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention whose four projections are plain (width, width) kernels, as edits of weights want them."""
+    """Self-attention whose four projections are plain (width, width) kernels, as weight edits need them."""
 
     heads: int
     parts: Parts

@@ -82,7 +82,7 @@ def advance(joined: Joined, eqn: Any) -> Sequence[Seen] | None:
 
 
 def reshape(seen: Seen, shape: Sequence[int]) -> Seen | None:
-    """Axes split and merged; of those that become one another only the slowest may be cut into parts."""
+    """Axes split and merged; None where parts divide any but the slowest axis of a group that is merged."""
     if isinstance(seen, View):
         return views.reshape(seen, shape)
     groups, parts = list(_groups(seen.shape, shape)), []

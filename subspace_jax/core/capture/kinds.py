@@ -29,10 +29,10 @@ class Data(NamedTuple):
     """Depends on the arguments; equal tokens are the same value.
 
     Attributes:
-      token: which value.
-      holds: leaves whose numbers are in it as they are.
-      how: how they came there, for the refusal of a product that reads them.
-      times: leaves that it is an elementwise product with.
+      token: identifies the value.
+      holds: leaves whose entries it contains unchanged.
+      how: how they got in, for the error message of a product that reads them.
+      times: leaves that it was multiplied with elementwise.
       varies: axes along which those leaves differ: a sum over one of them is a product of their kernel.
     """
 
@@ -44,9 +44,9 @@ class Data(NamedTuple):
 
 
 class Known(NamedTuple):
-    """Computed from these leaves alone (`by` names the first arithmetic); a constant when there are none.
+    """Computed from these leaves alone (`by` names the first operation); a constant when there are none.
 
-    `repeats` are axes along which it is the same.
+    `repeats` are axes along which it is constant.
     """
 
     leaves: frozenset[str] = frozenset()
@@ -70,14 +70,14 @@ def marked(kind: Kind) -> bool:
 
 
 def passed(kind: Data, eqn: Any, token: int) -> Data:
-    """The same data in another form; what is known of axes stays where they do."""
+    """The same data cast or reshaped; what is known of axes is kept only where the axes stay."""
     if eqn.primitive.name in ("convert_element_type", *views.SAME):
         return kind._replace(token=token)
     return kind._replace(token=token, times=frozenset(), varies=frozenset())
 
 
 def repeats(kinds: Sequence[Kind], eqn: Any) -> frozenset[int]:
-    """Axes along which what an equation makes of parameters is the same."""
+    """Axes along which the result of an equation on parameters is constant."""
     shape = getattr(eqn.outvars[0].aval, "shape", ())
     shapes = [getattr(atom.aval, "shape", ()) for atom in eqn.invars]
     if eqn.primitive.name == "broadcast_in_dim":
@@ -95,7 +95,7 @@ def _repeats(kind: Kind) -> frozenset[int]:
 
 
 def scaled(kinds: Sequence[Kind], eqn: Any, token: int) -> Data:
-    """Data times, element by element, what is computed from parameters."""
+    """Elementwise product of data with something computed from parameters."""
     side = next(i for i, kind in enumerate(kinds) if not isinstance(kind, Data))
     shape, data = eqn.invars[side].aval.shape, kinds[1 - side]
     differs = frozenset(i for i, size in enumerate(shape) if size > 1) - _repeats(kinds[side])
@@ -104,12 +104,12 @@ def scaled(kinds: Sequence[Kind], eqn: Any, token: int) -> Data:
 
 
 def shown(kinds: Sequence[Kind]) -> list[str]:
-    """Leaves that these values show as they are."""
+    """Leaves of which these values are views."""
     return [leaf for kind in kinds if isinstance(kind, View | Joined) for leaf in sorted(leaves_of(kind))]
 
 
 def advance(kinds: Sequence[Kind], eqn: Any) -> Sequence[Seen] | None:
-    """What an equation makes of views alone; None where its results are none, or it reads something else."""
+    """The views that an equation makes of views; None where the results are not views or it reads other values."""
     seen = [kind for kind in kinds if isinstance(kind, View | Joined)]
     if not seen or len(seen) < len(kinds):
         return None
@@ -123,7 +123,7 @@ def advance(kinds: Sequence[Kind], eqn: Any) -> Sequence[Seen] | None:
 
 
 def walked(kind: Kind, scan: int) -> Kind:
-    """One iteration's part of what a scan walks over."""
+    """What one iteration reads of a value that a scan walks over."""
     if isinstance(kind, View):
         return views.enter_scan(kind, scan)
     if isinstance(kind, Joined):

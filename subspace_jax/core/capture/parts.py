@@ -16,7 +16,7 @@ class Part(NamedTuple):
       data: the part of the data operand that it reads.
       kernel: its part of the kernel operand.
       result: the part of the result that it gives, or adds to.
-      adds: others add to the same numbers, since its rows are not all that is contracted.
+      adds: the result is a sum over parts, since this one contracts only some of the rows.
     """
 
     data: Spans
@@ -52,7 +52,7 @@ def take(x: Array, spans: Spans) -> Array:
 
 
 def put(x: Array, spans: Spans, shape: tuple[int, ...]) -> Array:
-    """An array of zeros with this part."""
+    """Zeros of the shape, with x as this part."""
     return lax.pad(
         x, x.dtype.type(0), [(first, size - end, 0) for (first, end), size in zip(spans, shape, strict=True)]
     )

@@ -51,12 +51,12 @@ INLINE = {
 
 
 class Walk:
-    """What is gathered while the jaxpr is walked, at every depth."""
+    """State of the walk over a jaxpr and all jaxprs nested in it."""
 
     def __init__(self) -> None:
         self.uses: list[Use] = []
         self.refusals: list[Refusal] = []
-        self.other_reads: dict[str, str] = {}  # leaf -> the first primitive that reads it, not as a kernel
+        self.other_reads: dict[str, str] = {}  # leaf -> the first primitive that reads it other than as a kernel
         self._tokens: dict[Any, int] = {}
         self._scans: list[tuple[int, int]] = []
         self._count = 0
@@ -209,18 +209,18 @@ class Walk:
             state = new
 
     def _choice(self, by: Kind, kinds: Sequence[Kind], name: str = "cond") -> Kind:
-        """One of these, chosen by a value: still a weight as a kernel, but data as an input."""
+        """One of several values, selected by another; weights that data select between count as in `_holding`."""
         one = self._join(kinds, name)
         how = "data choose between it and others ('select_n' or 'cond')"
         return self._holding([one], how) if isinstance(by, Data) and isinstance(one, Known) else one
 
     def _holding(self, kinds: Sequence[Kind], how: str) -> Data:
-        """Data that hold numbers of leaves as they are: a weight as a kernel, but data as an input."""
+        """Data that contain entries of leaves: the input of a product with a weight, refused as its kernel."""
         leaves = [kind.holds if isinstance(kind, Data) else leaves_of(kind) for kind in kinds]
         return Data(self._token(), frozenset().union(*leaves), how)
 
     def _join(self, kinds: Sequence[Kind], by: str) -> Kind:
-        """What a value is that may be any of these: data if one is, else what it is computed from."""
+        """Union of kinds: data if any of them is data, else known from the leaves of all."""
         if any(isinstance(kind, Data) for kind in kinds):
             return self.new_data()
         leaves = frozenset().union(*(leaves_of(kind) for kind in kinds))
@@ -235,7 +235,7 @@ class Walk:
         return kind._replace(token=self._token()) if isinstance(kind, Data) else kind
 
     def _token(self, of: Any = None) -> int:
-        """A new number, or the one that the same operation on the same value had."""
+        """A new number, or the one given before to the same operation on the same value."""
         self._count += 1
         return self._count if of is None else self._tokens.setdefault(of, self._count)
 
@@ -249,14 +249,14 @@ def scan_split(eqn: Any) -> tuple[int, int]:
 
 
 def _atoms(jaxpr: Any) -> Iterator[Any]:
-    """Whatever a jaxpr reads, as often as it does."""
+    """Every atom that a jaxpr reads, once per read."""
     for eqn in jaxpr.eqns:
         yield from eqn.invars
     yield from jaxpr.outvars
 
 
 def _summable(kind: Kind, readers: int) -> Kind:
-    """A scaled value that more than a sum reads is no part of a product: a norm reads it for its mean, and whole."""
+    """With several readers, scaled data are no product (multiply, then sum): a norm reads them for a mean too."""
     return kind._replace(times=frozenset(), varies=frozenset()) if isinstance(kind, Data) and readers > 1 else kind
 
 

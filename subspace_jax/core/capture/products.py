@@ -23,7 +23,7 @@ PATCH_BYTES = 2**26  # patches of this size at a time: beyond the caches, far be
 
 
 class Key(NamedTuple):
-    """Which numbers of a leaf are contracted (rows), and into what (columns): products with one key are one layer."""
+    """Entries of a leaf that are contracted (rows) or kept (columns): products with equal keys are one layer."""
 
     leaf: str
     offset: int
@@ -162,7 +162,7 @@ class Conv:
 
     @property
     def precision(self) -> Any:
-        """Of the convolution."""
+        """Precision of the convolution."""
         return self.params["precision"]
 
     @property

@@ -39,9 +39,9 @@ def layers(fn: Callable, params: Params, *args: Any, layers: Iterable[str] | Non
       layers: paths of layers, or of leaves for all layers in them; all when None.
 
     Raises:
-      ValueError: no layer is found, a name is none, or a weight cannot be followed: computed from parameters before it
-        meets data, concatenated with data or with what is no leaf, sparse, multiplied with data and then summed, or in
-        a `while`, a `cond`, a loop carry or an unknown call. With `layers`, only weights in those names matter; a
+      ValueError: no layer is found, a name is unknown, or a weight cannot be followed: computed from parameters before
+        it meets data, concatenated with data or with a non-leaf, sparse, multiplied with data and then summed, or in a
+        `while`, a `cond`, a loop carry or an unknown call. With `layers`, only weights in those names matter; a
         weight that carries batch axes (vmap, experts) must be named there.
     """
     return trace(*hold(fn, params), args, layers).table
@@ -101,7 +101,7 @@ def observe(
       What fn gives, bit for bit on CPU, and {path: Moments}. Layers that read the same value share one object.
 
     Raises:
-      ValueError: as `layers`; a cap without a key; gradients of a function that is no scalar, or with a cap.
+      ValueError: as `layers`; a cap without a key; gradients of a function that is not scalar, or with a cap.
     """
     key = None if key is None else as_key(key)
     fn, params = hold(fn, params)
@@ -159,7 +159,7 @@ def collect(
         )
         with precision():
             new = step(params, args, None if key is None else jax.random.fold_in(key, i))
-            # waiting keeps the queue from running ahead of the device with batches in it
+            # without waiting, batches pile up in the device's queue
             total = jax.block_until_ready(new if total is None else _add(total, new))
     if total is None:
         raise ValueError("batches is empty: there is nothing to observe.")
@@ -220,7 +220,7 @@ def _step(
 def _measure(
     traced: Traced, params: Params, args: tuple, key: Any, *, of: Of, dtype: Any, max_rows: int | None
 ) -> tuple[Any, dict[str, Moments]]:
-    """Moments by layer; for inputs, of the first layer that reads them only."""
+    """Moments by layer; for inputs, only of the first of the layers that read the same rows."""
     dtype = _moments.check_dtype(dtype)
     if max_rows is not None and (key is None or of == "gradients" or max_rows < 0):
         raise ValueError(
@@ -246,7 +246,7 @@ def _record(call: Call, _: Any, *, of: Of, dtype: Any, max_rows: int | None, key
 
 
 def _gradients(traced: Traced, params: Params, args: tuple, dtype: Any) -> tuple[Any, dict[str, Moments]]:
-    """Each result passes through an identity; its "gradient" with respect to empty sums is what they receive."""
+    """Each result passes through an identity (`_probe`) whose "gradient" for a second argument is the moments."""
     empty = {layer.path: _moments.zeros(*layer.lead, layer.d_out, dtype=dtype) for layer in traced.table.values()}
     empty = {path: sums._replace(count=jnp.zeros(traced.table[path].stack, dtype)) for path, sums in empty.items()}
 

@@ -61,7 +61,7 @@ def write_kernels(table: Layers, params: Params, matrices: Mapping[str, Array | 
 
     Raises:
       ValueError: a path or a size that is not in the table; a leaf of integers (quantised); a leaf that is also read
-        from its other side, in an overlapping slice, or outside products (a tied embedding): one edit would change two
+        transposed, in an overlapping slice, or outside products (a tied embedding): one edit would change two
         things.
     """
     leaves = {path: jnp.asarray(leaf) for path, leaf in leaf_paths(params).items()}
@@ -83,7 +83,7 @@ def factorise(table: Layers, params: Params, ranks: Mapping[str, int]) -> dict[s
 
     Args:
       table: of the function that reads the parameters.
-      params: its parameters, projected already where the rank is to be exact.
+      params: its parameters; the factors are exact where the kernel has that rank already, as after a projection.
       ranks: {path: rank}, at least 1.
 
     Returns:
@@ -161,7 +161,7 @@ def _touched(layer: Layer, leaf: Array) -> np.ndarray:
 
 
 def _factors(matrix: Array, rank: int) -> dict[str, Array]:
-    wide = matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))  # 16 bits have no SVD
+    wide = matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))  # there is no SVD in 16 bits
     u, s, vt = jnp.linalg.svd(wide, full_matrices=False)
     root = jnp.sqrt(s[..., :rank])
     a, b = u[..., :rank] * root[..., None, :], root[..., :, None] * vt[..., :rank, :]

@@ -44,13 +44,13 @@ class Call(NamedTuple):
 
 
 class Visitor(NamedTuple):
-    """What is done at each layer; extras are those of the layer.
+    """Functions called at each layer; `extras` are the arrays that `run` was given for it.
 
     Attributes:
       record: (call, extras) -> what is recorded, or None.
       swap: (call, extras) -> what the layer gives instead, in the layout of the product.
-      watch: (call, result of the whole product, extras) -> the same numbers.
-      streams: records add up over the uses of a layer; otherwise they are rows, and are put one after the other.
+      watch: (call, result of the whole product, extras) -> the same values.
+      streams: records of several uses of a layer are summed; otherwise they are rows, and are concatenated.
     """
 
     record: Callable[[Call, Any], Any] | None = None
@@ -59,7 +59,7 @@ class Visitor(NamedTuple):
     streams: bool = False
 
     def join(self, a: PyTree, b: PyTree) -> PyTree:
-        """Records of two uses of one layer."""
+        """One record from those of two uses of one layer."""
         return jax.tree.map(operator.add, a, b) if self.streams else jnp.concatenate([a, b], -2)
 
     def add(self, records: dict, path: str, record: PyTree) -> None:
@@ -187,7 +187,7 @@ class _Run(NamedTuple):
 
 
 def _bind(eqn: Any, values: Sequence) -> Sequence:
-    """The equation as it stands."""
+    """The results of the equation, unchanged."""
     with eqn.ctx.manager:
         outs = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
     return outs if eqn.primitive.multiple_results else [outs]

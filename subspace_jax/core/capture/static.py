@@ -1,4 +1,4 @@
-"""Parameters as trees whose leaves are arrays alone: what else they hold (functions, strings, flags) is kept aside.
+"""Parameters as trees of arrays only: other leaves (functions, strings, flags) become part of the structure.
 
 An `equinox.Module`, or any tree with such leaves, can then go wherever JAX takes arrays.
 """
@@ -13,7 +13,7 @@ from subspace_jax.typing import Params
 
 @jax.tree_util.register_static
 class Static:
-    """A leaf that is no array, as part of the structure of a tree; what has no hash is equal to itself alone."""
+    """A non-array leaf, as part of the structure of a tree; unhashable values are compared by identity."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -28,7 +28,7 @@ class Static:
 
 
 def is_array(leaf: Any) -> bool:
-    """Arrays of JAX and NumPy, their shapes, and what is traced; no plain numbers."""
+    """Whether a leaf is an array (JAX, NumPy), a ShapeDtypeStruct or a tracer; plain numbers are not."""
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 

@@ -1,4 +1,4 @@
-"""What the walk finds, and what the executor then does: which equations of a jaxpr are not simply bound."""
+"""Result of the walk, for the executor: the equations of a jaxpr that are layers or contain some."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ from subspace_jax.core.capture.products import Key, Product
 
 
 class Plan(NamedTuple):
-    """A jaxpr with the equations that are not simply bound, by position."""
+    """A jaxpr, with the equations that are not evaluated unchanged, by position."""
 
     jaxpr: Any
     steps: dict[int, "Uses | Nested"]
@@ -32,7 +32,7 @@ class Uses(NamedTuple):
 
 
 class Nested(NamedTuple):
-    """An equation to enter."""
+    """An equation whose inner jaxpr contains layers."""
 
     plan: Plan
     split: tuple[int, int]  # constants, carry of a scan
@@ -40,7 +40,7 @@ class Nested(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """Leaves that cannot be followed, and why; `unless_asked` says that naming the layer is enough."""
+    """Leaves that cannot be followed, and why; with `unless_asked`, naming the layer allows it."""
 
     leaves: frozenset[str]
     why: str

@@ -32,8 +32,8 @@ class Layer(NamedTuple):
       d_in: rows of the matrix, per group.
       d_out: columns of the matrix, per group.
       rows: rows of input (per entry of stack and groups) in one call.
-      shares: the first layer that reads the same rows; its moments are this layer's.
-      other_read: the first primitive that reads the leaf, not as a kernel; "" when none does.
+      shares: path of the first layer that reads the same rows; both have the same input moments.
+      other_read: the first primitive that reads the leaf other than as a kernel; "" when none does.
       steps: from the leaf to the matrix (*stack, *groups, d_in, d_out).
     """
 
@@ -85,7 +85,7 @@ def trace(fn: Callable, params: Params, args: tuple, layers: Iterable[str] | Non
     """Find the layers of fn(params, *args); arrays or ShapeDtypeStructs, nothing is computed.
 
     Raises:
-      ValueError: no layer, a name in `layers` that is none, or a weight that cannot be followed (only where it is asked
+      ValueError: no layer, an unknown name in `layers`, or a weight that cannot be followed (only where it is asked
         for, when `layers` is given).
     """
     closed, shapes = jax.make_jaxpr(closures.current(fn), return_shape=True)(params, *args)
@@ -107,7 +107,7 @@ def trace(fn: Callable, params: Params, args: tuple, layers: Iterable[str] | Non
 
 
 def leaf_paths(params: Params) -> dict[str, Any]:
-    """Arrays by path, in the order of the tree, without a leading "params"; an array that is all there is: "kernel"."""
+    """Arrays by path, in the order of the tree, without a leading "params"; a single array is "kernel"."""
     leaves = [leaf for leaf in jax.tree.leaves(params) if is_array(leaf)]
     named = jax.tree.leaves(trees.map_with_path(lambda path, leaf: path if is_array(leaf) else None, params))
     paths = ["kernel"] if named == [""] else named

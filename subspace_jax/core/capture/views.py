@@ -92,7 +92,7 @@ def transpose(view: View, order: Sequence[int]) -> View:
 
 
 def reshape(view: View, shape: Sequence[int]) -> View | None:
-    """Axes split and merged; None where that takes a copy."""
+    """Axes split and merged; None where that needs a copy."""
     n = len(view.stack)
     runs = list(merged(view.axes[n:]))
     axes: list[tuple[int, int]] = []
@@ -154,7 +154,7 @@ def read(steps: Sequence[tuple[str, Any]], leaf: Array) -> Array:
 
 
 def write(steps: Sequence[tuple[str, Any]], leaf: Array, value: Array) -> Array:
-    """The leaf, its dtype and everything outside the view unchanged, for which `read` gives the value."""
+    """The leaf with the value in the place that `read` reads; its dtype and all other entries are unchanged."""
     if not steps:
         return value
     (name, argument), *rest = steps

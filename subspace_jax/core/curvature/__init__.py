@@ -1,9 +1,9 @@
 """Curvature of the loss around a sample: quantities of H = d2L/dx2 (d, d), the Hessian in the INPUT of one sample.
 
-| name | value for one sample; v is Rademacher, g = dL/dx, h the step | cost in forwards F |
+| name | value for one sample; v is Rademacher, g = dL/dx, h the step | cost in forward passes |
 |---|---|---|
-| `fd_norm` | mean of ||g(x + h v) - g(x)||: the released curvature score | 2 + 2n |
-| `fd_sqnorm` | mean of ||g(x + h v) - g(x)||^2: the formula the paper prints | 2 + 2n |
+| `fd_norm` | mean of ||g(x + h v) - g(x)||: the score of the authors' code | 2 + 2n |
+| `fd_sqnorm` | mean of ||g(x + h v) - g(x)||^2: the formula in the paper | 2 + 2n |
 | `fd_quad` | mean of v'(g(x + h v) - g(x)) / h | 2 + 2n |
 | `hutchinson` | mean of v'Hv, unbiased for tr(H) | 1 + n (piecewise linear), 1 + 2n (smooth) |
 | `hv_norm` | mean of ||Hv||: fd_norm / h without the finite step | 2 + 2n |
@@ -25,7 +25,7 @@ samples must not interact, since gradients are taken of the batch sum. Randomnes
 largest score. `training.score_dataset` is bit-equal on one CPU device in any order for all batches of 64 or more.
 
 Args of all estimates (each function takes those that its signature names):
-  keys: one a sample, from `sample_keys(key, index)`: the score belongs to the sample, whatever batch it is in.
+  keys: one per sample, from `sample_keys(key, index)`: the score belongs to the sample, whatever batch it is in.
   loss: (variables, x, y) -> (b,), in inference mode, such as `losses.cross_entropy(apply)`.
   variables: what the loss needs.
   x: float inputs, unaugmented and scaled as in training: an array (b, *d), or a tree of arrays, all with b samples. A
@@ -33,14 +33,14 @@ Args of all estimates (each function takes those that its signature names):
   y: the labels the network was trained with, integers (b,).
   probes: random directions n, entries +-1, not normalised: ||h v|| = h sqrt(d).
   step: h, in units of x; scores with different input scaling are not comparable.
-  chunk: probes evaluated together as one batch so many times larger; one at a time, the least memory, when None.
+  chunk: probes evaluated together, as one batch `chunk` times larger; when None one at a time, with least memory.
   precision: of matrix products as `jax.default_matmul_precision` names it. "highest" does not depend on the hardware;
     "tensorfloat32" is about six times faster on a GPU and ranks the same on convolutional networks.
 
 Returns an `Estimate`: mean and standard error over the probes, per sample.
 
-Raises ValueError: x not floating, y not one integer a sample, keys not one a sample, step <= 0, probes or chunk < 1, a
-loss that is not one value a sample; with a step also x below float32, because the step is under its resolution.
+Raises ValueError: x not floating, y not one integer per sample, keys not one per sample, step <= 0, probes or chunk <
+1, a loss that is not one value per sample; with a step also x below float32, which does not resolve the step.
 
 **Number formats.** Numbers do not depend on `jax_enable_x64`, apart from rounding. Parameters of 16 bits are taken as
 float32 by the scores with a step: a network that computes in the format of its parameters rounds a step of 1e-3 away,

@@ -1,4 +1,4 @@
-"""What the curvature functions refuse, each in one sentence, before anything of the network is traced."""
+"""Argument checks of the curvature functions, made before the network is traced."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from subspace_jax.core.curvature.inputs import dimensions, samples
 from subspace_jax.core.keys import as_keys
 from subspace_jax.typing import Array, PyTree
 
-EXACT_LIMIT = 4096  # input dimensions of which the dense Hessian, 64 MiB a sample, is still reasonable
+EXACT_LIMIT = 4096  # largest input dimension of a dense Hessian: 64 MiB per sample in float32
 
 
 def check_inputs(x: PyTree, y: Any = None) -> None:
@@ -47,7 +47,7 @@ def check_settings(*, probes: int = 10, step: float = 1e-3) -> None:
 
 
 def check_probes(keys: Array, x: PyTree, probes: int, chunk: int | None) -> None:
-    """One key a sample, at least one probe, at least one probe a chunk."""
+    """One key per sample, at least one probe, at least one probe per chunk."""
     if as_keys(keys).shape != samples(x):
         raise ValueError(
             f"keys must be one key a sample, shape {samples(x)}; got shape {as_keys(keys).shape}: "
@@ -70,7 +70,7 @@ def check_step(x: PyTree, step: float) -> None:
 
 
 def check_dense(x: PyTree) -> None:
-    """The dense Hessian of a sample fits."""
+    """The dense Hessian of a sample is not too large: at most EXACT_LIMIT input dimensions."""
     dimension, (count,) = dimensions(x), samples(x)
     if dimension > EXACT_LIMIT:
         size = count * dimension**2 * max(leaf.dtype.itemsize for leaf in trees.flatten(x).values()) / 2**30

@@ -1,4 +1,4 @@
-"""The loop over probes, and the mean and standard error that it leaves."""
+"""The loop over probes, with the mean and standard error over them."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class Estimate(NamedTuple):
 
 
 def per_sample(loss: LossFn, variables: Variables, x: Inputs, y: Array) -> Float[Array, " b"]:
-    """The losses, refused unless there is one a sample."""
+    """The losses; ValueError unless there is one per sample."""
     losses = loss(variables, x, y)
     if jnp.shape(losses) != samples(x):
         raise ValueError(
@@ -37,7 +37,7 @@ def gradient(loss: LossFn, variables: Variables, y: Array) -> Callable:
 
 
 def evaluate(fn: Callable, count: int, chunk: int | None = None) -> Shaped[Array, "count ..."]:
-    """Stack fn(0) ... fn(count - 1), `chunk` of them at a time as one batch so many times larger."""
+    """Stack fn(0) ... fn(count - 1), `chunk` of them at a time by `vmap`."""
     numbers, chunk = jnp.arange(count), min(chunk or 1, count)
     if chunk == 1:
         return _in_turn(fn, numbers)
@@ -50,14 +50,14 @@ def evaluate(fn: Callable, count: int, chunk: int | None = None) -> Shaped[Array
 def _in_turn(fn: Callable, numbers: Int[Array, "n ..."]) -> Shaped[Array, "n ..."]:
     """Stack fn(number), one after the other, so that the memory is that of one.
 
-    A compiled loop, except on CPU, where XLA runs convolution gradients inside a loop 30 times slower. An unrolled loop
-    it would evaluate all at once, so each turn waits for the value before it.
+    A compiled loop, except on CPU, where XLA runs convolution gradients inside a loop 30 times slower. There it is
+    unrolled, and each turn depends on the value before it, since XLA would otherwise evaluate all at once.
     """
     if jax.default_backend() != "cpu":
         return jax.lax.map(fn, numbers)
 
     def step(last, number):
-        value = fn(jnp.minimum(number, number + (last != 0)))  # is `number`, which the compiler does not know
+        value = fn(jnp.minimum(number, number + (last != 0)))  # equals `number`, but the compiler cannot know that
         return value.ravel()[0].astype(jnp.float32), value
 
     return jax.lax.scan(step, jnp.float32(0), numbers, unroll=True)[1]

@@ -1,4 +1,4 @@
-"""Finite differences of the input gradient: the scores that the authors' scripts store and the paper prints."""
+"""Finite differences of the input gradient: the scores of the authors' code and of the formula in the paper."""
 
 from collections.abc import Callable
 
@@ -15,13 +15,13 @@ def fd_norm(
     keys: Keys, loss: LossFn, variables: Variables, x: Inputs, y: Labels,
     *, probes: int = 10, step: float = 1e-3, chunk: int | None = None, precision: str = "highest",
 ) -> Estimate:  # fmt: skip
-    """The released curvature score, mean over v of ||g(x + h v) - g(x)||_2 with g = dL/dx and v Rademacher.
+    """The score of the authors' code, mean over v of ||g(x + h v) - g(x)||_2 with g = dL/dx and v Rademacher.
 
     About h sqrt(tr(H^2)) on smooth networks, where fd_norm / h tends to `hv_norm`. On ReLU networks it also sees the
     kinks between x and x + h v, which no derivative sees and which carry the label: it reproduces the published
     ranking, the traces do not. The paper (arXiv 2307.05831) prints the square: `fd_sqnorm`. On ReLU networks near
-    interpolation averages over the epochs of a run rank far better than the last epoch; with GELU the last epoch was as
-    good (.945 against .936). Zero where the gradient does not change, as for a linear loss.
+    interpolation, averages over the epochs of a run rank far better than the last epoch; with GELU the last epoch was
+    as good (.945 against .936). Zero where the gradient does not change, as for a linear loss.
 
     Cost 2 + 2n forwards: the gradient at x is computed once. Doubling the loss doubles the score. Arguments and errors:
     see `subspace_jax.core.curvature`.
@@ -80,7 +80,7 @@ def _average(measure: Callable, keys, loss, variables, x, y, *, probes, step, ch
 
 
 def _at_least_float32(variables: Variables) -> Variables:
-    """Fewer bits round a step of 1e-3 away, where a network computes in the number format of its parameters."""
+    """16-bit parameters as float32: a network that computes in their format would round a step of 1e-3 away."""
 
     def widen(leaf):
         dtype = getattr(leaf, "dtype", None)

@@ -42,10 +42,10 @@ def ggn_probe(
 ) -> Estimate:
     """Unbiased estimate of `ggn_exact` for many classes: mean of ||J'R u||^2 over Rademacher u in R^C; 1 + n forwards.
 
-    About 20 % error a sample at n = 10, like `hutchinson`; never negative. With n >= C take `ggn_exact`.
+    About 20 % error per sample at n = 10, like `hutchinson`; never negative. With n >= C take `ggn_exact`.
 
     Raises:
-      ValueError: x not floating, logits not (b, C), keys not one a sample, probes < 1.
+      ValueError: x not floating, logits not (b, C), keys not one per sample, probes < 1.
     """
     check_inputs(x)
     check_probes(keys, x, probes, None)
@@ -77,7 +77,7 @@ def _basis(k: int | Array, classes: int) -> Float[Array, "1 classes"]:
 
 
 def _rows(apply: ApplyFn, variables: Variables, x: Inputs) -> tuple[Callable, int]:
-    """The function u (b or 1, C) -> J'R u (b, *d), off one forward, and C."""
+    """The function u (b or 1, C) -> J'R u (b, *d), from one forward pass, and C."""
     check_inputs(x)
     (count,) = samples(x)
 

@@ -26,9 +26,9 @@ def hutchinson(
 ) -> Estimate:  # fmt: skip
     """Mean over v of v'Hv, v Rademacher: an unbiased estimate of tr(H), exact at one probe where H is diagonal.
 
-    Variance 2 (||H||_F^2 - sum_j H_jj^2) / n, about 20 % a sample at n = 10; may be negative. Forward over forward,
+    Variance 2 (||H||_F^2 - sum_j H_jj^2) / n, about 20 % per sample at n = 10; may be negative. Forward over forward,
     nothing is stored for a backward pass: 1 + n forwards on piecewise-linear networks, where the second derivative
-    lives in the loss alone, 1 + 2n on smooth ones. `ggn_exact` gives the former without variance for 1 + C.
+    lives in the loss alone, 1 + 2n on smooth ones. On the former `ggn_exact` has no variance, for 1 + C.
 
     Arguments and errors: see `subspace_jax.core.curvature`.
     """

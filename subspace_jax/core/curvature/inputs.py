@@ -1,4 +1,4 @@
-"""What is differentiated: one array of floats (b, *d), or a tree of such arrays, as an image and its coordinates.
+"""What is differentiated: one array of floats (b, *d), or a tree of them, such as an image and its coordinates.
 
 A tree counts as one vector: all entries of a sample, leaf after leaf. It has one norm, one Hessian and one random
 direction.

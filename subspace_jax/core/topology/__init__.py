@@ -1,4 +1,4 @@
-"""Who hears whom, with what weight, and as which permutations: the graph that agents average their models over.
+"""The graph over which agents average their models: adjacency, mixing weights, decomposition into permutations.
 
 An adjacency A is boolean (N, N), A[i, j] where agent i RECEIVES from agent j, without self-loops. A mixing matrix W is
 float64 (N, N), W[i, j] the weight at i of what j sent, W[i, i] of i's own; or a stack (T, N, N) for a graph that

@@ -1,4 +1,4 @@
-"""Graphs by construction, by name, and from networkx."""
+"""Graphs by construction, by name, and from networkx. "Agent i hears j" means that i receives from j: A[i, j]."""
 
 import math
 import warnings
@@ -41,7 +41,7 @@ def chain(n: int) -> Bool[np.ndarray, "n n"]:
 
 
 def star(n: int) -> Bool[np.ndarray, "n n"]:
-    """Agent 0 and everybody else."""
+    """Edges between agent 0 and every other agent."""
     _check_size(n)
     return undirected(n, [(0, i) for i in range(1, n)])
 
@@ -67,14 +67,14 @@ def torus(n: int) -> Bool[np.ndarray, "n n"]:
 def one_peer_exponential(n: int) -> Float[np.ndarray, "steps n n"]:
     """Mixing matrices of the one-peer exponential graph: in step t agent i averages itself with i - 2^(t mod T).
 
-    One message an agent and step. For n a power of two T = log2(n) steps average EXACTLY: the product is 11' / n.
+    One message per agent and step. For n a power of two T = log2(n) steps average EXACTLY: the product is 11' / n.
     Ying et al., "Exponential graph is provably efficient for decentralized deep training", NeurIPS 2021.
 
     Returns:
       (T, n, n), T = ceil(log2(n)).
 
     Warns:
-      UserWarning: n is no power of two; T steps then bring agents closer and no more.
+      UserWarning: n is no power of two; T steps then average only approximately.
     """
     if n & (n - 1):
         warnings.warn(
@@ -86,8 +86,8 @@ def one_peer_exponential(n: int) -> Float[np.ndarray, "steps n n"]:
 def from_networkx(graph: Any) -> Bool[np.ndarray, "n n"]:
     """The adjacency of a networkx graph; agents in the order of `graph.nodes`.
 
-    An edge u -> v of a directed graph means that v receives from u. Edge weights and parallel edges count as one edge,
-    self-loops as none: an agent always keeps its own.
+    An edge u -> v of a directed graph means that v receives from u. Edge weights are ignored, parallel edges count
+    once and self-loops not at all: an agent always averages its own model in.
     """
     number = {node: i for i, node in enumerate(graph.nodes)}
     adjacency = np.zeros((len(number), len(number)), bool)

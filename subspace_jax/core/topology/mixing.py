@@ -5,7 +5,7 @@ import numpy as np
 from subspace_jax.typing import Array, Bool, Float, Num, Shaped
 
 TOLERANCE = 1e-8  # of a row or column sum: far above float64 rounding, far below any weight of a graph
-Matrix = Num[Array | np.ndarray, "..."]  # shapes are refused by name here, not by the type
+Matrix = Num[Array | np.ndarray, "..."]  # shapes are checked by our own error messages, not by the type
 
 
 def metropolis_hastings(adjacency: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, "n n"]:
@@ -25,18 +25,18 @@ def metropolis_hastings(adjacency: Shaped[np.ndarray, "..."]) -> Float[np.ndarra
 
 
 def uniform(adjacency: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, "n n"]:
-    """Every agent averages itself and all it hears alike: w_ij = 1 / (1 + in-degree of i). Directed graphs too.
+    """Equal weights of an agent and all it hears: w_ij = 1 / (1 + in-degree of i). Directed graphs too.
 
     Raises:
-      ValueError: no square matrix, a self-loop, or weights that are not doubly stochastic: every agent has to hear, and
-        to be heard by, equally many.
+      ValueError: no square matrix, a self-loop, or weights that are not doubly stochastic; they are where all in- and
+        out-degrees are equal.
     """
     adjacency = _adjacency(adjacency)
     return check_weights((adjacency + np.eye(len(adjacency))) / (1.0 + adjacency.sum(1))[:, None])
 
 
 def spectral_radius(W: Matrix) -> float:
-    """Second largest |eigenvalue| rho of W (N, N): a gossip round shrinks what agents disagree about by this factor.
+    """Second largest |eigenvalue| rho of W (N, N): a gossip round shrinks the disagreement of agents by it.
 
     0 averages exactly in one round (and for a single agent); 1 never does: the graph is disconnected, or W is a plain
     permutation. For a stack take that of the product of its matrices.
@@ -54,9 +54,7 @@ def spectral_gap(W: Matrix) -> float:
 
 
 def components(adjacency: Shaped[np.ndarray, "..."]) -> int:
-    """Number of parts of the graph in which everybody reaches everybody along the edges; 1 where it is connected.
-
-    In a directed graph these are the strongly connected parts.
+    """Number of connected components, strongly connected ones in a directed graph; 1 where the graph is connected.
 
     Raises:
       ValueError: no square matrix, a self-loop.
@@ -76,18 +74,18 @@ def check_weights(
     connected: bool = False,
     columns_only: bool = False,
 ) -> Float[np.ndarray, "*steps n n"]:
-    """W as float64, if it keeps the mean: nothing negative, every row and column sums to 1 within 1e-8.
+    """W as float64, checked to keep the mean: no negative entry, every row and column sums to 1 within 1e-8.
 
     Args:
       W: (N, N), or a stack (T, N, N): every matrix of it is checked.
-      agents: the N that is asked for; any when None.
+      agents: the required N; any when None.
       symmetric: every edge needs its reverse (in the same step), as methods that send gradients back do. The two
         weights may differ.
       connected: every agent needs to reach every other, in a stack over all of its steps together.
-      columns_only: rows may sum to anything; push-sum repairs that, its columns alone sum to 1.
+      columns_only: rows may have any sum, as in push-sum, which corrects for it.
 
     Raises:
-      ValueError: what of this does not hold, with the place and the number.
+      ValueError: the condition that does not hold, with the place and the number.
     """
     w = np.asarray(W, np.float64)
     if w.ndim not in (2, 3) or w.shape[-2] != w.shape[-1] or not w.size:
@@ -130,7 +128,7 @@ def _at(step: list[np.intp]) -> str:
 
 
 def square(matrix: Shaped[Array | np.ndarray, "..."]) -> np.ndarray:
-    """One matrix (N, N) as NumPy, or the sentence that says what came instead."""
+    """One matrix (N, N) as NumPy; ValueError, with the shape, for anything else."""
     matrix = np.asarray(matrix)
     if matrix.ndim != 2 or len(matrix) != matrix.shape[1] or not len(matrix):
         raise ValueError(f"one square matrix (N, N) is needed, got {matrix.shape}; of a stack take each by itself.")

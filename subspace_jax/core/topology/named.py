@@ -16,7 +16,7 @@ DYCK = (5, -5, 13, -13) * 8  # LCF notation: agent i of the ring also hears agen
 
 
 def petersen() -> Bool[np.ndarray, "10 10"]:
-    """The Petersen graph: an outer ring 0..4, an inner star 5..9, five spokes; 3 neighbours each, any two within 2."""
+    """The Petersen graph: an outer ring 0..4, an inner star 5..9, five spokes; 3 neighbours each, diameter 2."""
     pairs = [pair for i in range(5) for pair in ((i, (i + 1) % 5), (i, i + 5), (i + 5, (i + 2) % 5 + 5))]
     return undirected(10, pairs)
 

@@ -19,7 +19,7 @@ class Permutations(NamedTuple):
     Attributes:
       diagonal: (N,), what an agent keeps of its own.
       sources: K full permutations as static tuples; sources[k][i] == i where agent i receives nothing.
-      weights: (K, N), W[i, sources[k][i]]; 0 where nothing is received, or where a message only fills a permutation up.
+      weights: (K, N), W[i, sources[k][i]]; 0 where nothing is received, or a message only completes a permutation.
     """
 
     diagonal: Float[np.ndarray, " n"]
@@ -30,17 +30,17 @@ class Permutations(NamedTuple):
 def permutations(W: Matrix) -> Permutations:
     """The permutation form of one mixing matrix W (N, N); each edge is in exactly one permutation.
 
-    - A circulant graph (rings, full, exponential) gives one shift a neighbour.
+    - A circulant graph (rings, full, exponential) gives one cyclic shift per neighbour.
     - Any other graph whose edges all have their reverse is edge-coloured (Misra and Gries, 1992) into involutions, in
       which two neighbours swap and agents without a partner rest: as many as the largest degree, or one more; never
       one more where the graph has no odd cycle (chain, star, even torus).
     - Any other directed graph gives as many permutations as its largest in- or out-degree (Konig): where some agents
       have nobody to send to, messages of weight 0 make the permutation full.
 
-    The values of W are free: push-sum's, where only columns sum to 1, are welcome.
+    W may have any values, such as those of push-sum, where only columns sum to 1.
 
     Raises:
-      ValueError: no square matrix; a stack (T, N, N) has one form a step.
+      ValueError: no square matrix; a stack (T, N, N) has one form per step.
     """
     w = square(W).astype(np.float64)
     support = (w != 0) & ~np.eye(len(w), dtype=bool)
@@ -69,7 +69,7 @@ def dense(form: Permutations) -> Float[np.ndarray, "n n"]:
 
 
 def _completed(heard: Int[np.ndarray, " n"]) -> Source:
-    """A permutation from a matching (FREE: hears nobody): agents without any part in it rest, open ends are joined."""
+    """A permutation from a matching (FREE: hears nobody): agents that are not in it rest, ends of paths are joined."""
     source = heard.copy()
     silent, unheard = np.flatnonzero(heard == FREE), np.setdiff1d(np.arange(len(heard)), heard)
     resting = np.intersect1d(silent, unheard)
@@ -82,9 +82,9 @@ def _completed(heard: Int[np.ndarray, " n"]) -> Source:
 
 
 def _swaps(support: Bool[np.ndarray, "n n"]) -> Int[np.ndarray, "k n"]:
-    """Proper edge colouring of an undirected graph: a swap along one path where that will do, as Konig, else by a fan.
+    """Proper edge colouring of an undirected graph: by a swap along one path (Konig), else by a fan.
 
-    It always does where there is no odd cycle, hence the exact count there.
+    The path always suffices where there is no odd cycle, hence the exact count there.
     """
     mate = _uncoloured(len(support), support.sum(1).max() + 1)
     for u, v in np.argwhere(np.triu(support)).tolist():

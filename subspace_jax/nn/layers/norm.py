@@ -1,4 +1,4 @@
-"""Norms that Flax does not have: of the minibatch alone, and EvoNorms, which need no batch and hold the activation."""
+"""Norms that Flax does not have: minibatch norm, and EvoNorms, which need no batch and include the activation."""
 
 import math
 
@@ -10,10 +10,10 @@ from subspace_jax.nn.layers.quantized import Observed, coarse_gradient, on_own_r
 
 
 class MinibatchNorm(nn.Module):
-    """Batch normalisation with the batch's own statistics in training AND at test: it keeps none.
+    """Batch normalisation with the batch's own statistics in training AND at test: no running ones.
 
-    Nothing of earlier tasks can drift, and a sample's output depends on its batch: test with a fixed batch, and record
-    it with the result.
+    No statistics of earlier tasks can drift, but a sample's output depends on its batch: test with a fixed batch, and
+    record it with the result.
     """
 
     epsilon: float = 1e-5
@@ -33,14 +33,14 @@ class MinibatchNorm(nn.Module):
 
 
 class EvoNorm(nn.Module):
-    """EvoNorm-S0 (Liu et al. 2020): norm and activation in one, of each sample alone, and nothing is kept.
+    """EvoNorm-S0 (Liu et al. 2020): norm and activation in one, per sample, without running statistics.
 
     y = x sigmoid(v x) / sqrt(var + epsilon) * scale + bias, with the biased variance of a sample's values in one group
     of channels, at all positions; v, scale and bias one a channel, 1, 1 and 0 at first.
 
     Attributes:
       groups: of channels; at least two values a group.
-      hard: x clip(x / 6 + 1/2, 0, 1) above the root and no v, as the code of Aketi et al. 2022 (NGC) has it.
+      hard: numerator x clip(x / 6 + 1/2, 0, 1), without v, as the code of Aketi et al. 2022 (NGC) has it.
       gain: the initial scale.
 
     Raises:
@@ -65,7 +65,7 @@ class EvoNorm(nn.Module):
 
 
 class RangeEvoNorm(nn.Module):
-    """Range-EvoNorm (Aketi et al. 2022): an EvoNorm for integers, with a range in the place of the deviation.
+    """Range-EvoNorm (Aketi et al. 2022): an EvoNorm for low precision, with a range instead of the deviation.
 
     y = x hardsigmoid(v x) / (R C(n) + epsilon) * scale + bias. R is the mean of the maxima less the mean of the minima
     of the `chunks` equal pieces, of n values each, into which the values of a sample's group are cut, channel by
@@ -116,9 +116,9 @@ class RangeEvoNorm(nn.Module):
 
 
 def range_factor(n: int) -> float:
-    """C(n) = 0.175 (1 + sqrt(pi ln 4)) / sqrt(2 ln n), by which the range of n normal values gives their deviation.
+    """C(n) = 0.175 (1 + sqrt(pi ln 4)) / sqrt(2 ln n), estimating a deviation by range * C(n).
 
-    About 0.88 (n = 64), 0.92 (256), 0.94 (1024) of it (Banner et al. 2018); n is at least 2.
+    For n normal values about 0.88 (n = 64), 0.92 (256), 0.94 (1024) of theirs (Banner et al. 2018); n is at least 2.
     """
     return 0.5 * 0.35 * (1 + math.sqrt(math.pi * math.log(4))) / math.sqrt(2 * math.log(n))
 

@@ -1,9 +1,9 @@
-"""Layers in few bits: inputs, parameters and the cotangents that travel back lie on grids of 2^bits values.
+"""Low-precision layers: inputs, parameters and backward cotangents lie on grids of 2^bits values.
 
 A low-precision network is simulated in float32, with a master copy of the parameters in float32 (Aketi et al. 2022,
 after Banner et al. 2018). A layer trains where its collection `batch_stats` is mutable, as `Model.train_apply` has it:
-then its ranges are those of the batch, its observers move, and its cotangent is rounded with a key of its own.
-Elsewhere the running ranges hold and nothing is random.
+then its ranges are those of the batch, its observers are updated, and its cotangent is rounded with a key of its own.
+Otherwise the running ranges are used and nothing is random.
 """
 
 import functools
@@ -26,11 +26,11 @@ from subspace_jax.core.quantize import (
 
 
 class Observed(nn.Module):
-    """An activation on the grid of its range.
+    """An activation quantised on its observed range.
 
-    In training [lo, hi] are the means over the batch of each sample's minimum and maximum (outliers clip), and the
+    In training [lo, hi] are the batch means of each sample's minimum and maximum (outliers are clipped), and the
     running range <- 0.1 running + 0.9 [lo, hi]; inference takes the running range. It starts as [0, 0] and is kept in
-    batch_stats. Under `jit` a range that is still [0, 0] cannot be refused: that of the batch at hand stands in.
+    batch_stats. Under `jit` a range that is still [0, 0] cannot be refused: that of the current batch is used.
 
     Attributes:
       bits: of the grid; None gives the input itself.

@@ -1,7 +1,7 @@
 """Checkpoints {variables, state, config}: a run resumes from them bit for bit, any experiment loads the model.
 
-`variables` is what `Model.apply` takes, `state` the rest of the training state and everything that was accumulated,
-`config` plain JSON: enough to rebuild the model, its inputs' scale, its labels and its training.
+`variables` is what `Model.apply` takes, `state` the rest of the training state and the carries of the hooks, `config`
+plain JSON: enough to rebuild the model, the scaling of its inputs, its labels and its training.
 
 The library that writes them loads when the first of these functions is used.
 """

@@ -1,7 +1,7 @@
-"""Folders of checkpoints, one sub-folder an epoch; which of them are whole, and what to do where none can be written.
+"""Folders of checkpoints, one sub-folder per epoch: which are complete, and helpful errors for failed writes.
 
-Orbax writes a checkpoint beside its place and renames it, so an interrupted save leaves nothing under an epoch's name;
-what is there and not whole was copied by halves, emptied or cut by somebody else.
+Orbax writes a checkpoint to a temporary folder and renames it, so an interrupted save leaves no folder with an epoch's
+name; an incomplete one was damaged later, for example by a partial copy.
 """
 
 import contextlib
@@ -26,18 +26,18 @@ REMEDIES = {
 
 
 class NotSavedError(OSError):
-    """A checkpoint could not be written; those before it are whole."""
+    """A checkpoint could not be written; earlier ones are intact."""
 
 
 class Manager(ocp.CheckpointManager):
-    """Orbax' manager of one folder of checkpoints; a failed write is a `NotSavedError` that tells how to go on."""
+    """Orbax' manager of one folder of checkpoints; a failed write raises `NotSavedError` with advice."""
 
     def __init__(self, directory: pathlib.Path, options: ocp.CheckpointManagerOptions):
         logging.getLogger("absl").addFilter(_is_told_once)
         super().__init__(directory, options=options)
 
     def save(self, *args: Any, **kwargs: Any) -> bool:
-        """As Orbax: in the background, so that an error of writing may come with the next call or when it is closed."""
+        """As Orbax: asynchronous, so a write error may be raised by the next call or when the manager is closed."""
         with _writing(pathlib.Path(self.directory)):
             return super().save(*args, **kwargs)
 
@@ -50,13 +50,13 @@ class Manager(ocp.CheckpointManager):
 def manager(
     directory: str | pathlib.Path, *, keep: int | None = 1, keep_every: int | None = None, best: str | None = None
 ) -> Manager:
-    """Open a folder of checkpoints, one per epoch, to write them or to continue.
+    """Open a folder of checkpoints, one per epoch, for writing or for resuming a run.
 
     Args:
-      directory: made when missing; what an interrupted save left there is ignored, and an epoch's folder that lacks a
+      directory: created if missing; leftovers of an interrupted save are ignored, and an epoch's folder that lacks a
         part is renamed to `<epoch>.incomplete`, with a warning.
       keep: newest (or best) checkpoints to keep; all when None.
-      keep_every: also keep epochs that are multiples of this for good (1: all, to score them later).
+      keep_every: never delete epochs that are multiples of this (1: all, to score them later).
       best: name of a metric given to `save`; the `keep` highest are then kept instead of the newest.
     """
     directory = pathlib.Path(directory).resolve()
@@ -71,7 +71,7 @@ def manager(
 
 
 def reader(directory: pathlib.Path) -> Manager:
-    """Open a folder of checkpoints that is left as it is."""
+    """Open a folder of checkpoints for reading; nothing in it is changed."""
     return Manager(directory.resolve(), ocp.CheckpointManagerOptions(create=False))
 
 
@@ -86,7 +86,7 @@ def lacking(folder: pathlib.Path) -> list[str]:
 
 
 def listed(parts: list[str]) -> str:
-    """In words."""
+    """The parts as text: 'a, b and c'."""
     return " and ".join([", ".join(parts[:-1])] * (len(parts) > 1) + parts[-1:])
 
 
@@ -96,7 +96,7 @@ def _numbered(directory: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _set_aside(directory: pathlib.Path) -> None:
-    """Otherwise Orbax would count it as the newest, and delete a whole one to keep it."""
+    """Rename incomplete epochs: Orbax would count them as checkpoints, and delete complete ones to keep them."""
     for folder in _numbered(directory):
         if parts := lacking(folder):
             names = (folder.with_name(f"{folder.name}.incomplete{i or ''}") for i in itertools.count())
@@ -108,7 +108,7 @@ def _set_aside(directory: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _writing(directory: pathlib.Path) -> Iterator[None]:
-    """Say where, why and how to go on; errors that are none of the file system pass unchanged."""
+    """Turn file system errors into `NotSavedError`, with place, cause and remedy; others pass unchanged."""
     try:
         yield
     except NotSavedError:
@@ -127,12 +127,12 @@ def _writing(directory: pathlib.Path) -> Iterator[None]:
 
 
 def _is_told_once(record: logging.LogRecord) -> bool:
-    """Orbax' threads log the tracebacks of what they raise, page-long; it is raised to the caller all the same."""
+    """Log filter: drop the long tracebacks that Orbax' threads log, since the errors are raised to the caller too."""
     return not (record.exc_info and "orbax" in record.pathname)
 
 
 def _code(error: Exception) -> int | None:
-    """The operating system's number of an error, or None where it comes from somewhere else."""
+    """The errno of an error, or None where it is no error of the operating system."""
     if isinstance(error, OSError):
         return error.errno
     if found := re.search(r"os_error_code='(\d+)'", str(error)):

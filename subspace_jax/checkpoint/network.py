@@ -1,4 +1,4 @@
-"""A saved network, rebuilt: the link between the experiments."""
+"""Load a network from a checkpoint, for use in any experiment."""
 
 import json
 import pathlib
@@ -27,14 +27,14 @@ def load_model(
 
     Args:
       path: a run's workdir, its `checkpoints` folder, or one folder of checkpoints.
-      seed: which of several networks of a workdir.
-      epoch: which checkpoint; when None the latest whole one, with a warning where a later one lacks a part.
-      model: the network, needed where `nn.build` does not know config["model"]["name"].
+      seed: which network of a run with several seeds.
+      epoch: which checkpoint; when None the latest complete one, with a warning where a later one lacks a part.
+      model: the network; required where `nn.build` does not know config["model"]["name"].
 
     Raises:
       FileNotFoundError: no checkpoint there.
-      ValueError: an epoch that was not kept, damaged files (the sentence names the newest whole epoch), unknown model
-        name and no `model`, variables of other shapes than the model's, or parameters that are no arrays.
+      ValueError: an epoch that was not kept, damaged files (the message names the newest intact epoch), unknown model
+        name and no `model`, variables of other shapes than the model's, or parameters that are not arrays.
     """
     folder = _folder(path, seed)
     epoch = _latest(folder) if epoch is None else epoch
@@ -78,12 +78,12 @@ def _same(name: str, kwargs: str) -> Model:
 
 
 def epochs(path: str | pathlib.Path, *, seed: int = 0) -> list[int]:
-    """The epochs of which a run kept a whole checkpoint, ascending; arguments and errors as `load_model`."""
+    """The epochs with a complete checkpoint, ascending; arguments and errors as `load_model`."""
     return whole(_folder(path, seed))
 
 
 def seeds(path: str | pathlib.Path) -> list[int]:
-    """The seeds of a run's networks, ascending; of one folder of checkpoints the one its config names."""
+    """The seeds of a run's networks, ascending; for a single folder of checkpoints, the seed in its config."""
     found = _folders(pathlib.Path(path))
     if ITSELF not in found:
         return sorted(found) or [0]
@@ -92,7 +92,7 @@ def seeds(path: str | pathlib.Path) -> list[int]:
 
 
 def _latest(folder: pathlib.Path) -> int:
-    """The newest whole checkpoint, saying so where a newer folder lacks a part."""
+    """The newest complete checkpoint, with a warning where a newer one lacks a part."""
     kept = whole(folder)
     newest = max(int(child.name) for child in folder.iterdir() if child.name.isdigit())
     parts = lacking(folder / str(newest))

@@ -1,4 +1,4 @@
-"""Reading a checkpoint: what Orbax and TensorStore raise on damaged files becomes one sentence with the way out."""
+"""Read checkpoints: errors of Orbax and TensorStore on damaged files become one message that says what to do."""
 
 import contextlib
 import logging
@@ -30,11 +30,11 @@ def read(
 
     Args:
       source: the opened folder.
-      epoch: one that it has.
+      epoch: one of its epochs.
       item: "config", which takes no template, "variables" or "state".
       template: arrays or their shapes.
-      way_out: (damaged epoch, newest whole epoch) -> how to use the latter.
-      owner: whose template it is, for messages.
+      way_out: (damaged epoch, newest intact epoch) -> how to use the latter, for the message.
+      owner: what the template belongs to, for messages.
 
     Raises:
       ValueError: files that hold other shapes than the template, or are cut, altered or missing.
@@ -56,9 +56,9 @@ def read(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what Orbax logs and TensorStore's threads print of damaged files: one sentence says it all.
+    """Suppress what Orbax logs and TensorStore's threads print about damaged files; the raised message says it.
 
-    After a failure the threads go on for a while, so their last words are left out from then on.
+    After a failure the threads run on for a while, so the filter of their errors then stays in place.
     """
     hook, logger = sys.unraisablehook, logging.getLogger("absl")
     level = logger.level
@@ -73,7 +73,7 @@ def _quiet() -> Iterator[None]:
 
 
 class _WithoutLastWords(NamedTuple):
-    """A hook for errors of threads that passes on all but one."""
+    """A `sys.unraisablehook` that ignores "Event loop is closed" and passes on everything else."""
 
     hook: Callable[[Any], Any]
 
@@ -83,10 +83,10 @@ class _WithoutLastWords(NamedTuple):
 
 
 def check_kept(directory: pathlib.Path, epoch: int) -> None:
-    """Refuse an epoch of which there is no whole checkpoint, naming those there are.
+    """Refuse an epoch without a complete checkpoint.
 
     Raises:
-      ValueError: it was never saved, not kept, or lacks a part.
+      ValueError: it was never saved, not kept, or lacks a part; the message lists the available epochs.
     """
     kept = whole(directory)
     if epoch not in kept:
@@ -121,7 +121,7 @@ def _is_whole(source: Manager, epoch: int) -> bool:
 
 
 def _difference(folder: pathlib.Path, template: PyTree) -> str | None:
-    """The first leaf that has another shape in the files, or None where they agree or cannot tell."""
+    """The first leaf whose shape differs in the files, or None where none does or the files cannot be read."""
     try:
         with ocp.StandardCheckpointer() as files:
             saved = files.metadata(folder)
@@ -132,14 +132,14 @@ def _difference(folder: pathlib.Path, template: PyTree) -> str | None:
         return None
     asked = _shapes(template)
     names = [name for name in sorted({*saved, *asked}) if saved.get(name) != asked.get(name)]
-    if not saved or not names:  # nothing is saved without a leaf: they cannot tell
+    if not saved or not names:  # every saved tree has a leaf, so an empty one was not read
         return None
     has, takes = (f"of shape {shapes[names[0]]}" if names[0] in shapes else "absent" for shapes in (saved, asked))
     return f"{names[0]} is {has} in the files and {takes} here"
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    """By path; keys as the numbers that are saved of them."""
+    """Shapes by path; of random keys, the shape of their key data, which is what is saved."""
     found = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         is_key = hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -1,4 +1,4 @@
-"""A run's whole state: saved in the background, restored bit for bit."""
+"""Save the complete state of a run asynchronously, and restore it bit for bit."""
 
 import importlib.metadata
 import pathlib
@@ -37,14 +37,14 @@ def save(
     carries: PyTree = None,
     metrics: dict[str, float] | None = None,
 ) -> None:
-    """Write one checkpoint in the background: the one before stays whole until this one is.
+    """Write one checkpoint asynchronously; the previous one stays intact until this one is complete.
 
-    Several processes save together, never one alone; what each has whole the first one writes.
+    Several processes must call this together; arrays that each holds in full are written by the first.
 
     Raises:
-      ValueError: parameters, state or carries with leaves that are no arrays.
-      NotSavedError: a full disk or a folder that cannot be written; it may come with a later call, as this one returns
-        before everything is written.
+      ValueError: parameters, state or carries with leaves that are not arrays.
+      NotSavedError: a full disk or a folder that cannot be written; possibly raised by a later call, since this one
+        returns before everything is written.
     """
     items = {
         "variables": ocp.args.StandardSave(_saved(variables(state))),
@@ -61,9 +61,9 @@ def restore(
 
     Args:
       source: from `manager`.
-      state: a fresh state of the same run; only its shapes are used.
+      state: the initial state of the same run; only its shapes are used.
       carries: the carries of the same run before its first epoch; only their shapes are used.
-      epoch: another checkpoint than the latest.
+      epoch: which checkpoint; the latest complete one when None.
 
     Raises:
       ValueError: an epoch that was not kept, damaged files, or a state of other shapes than the saved one.
@@ -101,7 +101,7 @@ def _saved(tree: PyTree) -> PyTree:
 
 
 def _on_host(tree: PyTree) -> PyTree:
-    """NumPy for what each of several processes has whole, keys as their data: Orbax refuses arrays of one process."""
+    """With several processes, process-local arrays as NumPy (keys as key data), since Orbax refuses them."""
     if jax.process_count() == 1:
         return tree
 
@@ -128,7 +128,7 @@ def resumable_fit(
 ) -> tuple[TrainState, dict[str, PyTree]]:
     """`training.fit` from the latest checkpoint in `directory`, saving every `save_every` epochs and the last.
 
-    Killed at any moment and called again, it ends with the same state and carries, bit for bit on the same devices.
+    Killed at any moment and called again, it returns the same final state and carries, bit for bit on the same devices.
     """
     start, carries = 0, None
     with manager(directory, keep_every=keep_every) as to:

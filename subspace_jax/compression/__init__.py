@@ -1,4 +1,4 @@
-"""How much of each layer does the network use? The utilized rank, smaller networks, and the baselines."""
+"""How much of each layer does a network use? Utilized rank, factorised networks, and baselines."""
 
 from subspace_jax.compression import baselines, eigenpairs, factorised, utilized_rank
 

@@ -1,9 +1,9 @@
-"""What utilized rank is compared with, at the same ranks: other kernels K' for K (m, n), one layer at a time.
+"""Baselines of utilized rank, at the same ranks: other kernels K' for K (m, n), one layer at a time.
 
 With inputs X and G = X'X, the loss ||X K - X K'|| of any rank-r kernel is at least the tail of the spectrum of X K
-(Eckart-Young). `output_only` and `whitened_svd` reach it; `plain_svd` and `input_only` do not. `random_subspaces` tells
-what the data are worth, `magnitude_pruning` spends the same parameters on whole columns. Solved in float64 and written
-in the dtype of the parameters. `ranks` is {path: r}, as `utilized_rank.ranks` gives; a rank beyond min(m, n), or beyond
+(Eckart-Young). `output_only` and `whitened_svd` reach it; `plain_svd` and `input_only` do not. `random_subspaces`
+is the control without data, `magnitude_pruning` keeps whole columns at the same budget. Solved in float64 and written
+in the dtype of the parameters. `ranks` is {path: r}, as `utilized_rank.ranks` gives; a rank above min(m, n), or above
 that of the data, keeps all there is. `moments` are of the layer inputs, or their `spectra`.
 """
 
@@ -20,7 +20,7 @@ from subspace_jax.typing import Array, Key, Params
 
 
 def plain_svd(table: capture.Layers, params: Params, *, ranks: Mapping[str, int]) -> Params:
-    """K' = U_r S_r V_r', the nearest kernel of rank r: no data. ValueError for a rank below 1 or no such layer."""
+    """K' = U_r S_r V_r', the nearest kernel of rank r, without data. ValueError for a rank below 1 or no such layer."""
     return _edit(table, params, ranks, lambda path, kernel, rank: _truncated(kernel, rank))
 
 
@@ -53,7 +53,7 @@ def output_only(table: capture.Layers, params: Params, moments: Measured, *, ran
 def whitened_svd(table: capture.Layers, params: Params, moments: Measured, *, ranks: Mapping[str, int]) -> Params:
     """K' = L^+ (L K)_r with L'L = G, the truncated SVD of whitened inputs: optimal too, and zero outside their span.
 
-    L is the root of G by its eigenpairs, so that inputs that do not fill their space are no special case.
+    L is the square root of G from its eigenpairs, which also covers a singular G.
 
     Raises:
       ValueError: a rank below 1, and as `spectra`.
@@ -71,7 +71,7 @@ def whitened_svd(table: capture.Layers, params: Params, moments: Measured, *, ra
 
 
 def random_subspaces(key: Key[Array, ""], table: capture.Layers, params: Params, *, ranks: Mapping[str, int]) -> Params:
-    """K' = P K Q with uniformly random projectors of rank r where utilized rank has P_S and P_T: must collapse.
+    """K' = P K Q with uniformly random projectors of rank r in place of P_S and P_T: accuracy should collapse.
 
     Args:
       key: folded by the path of each layer.
@@ -95,10 +95,10 @@ def random_subspaces(key: Key[Array, ""], table: capture.Layers, params: Params,
 
 
 def magnitude_pruning(table: capture.Layers, params: Params, *, ranks: Mapping[str, int]) -> Params:
-    """The columns of K (neurons, filters) of largest norm stay, the others are zero: no data.
+    """Keep the columns of K (neurons, filters) of largest norm, set the others to zero; needs no data.
 
-    As many stay as two factors of rank r have parameters, c = r (m + n) / m, all n of them where factors would not pay.
-    What the next layer saves is not counted. Of the head the columns are classes: leave it out of `ranks`.
+    It keeps c = min(n, floor(r (m + n) / m)) columns, as many parameters as two factors of rank r. Savings in the next
+    layer are not counted. The columns of the head are classes: leave it out of `ranks`.
 
     Raises:
       ValueError: a rank below 1 or no such layer.

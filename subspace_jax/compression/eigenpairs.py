@@ -1,7 +1,7 @@
-"""Eigenpairs of what a layer reads and gives: solved once, then cut at any energy or any rank.
+"""Eigenpairs of the Grams of a layer's inputs and outputs: solved once, then truncated at any energy or rank.
 
 Everything that this package does to a kernel K (m, n) starts from the Grams of its inputs, G = X'X, and of its outputs
-before the bias, K'GK. They are solved in float64 on the device, whatever `jax_enable_x64` says, and kept as NumPy.
+before the bias, K'GK. They are decomposed in float64 on the device, whatever `jax_enable_x64` says, and kept as NumPy.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ from subspace_jax.typing import Float, Int, Params
 
 
 class Spectrum(NamedTuple):
-    """Eigenpairs of one Gram by falling energy; those that are noise in float64 are zero.
+    """Eigenpairs of one Gram in descending order; those at the level of float64 rounding are zero.
 
     Attributes:
       basis: orthonormal columns, (..., d, d).
@@ -29,12 +29,12 @@ class Spectrum(NamedTuple):
 
 
 class Spectra(NamedTuple):
-    """Of one layer; leading axes are those of its kernel: the length of a scan, then groups.
+    """Spectra of one layer; leading axes are those of its kernel: the length of a scan, then groups.
 
     Attributes:
       inputs: of X'X, d = m.
       outputs: of (X K)'(X K), d = n.
-      dtype: in which the Gram was summed: what it can see.
+      dtype: in which the Gram was summed, which limits its precision.
     """
 
     inputs: Spectrum
@@ -50,18 +50,18 @@ def spectra(
 ) -> dict[str, Spectra]:
     """Eigenpairs of the inputs and outputs of each layer: one solve for all layers that read the same rows.
 
-    Every function of this package takes `moments` or what this gives: give this where several of them follow. It holds
-    for these parameters: after an edit, measure again.
+    Every function of this package takes `moments` or this result, which saves repeated solves. It is valid for these
+    parameters only: after an edit, collect moments again.
 
     Args:
       table: of the function that reads the parameters.
       params: its parameters.
-      moments: of the inputs of the layers; 20 rows a feature are a good number. Spectra stay as they are.
+      moments: of the inputs of the layers; about 20 rows per feature are recommended. Spectra are returned unchanged.
       layers: paths of the layers to solve; all of the moments when None.
 
     Raises:
       ValueError: moments or kernels that are not finite; fewer rows than features; a layer that is not in the table or
-        the moments, without output energy, or of queries, keys and values in one kernel.
+        the moments, whose outputs are all zero, or that packs queries, keys and values in one kernel.
     """
     paths = list(moments if layers is None else layers)
     for path in paths:
@@ -80,7 +80,7 @@ def spectra(
 
 
 def rank_at(spectrum: Spectrum, energy: float) -> Int[np.ndarray, "*lead"]:
-    """Dimensions of the smallest leading space with the share `energy`, by the rule of `subspace.from_gram`."""
+    """Dimension of the smallest leading subspace that keeps the share `energy`, by the rule of `subspace.from_gram`."""
     checks.check_finite("energies", spectrum.energies)
     values = spectrum.energies
     before = np.cumsum(values, -1) - values
@@ -99,7 +99,7 @@ def leading(spectrum: Spectrum, rank: int | Int[np.ndarray, "*lead"]) -> Float[n
 def effective_rank(energies: Float[np.ndarray, "*lead d"]) -> Float[np.ndarray, "*lead"]:
     """exp(-sum p ln p) of the shares p of the energies: d for equal ones, 1 for one direction, 0 for no energy.
 
-    A few channels with massive activations bring it and the count at a given energy near 1: then search the energy.
+    A few channels with massive activations bring it, and the rank at a given energy, near 1: then use `search_energy`.
     """
     checks.check_finite("energies", energies)
     total = energies.sum(-1, keepdims=True)
@@ -109,7 +109,7 @@ def effective_rank(energies: Float[np.ndarray, "*lead d"]) -> Float[np.ndarray, 
 
 
 def _check(table: capture.Layers, moments: Measured, path: str) -> None:
-    """Refuse what would give a number that means nothing."""
+    """Refuse layers and moments whose rank would be meaningless."""
     if path not in table or path not in moments:
         there = ", ".join(name for name in table if name in moments)
         raise ValueError(f"no layer {path!r} in the table and the moments; there are {there or 'none'}.")

@@ -1,4 +1,4 @@
-"""Factorised networks as models: trained, fine-tuned, evaluated and loaded like any other."""
+"""Factorised networks as a `Model`, to be trained, evaluated and loaded like any other."""
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -12,16 +12,16 @@ from subspace_jax.typing import Variables
 
 
 def factorised_model(model: Model, ranks: Mapping[str, int]) -> Model:
-    """The network whose layers of these ranks are two thin ones wherever that saves parameters.
+    """The network with each layer in `ranks` replaced by two thin factors where that saves parameters.
 
-    Its variables are {"params": factorised, "batch_stats": ...}, with what `utilized_rank.factorise(table,
-    variables["params"], ...)` gives and the statistics of the dense network: whatever `training` and `checkpoint` do to
-    a model works on it. Its functions are the same objects for all ranks, so that equal shapes compile once.
+    Its variables are {"params": factorised, "batch_stats": ...}: the result of `utilized_rank.factorise(table,
+    variables["params"], ...)` and the statistics of the dense network. It works with `training` and `checkpoint` like
+    any model. Its functions are the same objects for all ranks, so that equal shapes compile once.
 
     Args:
       model: the dense network; its `init` tells the shapes of what is replaced.
-      ranks: {path of a layer: rank}. Only `init` reads them: it factorises a fresh dense network, to train one from
-        scratch, and for the shapes with which a checkpoint is restored.
+      ranks: {path of a layer: rank}. Only `init` reads them: it factorises a fresh dense network, for training from
+        scratch and for the shapes to restore a checkpoint.
     """
 
     def init(key: Any, x: Any) -> Variables:

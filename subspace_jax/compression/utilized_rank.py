@@ -1,4 +1,4 @@
-"""Utilized rank: what a layer K (m, n) does on the data is K' = P_S K P_T, whose rank is far below that of K.
+"""Utilized rank: on the data a layer K (m, n) acts as K' = P_S K P_T, whose rank is often far below that of K.
 
 P_S projects onto the space of the layer's inputs X, P_T onto that of its outputs X K (before the bias); both keep the
 share `energy` (the paper's tau) of the squared singular values, uncentred. Inputs are measured once, by
@@ -17,7 +17,7 @@ moments every function takes what `spectra(table, params, moments)` gives: sever
 (3, 0.75)
 
 Garg, Koguchi, Verma, Ulbricht: "Revealing the Utilized Rank of Subspaces of Learning in Neural Networks", ICML 2024
-workshop ES-FoMo, arXiv 2407.04797. Their threshold and centring were not accessible: those here are this library's.
+workshop ES-FoMo, arXiv 2407.04797. Its threshold and centring were not accessible: those here are this library's.
 """
 
 import math
@@ -32,11 +32,11 @@ from subspace_jax.core import capture
 from subspace_jax.typing import Array, Float, Params
 
 ENERGIES = (0.99999, 0.9999, 0.999, 0.99, 0.97, 0.95, 0.9, 0.8)
-FLOAT32_ENERGY = 1 - 1e-6  # a float32 Gram does not see the shares beyond
+FLOAT32_ENERGY = 1 - 1e-6  # a float32 Gram cannot resolve energies above this
 
 
 class LayerUse(NamedTuple):
-    """What one layer uses; leading axes are those of its kernel: the length of a scan, then groups.
+    """Ranks of one layer; leading axes are those of its kernel: the length of a scan, then groups.
 
     Attributes:
       inputs: k_S, dimensions of the input space, int32 (...).
@@ -71,8 +71,8 @@ def utilization(
       table: of the function that reads the parameters.
       params: its parameters.
       moments: of the inputs of the layers to measure, or their `spectra`.
-      energy: kept share tau in (0, 1]; or {path: share}, which measures these layers only. A number leaves out layers
-        with groups, with a warning that names them: give those by path, each group is then on its own.
+      energy: kept share tau in (0, 1]; or {path: share}, which measures these layers only. A number skips layers
+        with groups, with a warning that names them: give those by path, each group then has its own rank.
 
     Raises:
       ValueError: energy outside (0, 1], or above 1 - 1e-6 with a float32 Gram; and as `spectra`.
@@ -98,19 +98,19 @@ def project(
     *,
     energy: float | Mapping[str, float] = 0.999,
 ) -> Params:
-    """The same network with K' = P_S K P_T for K: dense, of rank at most min(k_S, k_T); all else is the same object.
+    """The parameters with K' = P_S K P_T for K: dense, of rank at most min(k_S, k_T); other leaves are the same.
 
-    Lossless at energy 1 with float64 moments: X P_S = X and X K P_T = X K, so that no output on these rows changes by
-    more than the dtype of the parameters rounds. Below, errors add up from layer to layer: judge the whole network.
+    Lossless at energy 1 with float64 moments: X P_S = X and X K P_T = X K, so that outputs on these rows change
+    only by the rounding of the parameters' dtype. Below 1, errors add up over layers: evaluate the whole network.
 
     Args:
       table: of the function that reads the parameters.
       params: its parameters.
-      moments: of the inputs of the layers to project; without the head's, the head stays.
+      moments: of the inputs of the layers to project; leave out the head's to keep the head.
       energy: as in `utilization`.
 
     Raises:
-      ValueError: as `utilization`; a kernel that something else reads (tied weights).
+      ValueError: as `utilization`; a kernel that is used elsewhere too (tied weights).
     """
     asked = _asked(table, params, moments, energy)
     kernels = capture.kernels(capture.Layers({path: table[path] for path in asked}, ()), params)
@@ -128,15 +128,15 @@ def factorise(
 ) -> dict[str, dict]:
     """The projected network with thin kernels A (m, r), B (r, n) where r (m + n) < m n: never more parameters.
 
-    `capture.run_factorised(fn, params)` runs it, equal to the projected one; it is a pytree to fine-tune
-    (`factorised_model`) and save.
+    `capture.run_factorised(fn, params)` runs it, with the outputs of the projected network. The result is a pytree that
+    can be fine-tuned (`factorised_model`) and saved.
 
     Args:
       table: as in `project`.
       params: as in `project`.
       moments: as in `project`.
       energy: as in `utilization`.
-      multiple: ranks are rounded up to it: 8 or 16 is faster on accelerators.
+      multiple: ranks are rounded up to a multiple of it; 8 or 16 is faster on accelerators.
 
     Raises:
       ValueError: as `project`; a multiple below 1.
@@ -174,19 +174,19 @@ def search_energy(
 ) -> dict[str, float]:
     """Lowest energy per layer, in the order of execution, for which the whole network keeps its score.
 
-    Each layer may cost `max_drop` of the score that the network has with the layers before it projected, so that the
-    drop of the result, which is `project(..., energy=result)`, is at most `max_drop` times the number of layers.
+    Projecting a layer may lower the score by `max_drop`, relative to the network with the earlier layers projected. So
+    the drop of the result, `project(..., energy=result)`, is at most `max_drop` times the number of layers.
 
     Args:
       table: as in `project`.
       params: as in `project`.
       moments: as in `project`.
       score: params -> accuracy as a fraction, on calibration samples, never on test ones.
-      energies: tried from the highest down, until one costs too much; at most one score each per layer.
+      energies: tried in descending order until the score drops too far; at most one call of score each per layer.
       max_drop: at least 0.
 
     Returns:
-      {path: energy}; a layer for which the highest costs too much already is left out.
+      {path: energy}; without layers for which even the highest energy costs too much.
 
     Raises:
       ValueError: no energy, a negative drop, and as `project`.
@@ -212,7 +212,7 @@ def search_energy(
 def _asked(
     table: capture.Layers, params: Params, moments: Measured, energy: float | Mapping[str, float]
 ) -> dict[str, tuple[Spectra, float]]:
-    """The layers that are meant, each solved and with its energy."""
+    """The requested layers, each with its spectra and energy."""
     if isinstance(energy, Mapping):
         chosen = dict(energy)
     else:

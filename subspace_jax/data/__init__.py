@@ -1,4 +1,4 @@
-"""Samples as NumPy arrays, named by position in the original files; their scale, their corruption, their batches."""
+"""Data sets as NumPy arrays, samples identified by position in the original files; scaling, corruption, batches."""
 
 from subspace_jax.data import corrupt, partition
 from subspace_jax.data.batches import epoch_order, padded, prefetch

@@ -1,4 +1,4 @@
-"""Batches of fixed shape: shuffled ones to train on, padded ones to score in order, and their way to the device."""
+"""Batches of fixed shape: shuffled ones for training, padded ones for scoring in order, and prefetching to a device."""
 
 import collections
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +17,7 @@ Padded = tuple[tuple[np.ndarray, ...], np.ndarray]
 def epoch_order(key: Key[Array, ""], epoch: int | Int[Array, ""], n: int, batch: int) -> Int[Array, "steps batch"]:
     """The samples of each step of one epoch: a permutation of n, cut into batches; the last partial one is dropped.
 
-    A pure function of key and epoch, so that a resumed run draws what the uninterrupted one would have drawn. Works
+    A pure function of key and epoch, so that a resumed run sees the same batches as an uninterrupted one. Works
     under `jit` and `vmap` over keys and epochs; n and batch are static.
 
     Returns:
@@ -34,10 +34,10 @@ def epoch_order(key: Key[Array, ""], epoch: int | Int[Array, ""], n: int, batch:
 
 
 def padded(arrays: Sequence[np.ndarray], batch: int) -> Iterator[Padded]:
-    """Every row once, in order, in batches of one shape: one compilation, and no sample is dropped.
+    """Every row once, in order, in batches of one shape, so that a jitted function compiles once; no sample is dropped.
 
     Args:
-      arrays: of the same length n; without rows there are no batches.
+      arrays: of the same length n; n = 0 yields no batch.
       batch: rows per batch; the last is filled up with row 0, so that padding is valid input.
 
     Returns:
@@ -63,12 +63,12 @@ def _filled(arrays: Sequence[np.ndarray], start: int, batch: int) -> Padded:
 
 
 def prefetch(iterator: Iterable[Any], size: int = 2, sharding: jax.sharding.Sharding | None = None) -> Iterator[Any]:
-    """Pytrees of arrays on the device, `size` of them at a time: the next is copied while the first is worked on.
+    """Copy pytrees of arrays to the device ahead of use: the next is copied while the current one is processed.
 
     Args:
       iterator: of pytrees; order is kept, and no more than `size` are drawn ahead.
       size: batches held on the device, the one in use included; 1 copies on demand.
-      sharding: of every array in them; the default device when None.
+      sharding: of every array in the pytrees; the default device when None.
 
     Raises:
       ValueError: size below 1.

@@ -1,6 +1,6 @@
-"""TensorFlow Datasets without TensorFlow: our digits as an array_record builder, and anyone's array_record folder.
+"""TensorFlow Datasets without TensorFlow: a builder for the built-in digits, and a reader of array_record folders.
 
-Only this module imports tensorflow_datasets, and it is imported where such a folder is read. Without TensorFlow,
+Only this module imports tensorflow_datasets, and it is imported only when such a folder is read. Without TensorFlow,
 `as_data_source` reads array_record and nothing else, and arrays are written as Tensor, never as Image.
 """
 
@@ -63,7 +63,7 @@ def digits(split: str) -> dict[str, np.ndarray]:
 
 
 def _prepare(folder: pathlib.Path) -> None:
-    """Write in a folder of our own, then rename: of processes that prepare at once one wins, and none reads half."""
+    """Write to a temporary folder, then rename: safe for concurrent processes, none of which reads a partial folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as own:
         builder = Digits(data_dir=own, file_format="array_record")
@@ -85,7 +85,7 @@ def splits(folder: pathlib.Path) -> list[str]:
 def classes(folder: pathlib.Path) -> Classes | None:
     """All classes of a ClassLabel feature, with the names it gives them; None where labels are only integers."""
     features: Any = tfds.builder_from_directory(folder).info.features
-    label = dict(features.items()).get("label")  # its lack is told by `read`
+    label = dict(features.items()).get("label")  # `read` reports a missing label
     if not isinstance(label, tfds.features.ClassLabel) or not label.num_classes:
         return None
     numbers, names = np.arange(label.num_classes), tuple(label.names)
@@ -95,8 +95,8 @@ def classes(folder: pathlib.Path) -> Classes | None:
 def read(folder: pathlib.Path, split: str) -> dict[str, np.ndarray]:
     """One split of a prepared array_record folder, in the order of the original files.
 
-    tfds shuffles when it writes, so a set is usable only where it stores each sample's original position: an integer
-    `index` or `id`, or an `id` text that ends in the position (`train_00017`, as tfds writes CIFAR).
+    tfds shuffles when it writes, so a data set is usable only if it stores each sample's original position: an integer
+    `index` or `id`, or a string `id` that ends in the position (`train_00017`, as tfds writes CIFAR).
 
     Raises:
       ValueError: another file format, no such split, no `image` or `label`, images of several sizes, no position.

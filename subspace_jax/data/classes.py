@@ -1,4 +1,4 @@
-"""Class numbers 0..k-1 for the labels that files have: texts, numbers with gaps, or 0..k-1 already."""
+"""Class numbers 0..k-1 for the labels found in files: strings, integers with gaps, or 0..k-1 already."""
 
 import warnings
 from typing import NamedTuple
@@ -10,16 +10,16 @@ LISTED = 8  # classes that a message names
 
 
 class Classes(NamedTuple):
-    """What the labels of a set mean."""
+    """The classes of a data set: their labels in the files and their names."""
 
     values: np.ndarray
-    """(k,) ascending: class k is called values[k] in the files."""
+    """(k,) ascending: class number i has the label values[i] in the files."""
     names: tuple[str, ...] | None
-    """(k,) what reports call them; None where they are only the numbers 0..k-1."""
+    """(k,) names for reports; None where the labels are just the numbers 0..k-1."""
 
 
 def classes_of(label: np.ndarray, where: str) -> Classes:
-    """The classes of a set, by its training labels: texts and numbers with gaps in sorted order.
+    """The classes of a data set, from its training labels; strings and integers with gaps are numbered in sorted order.
 
     Raises:
       ValueError: as `plain`.
@@ -31,10 +31,10 @@ def classes_of(label: np.ndarray, where: str) -> Classes:
 
 
 def plain(label: np.ndarray, where: str) -> np.ndarray:
-    """Labels as text or as integers from 0 up, one a sample, or one sentence that says what else they are.
+    """Labels as strings or as integers from 0 up, (n,); anything else is refused with a message that says what it is.
 
     Raises:
-      ValueError: labels that are fractions, one-hot, negative or of another kind.
+      ValueError: labels that are floats, one-hot, negative or of another type.
     """
     if label.ndim == 2 and label.shape[1] > 1:
         raise ValueError(f"{where}: label has shape {label.shape}; one-hot labels become numbers by argmax(axis=1).")
@@ -56,7 +56,7 @@ def plain(label: np.ndarray, where: str) -> np.ndarray:
 
 
 def numbered(label: np.ndarray, known: Classes | None, where: str) -> np.ndarray:
-    """int32 class numbers; without known classes integers stay as they are and texts are numbered among themselves.
+    """int32 class numbers; if `known` is None, integers stay as they are and strings are numbered in sorted order.
 
     Raises:
       ValueError: labels that no training sample has, or numbers beyond int32.
@@ -82,13 +82,13 @@ def numbered(label: np.ndarray, known: Classes | None, where: str) -> np.ndarray
 
 
 def renumbered(known: Classes) -> bool:
-    """Whether class numbers are others than those in the files."""
+    """Whether the class numbers differ from the integer labels in the files."""
     values = known.values
     return bool(len(values)) and values.dtype.kind != "U" and bool(values[-1] >= len(values))
 
 
 def warn_renumbered(known: Classes, where: str) -> None:
-    """Say that numbers with gaps have become 0..k-1."""
+    """Warn that integer labels with gaps have been renumbered to 0..k-1."""
     k = len(known.values)
     warnings.warn(
         f"{where}: {k} classes with the numbers {_listed(known)} are numbered 0 to {k - 1} without gaps; reports call "

@@ -1,4 +1,4 @@
-"""The contract of `load`: what a source gave is brought to it, or one sentence says what breaks it."""
+"""Validation behind `load`: columns of a source are converted to its types and shapes, or refused with a message."""
 
 import numpy as np
 
@@ -9,12 +9,12 @@ BYTE = 255
 
 
 def checked(found: Columns, known: Classes | None, where: str) -> Columns:
-    """`image` or `x`, `label`, `index` and the further columns of integers, in this order.
+    """Validate and convert the columns of a source: `image` or `x`, `label`, `index`, then the other integer columns.
 
     Args:
       found: the columns of a source.
-      known: the classes of the set; None where it has no training split.
-      where: set, split and folder, for messages.
+      known: the classes of the data set; None where it has no training split.
+      where: data set, split and folder, for messages.
 
     Raises:
       ValueError: as `load`.
@@ -101,7 +101,7 @@ def _index(index: np.ndarray, where: str) -> np.ndarray:
 
 
 def _same_classes(key: str, values: np.ndarray, label: np.ndarray, known: Classes | None) -> np.ndarray:
-    """A further column of labels, as people gave them, is numbered as `label` where it names the same classes only."""
+    """Number a further label column (human annotations) as `label` is, if it has no other classes; else leave it."""
     if known is None or values.shape != label.shape or not key.endswith("label") or values.dtype.kind not in "iuUS":
         return values
     if values.dtype.kind in "iu" and values.size and values.min() < 0:
@@ -112,7 +112,7 @@ def _same_classes(key: str, values: np.ndarray, label: np.ndarray, known: Classe
 
 
 def _fits(values: np.ndarray, n: int) -> bool:
-    """Whether a further column names one int32 per sample."""
+    """Whether a further column holds one integer per sample that fits int32."""
     if values.dtype.kind not in "iu" or values.shape != (n,):
         return False
     return INT32.min <= int(values.min()) <= int(values.max()) <= INT32.max

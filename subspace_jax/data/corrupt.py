@@ -1,7 +1,7 @@
-"""Known errors, planted: label noise and duplicates as pure functions of a key and the labels.
+"""Synthetic label noise and duplicates, as pure functions of a key and the labels.
 
-What is corrupted is known exactly, so that a score can be judged by how well it finds it. Functions choose samples
-before wrong labels: with one key, `symmetric` and `pair` corrupt the same samples.
+Which samples are corrupted is known exactly, so that a score can be judged by how well it finds them. The samples are
+chosen independently of their wrong labels: with one key, `symmetric` and `pair` corrupt the same samples.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ def symmetric(key: Key[Array, ""], labels: np.ndarray, *, fraction: float, class
       key: same key, same noise.
       labels: integers in [0, classes), (n,).
       fraction: share of wrong labels, in [0, 1].
-      classes: number of classes, at least 2; with two, `symmetric` flips.
+      classes: number of classes, at least 2; with two, the chosen labels flip.
 
     Returns:
       int32 labels (n,); where they differ from `labels` is where the noise is.
@@ -69,7 +69,7 @@ def given(labels: np.ndarray, other: np.ndarray, *, classes: int) -> Labels:
 
 
 class Planted(NamedTuple):
-    """A set with duplicates in it."""
+    """A data set with planted duplicates."""
 
     image: np.ndarray
     label: Labels
@@ -86,9 +86,9 @@ def duplicates(
     classes: int,
     avoid: np.ndarray | None = None,
 ) -> Planted:
-    """Sample a becomes a copy of sample b's image, with a random class that is not b's: `pairs` times.
+    """Plant conflicting duplicates: image a is replaced by a copy of image b, with a random class that is not b's.
 
-    A network can only fit both by memorizing; both are therefore what a duplicate finder looks for.
+    A network can fit both only by memorizing, so a memorization score should rank both high.
 
     Args:
       key: same key, same pairs.
@@ -122,7 +122,7 @@ def duplicates(
 
 
 def _valid(labels: np.ndarray, classes: int) -> Labels:
-    """A fresh int32 copy of labels that are what they should be."""
+    """An int32 copy of the labels, after they are checked."""
     if classes < 2:
         raise ValueError(f"a wrong label takes at least 2 classes, got {classes}.")
     checks.check_labels(labels, classes)
@@ -140,6 +140,6 @@ def _order(key: Key[Array, ""], n: int) -> np.ndarray:
 
 
 def _other(key: Key[Array, ""], labels: np.ndarray, classes: int) -> np.ndarray:
-    """A uniformly random other class for each label: a step of 1 to classes - 1 around the circle."""
+    """A uniformly random other class for each label: label + step mod classes, step uniform in 1..classes - 1."""
     step = jax.random.randint(jax.random.fold_in(as_key(key), 1), labels.shape, 1, classes, np.int32)
     return (labels + np.asarray(step)) % classes

@@ -1,7 +1,7 @@
-"""The built-in set: scikit-learn's digits and their one split.
+"""The built-in data set: scikit-learn's digits, with one fixed split.
 
-The images come in the order of their 43 writers, so a split by position would test on strangers; the stratified one
-mixes writers and classes. Its training part keeps the shuffled order: any first N samples are a fair draw.
+The images are ordered by their 43 writers, so a split by position would test on unseen writers; the stratified one
+mixes writers and classes. Its training part keeps the shuffled order: the first N samples are a random sample.
 """
 
 import numpy as np

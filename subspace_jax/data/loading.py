@@ -1,7 +1,7 @@
-"""One door to every data set: find it, read it, check it.
+"""Find, read and validate a data set, whatever its file format.
 
-Whatever the source, a set is the same three arrays, and `index` is the position in the ORIGINAL files: label noise,
-subsets, memorization scores and unlearning requests all name samples by it.
+Every data set becomes the same three arrays; `index` is the position in the ORIGINAL files: label noise, subsets,
+memorization scores and unlearning requests all identify samples by it.
 """
 
 import os
@@ -21,53 +21,53 @@ Folder = str | os.PathLike | None
 
 
 class DataSet(NamedTuple):
-    """Both splits of a set, with one numbering of the classes."""
+    """Training and test split of a data set, with the same class numbers in both."""
 
     train: Columns
     test: Columns
-    """The same columns as `train`; without rows where the set has no test split."""
+    """The same columns as `train`; zero rows where the data set has no test split."""
     classes: int
-    """Number of classes in the training split, which is what a network has outputs for."""
+    """Number of classes in the training split, and so of outputs of a network."""
     names: tuple[str, ...] | None
-    """Name of each class: a text label, the name of a folder, or the number that stood in the files where these had
-    gaps; None where labels were 0..k-1 and nothing else."""
+    """Name of each class: its string label, its folder, or its number in the files if these have gaps; None if
+    the labels are just 0..k-1."""
 
 
 def load(name: str, split: str, data_dir: Folder = None, *, image_size: int | None = None) -> Columns:
     """Load one split of a data set.
 
-    `digits` (scikit-learn's 1,797 real 8x8 images, pixels 0..16) is built in: 1,437 train and 360 test images, one
-    stratified split for ever; `data_dir` is not asked. Every other set comes from files, looked for in DIR/<name>,
-    then in DIR itself (which is taken at its word: `name` is then only a label). In the first folder that holds any
-    split, the first of these that has this split is read:
+    `digits` (scikit-learn's 1,797 real 8x8 images, pixels 0..16) is built in: 1,437 train and 360 test images, in
+    one fixed stratified split; `data_dir` is ignored. Every other data set is read from files in DIR/<name>, else
+    in DIR itself (whose content is not checked against `name`). The first of these folders that holds any split is
+    used, and in it the first of these formats that has the requested split:
 
-    1. `<split>.npz` with `image`, or `x` for rows of numbers, `label` and, where the file is a selection, `index`;
-    2. a TFDS array_record folder (or version folders in it: the newest) with an `index`, or an `id` that ends in it;
-       sorted by it;
+    1. `<split>.npz` with `image`, or `x` for rows of numbers, `label` and, where the file is a subset, `index`;
+    2. a TFDS array_record folder (or its newest version folder) with an `index`, or an `id` that ends in the position;
+       rows are sorted by it;
     3. original idx files, such as `train-images-idx3-ubyte` and `t10k-labels-idx1-ubyte`, plain, gzip or xz;
     4. CIFAR-10 or CIFAR-100 python batches, also inside `cifar-10-batches-py` or `cifar-100-python`;
     5. folders of images, `<split>/<class>/*.png` (or .jpg, .jpeg); `index` is the position in the sorted list of all
-       files of the split. Rows come in another fixed order, in which any first N are a fair draw.
+       files of the split. Rows come in a fixed shuffled order, so that the first N are a random sample.
 
-    Labels are numbered as in the training split, whatever the split: text and numbers with gaps by sorted order, the
-    latter with a warning; `class_names` tells what they were. Without a training split integers stay as they are.
+    Labels of every split are numbered by the classes of the training split: strings and integers with gaps in sorted
+    order, the latter with a warning; `class_names` gives the originals. Without a training split integers stay as is.
 
     Args:
       name: "digits" or the name of a set in `data_dir`.
       split: "train", "test", or any other split the source has.
       data_dir: DIR above; the environment's SUBSPACE_DATA_DIR when None.
-      image_size: height and width of the images. A folder of images is scaled to it, with the longer side cut evenly;
-        other sources must have it already. As the files are when None.
+      image_size: height and width of the images, in pixels. Images of a folder (5) are centre-cropped to a square and
+        scaled to it; other sources must have it already. None keeps the size of the files.
 
     Returns:
       `image` uint8 (n, h, w, channels) or `x` float32 (n, d), `label` int32 (n,), `index` int64 (n,), and every further
       integer column of the source under its own name as int32 (n,), such as `coarse_label` or human labels (those
-      called `..._label` are numbered as `label` where they name its classes only). Arrays are the caller's own.
+      called `..._label` are numbered as `label` where they name its classes only). The caller may modify the arrays.
 
     Raises:
-      FileNotFoundError: the set is in none of the places, or lacks the split.
+      FileNotFoundError: no folder holds the data set, or it lacks the split.
       ValueError: a damaged file, images that are not pixels 0..255 in NHWC, `x` that is not finite (n, d), lengths that
-        differ, labels below 0, fractions, or of a class that no training sample has, an index that is negative or not
+        differ, labels below 0, floats, or of a class that no training sample has, an index that is negative or not
         unique.
     """
     if name == "digits":
@@ -77,10 +77,10 @@ def load(name: str, split: str, data_dir: Folder = None, *, image_size: int | No
 
 
 def load_splits(name: str, data_dir: Folder = None, *, image_size: int | None = None) -> DataSet:
-    """Training and test split of a data set, which may lack a test split; arguments and errors as `load`.
+    """Training and test split of a data set (the test split may be missing); arguments and errors as `load`.
 
     Raises:
-      ValueError: also where test images have another size, or test rows another number of columns, than training ones.
+      ValueError: also where test images differ in size, or test rows in number of columns, from training ones.
     """
     if name == "digits":
         train, test = (load(name, split, image_size=image_size) for split in ("train", "test"))
@@ -114,7 +114,7 @@ def class_names(name: str, data_dir: Folder = None) -> tuple[str, ...] | None:
 
 
 def inputs(columns: Columns) -> np.ndarray:
-    """What a network sees of a set before scaling: `image`, or `x` where the set has no images."""
+    """The unscaled network inputs of a data set: `image`, or `x` where it has no images."""
     return columns["image" if "image" in columns else "x"]
 
 
@@ -130,7 +130,7 @@ def _load(name: str, split: str, home: pathlib.Path, known: Classes | None, imag
 
 
 def _classes(name: str, home: pathlib.Path) -> Classes | None:
-    """By the training split; None where there is none."""
+    """Classes of the training split; None where there is none."""
     source = _source("train", home)
     known = None if source is None else source.classes(home)
     if known is not None and renumbered(known):
@@ -147,7 +147,7 @@ def _splits(home: pathlib.Path) -> tuple[str, ...]:
 
 
 def _home(name: str, data_dir: Folder) -> pathlib.Path:
-    """The first folder that holds a split of any kind: a set lies in one folder, and is not completed from another."""
+    """The first folder that holds any split; all splits are read from this one folder."""
     asked = data_dir if data_dir is not None else os.environ.get("SUBSPACE_DATA_DIR")
     places = [] if asked is None else [pathlib.Path(asked).expanduser() / name, pathlib.Path(asked).expanduser()]
     for folder in (place / inner for place in places for inner in ("", *ARCHIVES.get(name, ()))):
@@ -163,7 +163,7 @@ def _digits(split: str) -> Columns:
         from subspace_jax.data import builder
 
         return builder.digits(split)
-    except (ImportError, OSError, RuntimeError):  # no tfds, no home or no room for a cache: the same arrays, slower
+    except (ImportError, OSError, RuntimeError):  # no tfds or no writable cache: the same arrays, slower
         return digits.arrays(split)
 
 
@@ -176,7 +176,7 @@ def _sized(columns: Columns, image_size: int | None, where: str) -> Columns:
 
 
 def _check_alike(where: str, train: Columns, test: Columns) -> None:
-    """Refuse a test split that no network of the training split could take."""
+    """Refuse a test split whose inputs differ in kind or shape from those of the training split."""
     kinds = ["image" if "image" in columns else "x" for columns in (train, test)]
     shapes = [inputs(columns).shape[1:] for columns in (train, test)]
     if kinds[0] != kinds[1] or shapes[0] != shapes[1]:

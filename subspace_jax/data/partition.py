@@ -1,7 +1,7 @@
-"""Who holds which samples: a data set cut into equal private parts, from alike to one class an agent.
+"""Partition a data set among agents into equally large parts, from IID to one class per agent.
 
 A partition is int64 (agents, size): row i holds the positions, in the arrays given, of the samples of agent i. Parts
-are disjoint and equally large; what does not divide is left out. All are pure functions of a key and the labels.
+are disjoint and equally large, any remainder is left out. All are pure functions of a key and the labels.
 """
 
 from typing import Any
@@ -13,10 +13,10 @@ from subspace_jax.core import checks
 from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Int, Key, Num
 
-GROUP = 10  # agents among whom a class is split at a time
-ATTEMPTS = 10_000  # at alpha = 0.01 a group of ten takes about thirty, one in a hundred takes thousands; three seconds
+GROUP = 10  # agents per group in `dirichlet`
+ATTEMPTS = 10_000  # draws per group: at alpha = 0.01 about thirty for ten agents, thousands for 1 % of groups; 3 s
 
-Labels = Num[np.ndarray, "..."]  # refused by name here, not by the type
+Labels = Num[np.ndarray, "..."]  # other shapes are refused by a message here, not by the type check
 Parts = Int[np.ndarray, "agents size"]
 
 
@@ -29,12 +29,12 @@ def label_sorted(key: Key[Array, ""], labels: Labels, *, agents: int, skew: floa
     """The share `skew` of every class is dealt out sorted by label, the rest shuffled.
 
     Of each class of n_c samples the first int(skew * n_c) go to the sorted pool. An agent gets an equal contiguous
-    slice of it, then an equal slice of the shuffled others, which include what did not divide in the sorted pool.
+    slice of it, then an equal slice of the shuffled rest, which includes the remainder of the sorted pool.
 
     Where agents exceed the classes, neighbouring slices share a class, and neighbours on a ring would; slices are then
     dealt with a stride: 0, q, 2q, ..., then 1, 1 + q, ..., where q is one more than the slices that the largest class
     can fill. On a ring a class then goes to agents that are not adjacent, as long as there are at least 3 q agents;
-    with fewer (two or three large classes) it may meet where one round of the dealing ends.
+    with fewer (two or three large classes) neighbours may share a class where one round of the dealing ends.
 
     Args:
       key: of the shuffle; without effect at skew 1.
@@ -106,7 +106,7 @@ def dirichlet(key: Key[Array, ""], labels: Labels, *, agents: int, alpha: float)
 
 
 def shards(key: Key[Array, ""], labels: Labels, *, agents: int, shards: int = 2) -> Parts:
-    """Sorted by label and cut into agents * shards equal pieces, of which everybody draws `shards` at random.
+    """Sorted by label and cut into agents * shards equal pieces, of which every agent draws `shards` at random.
 
     McMahan et al., "Communication-efficient learning of deep networks from decentralized data", AISTATS 2017.
 
@@ -127,10 +127,10 @@ def shards(key: Key[Array, ""], labels: Labels, *, agents: int, shards: int = 2)
 
 
 def label_pairs(key: Key[Array, ""], labels: Labels, *, agents: int) -> Parts:
-    """Everybody holds two classes, half of each: the classes in a random circle, agent i takes places 2 i and 2 i + 1.
+    """Every agent holds two classes, half of each: of the classes in random cyclic order, agent i has 2 i and 2 i + 1.
 
     With fewer than half as many agents as classes some classes are held by nobody; with more, a class is divided among
-    those who hold it. The class that gives each of them least sets the size of all parts.
+    those who hold it. The class with the fewest samples per holder sets the size of all parts.
 
     Returns:
       (N, 2 s), s of each of the two classes, s = min over the classes held of n_c // holders.
@@ -177,9 +177,9 @@ def build(
     alpha: float = 0.1,
     shards: int = 2,
 ) -> Parts:
-    """The partition of `PARTITIONS` with that name, for command lines: each takes the setting that it knows.
+    """Call the partition of `PARTITIONS` with this name, for command lines, with the one setting that it takes.
 
-    `skew` is of `label_sorted`, `alpha` of `dirichlet`, `shards` of `shards`; the others are ignored.
+    `skew` is for `label_sorted`, `alpha` for `dirichlet`, `shards` for `shards`; the others are ignored.
 
     Raises:
       ValueError: an unknown name, and what the partition itself raises.
@@ -206,9 +206,9 @@ def histogram(labels: Labels, parts: Parts, *, classes: int) -> Int[np.ndarray, 
 
 
 def skewness(histogram: Num[np.ndarray, "agents classes"]) -> float:
-    """Mean over agents of the total variation sum_k |p_ik - p_k| / 2 between an agent's classes and everybody's.
+    """Mean over agents of the total variation sum_k |p_ik - p_k| / 2 between the class shares of an agent and of all.
 
-    0 where all hold the same mixture; 1 - 1 / N where each of N agents holds classes of its own.
+    0 where all have the same class distribution; 1 - 1 / N where N equal parts have no class in common.
 
     Raises:
       ValueError: an agent that holds nothing.
@@ -245,10 +245,10 @@ def _share_out(
 def _cuts(rng: np.random.Generator, hungry: np.ndarray, alpha: float, n: int) -> Int[np.ndarray, " agents"]:
     """Where to cut a class of n samples: floor(cumsum(p) n), with p ~ Dir(alpha) on those without a full share."""
     p = np.zeros(len(hungry))
-    while not p.sum():  # a tiny alpha gives everything to one agent, which may be full
+    while not p.sum():  # at a tiny alpha one agent draws everything, and it may be full already
         p = rng.dirichlet(np.full(len(hungry), alpha)) * hungry
     total = p.cumsum()
-    return (total / total[-1] * n).astype(int)  # the last is 1 exactly: nothing strays to an agent with p = 0
+    return (total / total[-1] * n).astype(int)  # the last cut is n exactly, so an agent with p = 0 gets nothing
 
 
 def _checked(labels: Labels, agents: int) -> tuple[Int[np.ndarray, " n"], int]:

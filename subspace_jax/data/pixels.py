@@ -1,4 +1,4 @@
-"""From raw pixels to the scale a network is trained at: three numbers per channel that belong to the checkpoint.
+"""Scaling of raw pixels to network inputs, per channel; its numbers are saved with a checkpoint.
 
 scaled = (pixel / divisor - mean) / std
 """
@@ -14,7 +14,7 @@ BLOCK = 2**18  # pixels widened to int64 at a time: 6 MB of RGB
 
 
 class Scaling(NamedTuple):
-    """How raw pixels are scaled; `Scaling(**config)` restores what `_asdict()` gave to JSON (lists serve as tuples)."""
+    """How raw pixels are scaled; `Scaling(**config)` restores it from JSON of `_asdict()` (`scale` takes lists)."""
 
     divisor: float
     mean: tuple[float, ...]
@@ -27,7 +27,7 @@ def scaling(name: str, image: np.ndarray) -> Scaling:
     """The scaling of a data set, from its training images.
 
     `digits`: divisor 16, mean 0, deviation 1. Any other set: divisor 255, then mean and deviation over all pixels of
-    each channel, from exact integer sums a block at a time, so that the set is never held as floats. Rows of numbers
+    each channel, from exact integer sums a block at a time, so that only a block is widened. Rows of numbers
     stay as they are: divisor 1, mean 0, deviation 1.
 
     Args:

@@ -1,4 +1,4 @@
-"""Networks that learned wrong labels: their correction from a few trusted samples, who those are, and the baselines."""
+"""Learning with wrong labels: correction from a few trusted samples, their selection, and baselines."""
 
 from subspace_jax.label_noise import early_stopping, mixup, sam, trusted, verifix
 

@@ -1,6 +1,6 @@
-"""Early stopping as a pure accumulator: of one training run, the network before it learned the wrong labels.
+"""Early stopping as a pure accumulator: keep the network of a run before it fits the wrong labels.
 
-Nothing is interrupted: the run goes on to its end, and what comes after the stop is ignored.
+The run is not interrupted; checks after the stop are ignored.
 """
 
 from typing import NamedTuple
@@ -18,23 +18,23 @@ class EarlyStopping(NamedTuple):
     loss: Float[Array, ""]
     """Its loss on the held-out samples; infinite before the first check."""
     best: Int[Array, ""]
-    """Number of the check that found it, from 1; 0: still the variables it started from."""
+    """Number of the check that found it, from 1; 0: still the initial variables."""
     checks: Int[Array, ""]
-    """Checks until the stop."""
+    """Checks so far, until the stop."""
 
 
 def init(variables: Variables) -> EarlyStopping:
-    """Nothing checked yet; the variables give the shapes, and the result where every loss is NaN."""
+    """The state before the first check; `variables` are the result if no loss is finite."""
     return EarlyStopping(variables, jnp.float32(jnp.inf), jnp.int32(0), jnp.int32(0))
 
 
 def update(state: EarlyStopping, variables: Variables, loss: Float[Array, ""], *, patience: int = 5) -> EarlyStopping:
-    """One check; after `patience` checks in a row without a lower loss it has stopped, and the state stays as it is.
+    """One check; after `patience` checks in a row without a lower loss it has stopped, and the state no longer changes.
 
     Args:
       state: from `init` or the check before.
       variables: the network now.
-      loss: its loss on samples held out; their labels may be as noisy as those of the training set. NaN is no lower.
+      loss: its loss on samples held out; their labels may be as noisy as in training. NaN is not lower.
       patience: at least 1; the paper of Verifix compares with 5.
 
     Raises:

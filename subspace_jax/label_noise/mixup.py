@@ -1,6 +1,6 @@
-"""MixUp: train on straight lines between samples.
+"""MixUp: train on convex combinations of samples.
 
-A baseline against wrong labels; Verifix corrects its networks too.
+A baseline for training with wrong labels; Verifix can correct its networks too.
 """
 
 import math
@@ -17,20 +17,20 @@ from subspace_jax.core import losses
 def mixup(train_apply: Callable, *, alpha: float = 0.2) -> Callable:
     """Mean of l CE(f(z), y) + (1 - l) CE(f(z), y') at z = l x + (1 - l) x', with l ~ Beta(alpha, alpha).
 
-    One l a batch, as in the paper's algorithm; x' is the same batch in another order, so that a sample may meet itself.
+    One l per batch, as in the paper's algorithm; x' is the batch permuted, so that a sample may be mixed with itself.
 
     Zhang, Cisse, Dauphin, Lopez-Paz, ICLR 2018 (arXiv 1710.09412).
 
     Args:
       train_apply: (variables, x, key) -> (logits, new batch_stats), as `nn.Model` has it.
-      alpha: of the Beta distribution, above 0: towards 0 samples stay apart, 1 mixes them uniformly.
+      alpha: of the Beta distribution, above 0: near 0 samples are hardly mixed, at 1 l is uniform.
 
     Returns:
       An objective for `training.minimise`, over float inputs of all its sets together; the same arguments give the same
       function object.
 
     Raises:
-      ValueError: an alpha that is not positive and finite; the objective, of inputs that are no floats.
+      ValueError: an alpha that is not positive and finite; raised by the objective for inputs that are not floats.
     """
     if not 0 < alpha < math.inf:
         raise ValueError(f"alpha of the Beta distribution is positive and finite; got {alpha}.")

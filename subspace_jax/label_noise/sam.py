@@ -1,6 +1,6 @@
 """Sharpness-aware minimisation: train for parameters whose whole neighbourhood has a low loss.
 
-A baseline against wrong labels; Verifix corrects its networks too.
+A baseline for training with wrong labels; Verifix can correct its networks too.
 """
 
 import math
@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 @lru_cache(maxsize=64)  # one function object an objective, and so one compilation of what uses it
 def sam(objective: Callable, *, rho: float = 0.05) -> Callable:
-    """The objective at w + rho g / ||g||, with g its gradient at w; the way there is not differentiated.
+    """The objective at w + rho g / ||g||, with g its gradient at w; the perturbation is not differentiated.
 
-    Twice the cost of a step. Both passes see the same batch and the same random numbers; new statistics of norms are
-    those of the pass at w. Where the gradient is zero it is the objective itself, as it is everywhere for rho = 0.
+    Twice the cost of a step. Both passes see the same batch and the same random numbers; new batch statistics
+    are those of the pass at w. Where the gradient is zero, or rho = 0, it is the objective itself.
 
     Foret, Kleiner, Mobahi, Neyshabur, ICLR 2021 (arXiv 2010.01412).
 

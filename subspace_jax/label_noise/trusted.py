@@ -1,7 +1,7 @@
-"""Who is trusted: class-balanced choices of the samples that a correction stands on.
+"""Class-balanced selection of the trusted samples that a correction is based on.
 
-Positions in `y` go in and come out. It matters who they are: on digits, members of the training set with correct labels
-serve best, then members of lowest curvature, samples never seen, and members whatever their label.
+Samples are given and returned as positions in `y`. The choice matters: on digits, training samples with correct labels
+work best, then training samples of lowest curvature, unseen samples, and training samples with any label.
 """
 
 import warnings
@@ -21,20 +21,20 @@ def select_trusted(
 ) -> Positions:
     """The samples of lowest curvature in each class: those the network did not have to memorize.
 
-    The paper takes floor(1000 / classes) + 1 a class (arXiv 2403.08618).
+    The paper takes floor(1000 / classes) + 1 per class (arXiv 2403.08618).
 
     Args:
       curvature: a score of each sample, high = memorized, such as `memorization.scores.score`.
-      y: the given labels, as many.
+      y: the given labels, one per sample.
       per_class: samples to take of each class in y.
-      skip: share of each class, lowest first and rounded down, to leave out before that, in [0, 1).
+      skip: share of each class, in [0, 1), to leave out first: int(skip * n_c) samples of lowest curvature.
 
     Returns:
       Positions, class by class, lowest first; the earlier position wins ties.
 
     Raises:
       ValueError: lengths that differ, a curvature that is not finite, per_class below 1, skip outside [0, 1), a class
-        with fewer samples than that.
+        with fewer than per_class samples left.
     """
     checks.check_labels(y)
     checks.check_lengths(curvature=curvature, labels=y)
@@ -54,10 +54,10 @@ def select_trusted(
 
 
 def select_members(key: Key[Array, ""], members: Int[Any, " m"], y: Int[Any, " n"], *, per_class: int) -> Positions:
-    """A random choice among given samples, the same number of each class that they have.
+    """A random choice among given samples, the same number of each class that occurs among them.
 
     Args:
-      key: same key, same choice, in whatever order the members come.
+      key: same key, same choice, whatever the order of the members.
       members: positions to choose from: training samples whose label was verified, samples never trained on, ...
       y: labels to balance by.
       per_class: samples to take of each class.
@@ -66,7 +66,7 @@ def select_members(key: Key[Array, ""], members: Int[Any, " m"], y: Int[Any, " n
       Positions, class by class.
 
     Raises:
-      ValueError: per_class below 1, a class with fewer members, members that are no positions in y.
+      ValueError: per_class below 1, a class with fewer members, members that are not positions in y.
     """
     checks.check_labels(y)
     checks.check_positions("members", members, len(y))
@@ -84,11 +84,11 @@ def check_trusted(
       trusted: positions of the trusted samples.
       y: their labels, verified or given.
       classes: number of classes of the network.
-      selection: positions of the samples that choose alpha; a warning is given where they are trusted too.
+      selection: positions of the samples on which alpha is chosen; warns where some are trusted too.
 
     Raises:
       ValueError: fewer trusted samples than classes, a class without any (named), a label outside [0, classes),
-        positions that are none.
+        invalid positions.
     """
     checks.check_labels(y)
     checks.check_positions("trusted", trusted, len(y))

@@ -1,6 +1,6 @@
 """Verifix: correct a network that learned wrong labels, by one closed-form edit from a few trusted samples.
 
-Every kernel K becomes M(alpha) K, where M softly projects onto what the trusted samples put into that layer. No
+Every kernel K becomes M(alpha) K, where M softly projects onto the layer's inputs on the trusted samples. No
 labels, no gradients, no training. Kodge, Ravikumar, Saha, Roy, arXiv 2403.08618.
 
 >>> import jax, jax.numpy as jnp
@@ -55,11 +55,11 @@ def verifix(
 
     M = alpha G ((alpha - 1) G + I)^-1 with G = X'X / tr(X'X): a direction with the share p of the energy of the layer's
     inputs is kept by alpha p / ((alpha - 1) p + 1). On the trusted samples the outputs are unchanged as alpha -> inf; a
-    smaller alpha suppresses more of what they do not use. Computed in float64 and written back in the dtype of each
-    leaf. First layer and classifier included; biases, norms and their statistics stay as they are.
+    smaller alpha suppresses more of the directions that they use little. Computed in float64 and written back in each
+    leaf's dtype. First layer and classifier included; biases, norms and their statistics stay as they are.
 
-    A channel group (or expert) that the trusted samples never excite is suppressed, as a dead input of a dense layer
-    is; a layer whose whole input is zero is refused.
+    A channel group (or expert) whose inputs are all zero on the trusted samples is suppressed, like such an input of a
+    dense layer; a layer whose whole input is zero is refused.
 
     Args:
       table: `capture.layers(fn, params, x)` of the whole network, in inference mode.
@@ -75,9 +75,9 @@ def verifix(
       `params` itself.
 
     Raises:
-      ValueError: an alpha that is not positive and finite; a name that is no layer; a layer without moments, with
-        moments of another size, with inputs that are not finite or all zero; a Gram too coarse for alpha; a kernel
-        that is read elsewhere too, as `capture.write_kernels`.
+      ValueError: an alpha that is not positive and finite; an unknown layer name; a layer without moments, with
+        moments of another size, with inputs that are not finite or all zero; a Gram too imprecise for alpha; a kernel
+        that is used elsewhere too, as `capture.write_kernels`.
     """
     if alpha is None:
         return params
@@ -106,7 +106,7 @@ def alpha_curve(
     score_fn: Callable[[Params], Any],
     layers: Sequence[str] | None = None,
 ) -> Float[np.ndarray, " n"]:
-    """score_fn of the edit at each alpha, (alphas,): an inverted U on a log axis where labels were wrong.
+    """score_fn of the edited parameters at each alpha, (alphas,): an inverted U in log alpha where labels were wrong.
 
     Args:
       table: as in `verifix`.
@@ -141,7 +141,7 @@ def verifix_select(
       table: as in `verifix`.
       params: as in `verifix`.
       moments: as in `verifix`.
-      alphas: strengths to try; the paper's grids lie in 1e3..1e6, digits has its top at 1e2..1e3.
+      alphas: strengths to try; the paper's grids lie in 1e3..1e6; on digits the best is 1e2..1e3.
       score_fn: params -> one number, higher is better: accuracy on samples that are neither trusted nor test.
       layers: as in `verifix`.
 
@@ -173,7 +173,7 @@ def _chosen(table: capture.Layers, layers: Sequence[str] | None) -> list[str]:
 
 
 def _gram(layer: capture.Layer, moments: Mapping[str, Moments]) -> Float[np.ndarray, "*lead d d"]:
-    """The Gram of a layer in float64, fit to be projected on."""
+    """The Gram of a layer in float64, checked to be usable."""
     path, shape = layer.path, (*layer.lead, layer.d_in, layer.d_in)
     if path not in moments:
         raise ValueError(f"no moments of layer {path!r}, only of {', '.join(moments)}: name those in layers=.")

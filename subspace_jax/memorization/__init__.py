@@ -1,4 +1,4 @@
-"""Which samples did the network memorize? Epoch averages of scores, the baselines, and the stability reference."""
+"""Which samples did the network memorize? Scores, their epoch averages, baselines, and stability-based memorization."""
 
 from subspace_jax.memorization import (
     confident_learning,

@@ -11,17 +11,17 @@ from subspace_jax.typing import Array, Bool, Float, Int, Key
 
 
 class LabelErrors(NamedTuple):
-    """`flagged`: another class is confidently present. `score`: flagged samples first, then by 1 - p_y."""
+    """`flagged`: suspected label error. `score`: 1 - p_y, plus 1 if flagged; high means suspicious."""
 
     flagged: Bool[Array, " n"]
     score: Float[Array, " n"]
 
 
 def folds(key: Key[Array, ""], samples: int, *, count: int = 3) -> Int[Array, " samples"]:
-    """A fold number for every sample, sizes within one of each other.
+    """A random fold number in [0, count) for every sample; fold sizes differ by at most one.
 
     Raises:
-      ValueError: fewer than 2 folds, of which each is judged by a network trained on the others.
+      ValueError: fewer than 2 folds: each is predicted by a network trained on the others.
     """
     if count < 2:
         raise ValueError(f"count is the number of folds, at least 2; got {count}.")
@@ -37,8 +37,8 @@ def confident_learning(probabilities: Float[Any, "n c"], y: Int[Any, " n"]) -> L
       y: given labels. A class without samples has no threshold and flags nothing.
 
     Raises:
-      ValueError: rows that are no probabilities; labels that are no integers in [0, c), of another number or of one
-        class alone.
+      ValueError: rows that are no probabilities; labels that are no integers in [0, c), not one per row, or all of one
+        class.
     """
     checks.check_probabilities("probabilities", probabilities)
     checks.check_labels(y, probabilities.shape[1])

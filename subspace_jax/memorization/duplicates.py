@@ -1,4 +1,4 @@
-"""Copies of one image that carry different labels: neither can be learned without memorizing it."""
+"""Identical images with different labels, which a network can fit only by memorizing."""
 
 import numpy as np
 

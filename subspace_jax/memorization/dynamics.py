@@ -1,4 +1,4 @@
-"""Baselines that come free with training: loss, margin, learning time, forgetting, from one forward pass an epoch."""
+"""Baselines from training dynamics: loss, margin, learning time, forgetting, by one forward pass per epoch."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from subspace_jax.typing import Array, Bool, Float, Int
 
 
 class Dynamics(NamedTuple):
-    """What the epochs so far said of each sample, labels as trained on."""
+    """Statistics of each sample over the epochs so far, with the labels it is trained on."""
 
     epochs: Int[Array, ""]
     loss: Float[Array, " n"]  # sum over epochs
@@ -23,7 +23,7 @@ class Dynamics(NamedTuple):
 
 
 def init(samples: int) -> Dynamics:
-    """Before the first epoch."""
+    """The state before the first epoch."""
     zeros, whole = jnp.zeros(samples), jnp.zeros(samples, jnp.int32)
     return Dynamics(jnp.int32(0), zeros, zeros, whole - 1, whole, jnp.zeros(samples, bool), zeros)
 
@@ -50,10 +50,10 @@ def update(state: Dynamics, logits: Float[Array, "n c"], y: Int[Any, " n"]) -> D
 
 
 def margin(logits: Float[Array, "n c"], y: Int[Any, " n"]) -> Float[Array, " n"]:
-    """z_y - max_{k != y} z_k, above 0 where the label alone has the largest logit; not above 0 for a tie or a NaN.
+    """z_y - max_{k != y} z_k, positive where the label has the unique largest logit; not positive for a tie or NaN.
 
     Raises:
-      ValueError: labels that are no integers (n,), a known one outside [0, c), another number of them.
+      ValueError: labels that are no integers (n,), outside [0, c) (not checked under `jit`), or not one per row.
     """
     checks.check_labels(y, logits.shape[1])
     checks.check_lengths(logits=logits, labels=y)

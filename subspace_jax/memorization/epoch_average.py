@@ -1,6 +1,7 @@
 """Scores averaged over the epochs of one training run.
 
-The average is what separates: at the end of an over-fit run every training loss is near 0, and with it every curvature
+The average separates memorized samples: at the end of an over-fit run all training losses, and so all curvatures, are
+near 0
 (Garg, Ravikumar and Roy, arXiv 2307.05831).
 """
 
@@ -13,7 +14,7 @@ from subspace_jax.typing import Array, Float, Int
 
 
 class EpochAverage(NamedTuple):
-    """Sum, latest and, where asked for, all values; an unused history has capacity 1, since checkpoints refuse 0."""
+    """Sum, latest value and ring buffer of latest values, of capacity at least 1 since checkpoints refuse 0."""
 
     total: Float[Array, " n"]
     last: Float[Array, " n"]
@@ -22,7 +23,7 @@ class EpochAverage(NamedTuple):
 
 
 def init(samples: int, *, history: int = 1) -> EpochAverage:
-    """Nothing seen yet; the latest `history` epochs are kept, epoch t in row t % history.
+    """The state before the first epoch; the latest `history` epochs are kept, epoch t in row t % history.
 
     Raises:
       ValueError: history < 1.

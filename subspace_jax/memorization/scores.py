@@ -1,4 +1,4 @@
-"""Score one's own network: every quantity by name, checked before anything is traced, over a whole data set."""
+"""Score every sample of a data set by any network: scores by name, with inputs checked before anything is traced."""
 
 import warnings
 from collections.abc import Callable
@@ -115,13 +115,13 @@ def score(
       probes: see `scorer`.
       step: see `scorer`.
       precision: see `scorer`.
-      index: stable sample numbers; 0..n-1 when None.
+      index: sample numbers that do not change with order or subset; 0..n-1 when None.
       batch: samples per call.
 
     Raises:
       ValueError: a call inside `jit`; inputs that are not floats or not finite; labels that are no integers in
-        [0, classes); lengths that differ; an apply that takes one sample, returns more than logits, or one logit a
-        sample; an unknown name; fewer than 1 probe, a step that is not positive; a score that is NaN.
+        [0, classes); lengths that differ; an apply that takes a single sample, returns more than logits, or one logit
+        per sample; an unknown name; fewer than 1 probe, a step that is not positive; a score that is NaN.
     """
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((key, variables, x, y, index))):
         raise ValueError(
@@ -148,7 +148,7 @@ def score(
 
 @lru_cache(maxsize=64)
 def _scored(name: str, apply: ApplyFn, probes: int, step: float, precision: str) -> Callable:
-    """The score, and whether the row that `apply` returns is a distribution, in one program."""
+    """The score, and whether the outputs of `apply` are probabilities, in one program."""
     fn = scorer(name, apply, probes=probes, step=step, precision=precision)
 
     def both(keys, variables, x, y):
@@ -184,7 +184,7 @@ def _classes(apply: ApplyFn, variables: Variables, x: PyTree) -> int:
 
 
 def _why(found: Any, out: Callable, x: PyTree) -> str:
-    """What is wrong with an apply that made this of two samples."""
+    """The error message for an `apply` that returned or raised `found` on two samples."""
     shapes = ", ".join(str((2, *leaf.shape[1:])) for leaf in trees.flatten(x).values())
     if not isinstance(found, Exception) and not hasattr(found, "shape"):
         return (
@@ -212,7 +212,7 @@ def _first_line(error: Exception) -> str:
 
 
 def refuse_nan(scores: Float[Array, " n"], *, name: str, epoch: int | None = None) -> Float[Array, " n"]:
-    """Return the scores; ValueError names the first sample that has none, and the epoch."""
+    """Return the scores; ValueError where any is NaN, with the first such position and the epoch."""
     bad = np.flatnonzero(np.isnan(np.asarray(scores)))
     if len(bad):
         when = "" if epoch is None else f" after epoch {epoch}"

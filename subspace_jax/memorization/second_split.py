@@ -1,6 +1,6 @@
-"""Second-split forgetting time (Maini et al., NeurIPS 2022): train on one half, go on with the other half alone.
+"""Second-split forgetting time (Maini et al., NeurIPS 2022): train on one half, then on the other half alone.
 
-A sample of the first half that is misclassified early in the second training was held by memorization only.
+A sample of the first half that is misclassified early in the second training had only been memorized.
 """
 
 from typing import Any, NamedTuple
@@ -13,14 +13,14 @@ from subspace_jax.typing import Array, Float, Int
 
 
 class SecondSplit(NamedTuple):
-    """`forgotten_at`: epoch of the second training after which a sample is first wrong, 0 before it; -1 never."""
+    """`forgotten_at`: epochs of second training until a sample is first misclassified (0: before it); -1 never."""
 
     epochs: Int[Array, ""]
     forgotten_at: Int[Array, " n"]
 
 
 def init(samples: int) -> SecondSplit:
-    """Before the second training: give `update` the logits of the network trained on the first half."""
+    """The initial state; call `update` once before the second training, with the logits after the first."""
     return SecondSplit(jnp.int32(0), jnp.full(samples, -1, jnp.int32))
 
 
@@ -36,6 +36,6 @@ def update(state: SecondSplit, logits: Float[Array, "n c"], y: Int[Any, " n"]) -
 
 
 def finalize(state: SecondSplit) -> Float[Array, " n"]:
-    """Suspicion in [0, 1]: 1 forgotten at once, 0 never."""
+    """1 - forgotten_at / updates, in [0, 1], high means suspicious: 1 forgotten at once, 0 never."""
     epochs = jnp.maximum(state.epochs, 1)
     return jnp.where(state.forgotten_at < 0, 0.0, 1 - state.forgotten_at / epochs)

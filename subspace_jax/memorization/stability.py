@@ -18,7 +18,7 @@ from subspace_jax.core.losses import softmax_cross_entropy
 from subspace_jax.memorization.dynamics import margin
 from subspace_jax.typing import ApplyFn, Array, Bool, Float, Int, Key, Num, Variables
 
-TABLE_LIMIT = 2**29  # numbers of one influence table, 2 GiB; estimating it holds three
+TABLE_LIMIT = 2**29  # entries of one influence table, 2 GiB; `estimate` holds three such tables
 
 
 class Subsets(NamedTuple):
@@ -29,11 +29,11 @@ class Subsets(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Mergeable counts: adding two of them field by field is the accumulator of all their models."""
+    """Sums over models; those of two groups of models add up field by field (`merge`)."""
 
-    members: Float[Array, " n"]  # models trained on i
-    others: Float[Array, " n"]
-    right_members: Float[Array, "k n"]  # of those, outcomes on point j summed; k = 1 for memorization
+    members: Float[Array, " n"]  # number of models trained on i
+    others: Float[Array, " n"]  # number of models not trained on i
+    right_members: Float[Array, "k n"]  # their summed outcomes on point j; k = 1 for memorization
     right_others: Float[Array, "k n"]
 
 
@@ -48,11 +48,12 @@ def subset_tables(key: Key[Array, ""], samples: int, *, models: int, ratio: floa
     """Random subsets of size m = floor(ratio * samples).
 
     Args:
-      key: decides all of them.
+      key: same key, same subsets.
       samples: n.
       models: T.
       ratio: r; .7 is nearer to the full data, .5 has the lowest variance and serves membership attacks too.
-      balanced: every sample is in floor(Tm/n) or ceil(Tm/n) subsets: less variance, no sample left on one side.
+      balanced: every sample is in floor(Tm/n) or ceil(Tm/n) subsets: less variance, and, unless T is
+        tiny, no sample in all or in none of them.
 
     Raises:
       ValueError: ratio outside (0, 1), subsets without samples, no model.
@@ -76,10 +77,10 @@ def outcomes(
     apply: ApplyFn, variables: Variables, x: Num[Any, "n ..."], y: Int[Any, " n"], *,
     signal: Literal["correct", "prob"] = "correct",
 ) -> Float[Array, "models n"]:  # fmt: skip
-    """What every model makes of every point, variables stacked on axis 0: correct (0 or 1), or the probability p_y.
+    """Outcome of every model (variables stacked on axis 0) on every point: correct (0 or 1), or the probability p_y.
 
-    The probability gives most of the ranking with a quarter of the models. A model that diverged has nothing correct,
-    and its probabilities are NaN.
+    Probabilities give most of the ranking with a quarter of the models. A diverged model counts as wrong everywhere;
+    its probabilities are NaN.
 
     Raises:
       ValueError: points that are not finite; labels that are no integers in [0, classes), or another number of them.
@@ -97,7 +98,7 @@ def outcomes(
 
 
 def memorization_sums(outcome: Float[Any, "models n"], mask: Bool[Any, "models n"]) -> Sums:
-    """The counts of each training sample's own outcomes.
+    """The sums over models of each training sample's own outcomes.
 
     Raises:
       ValueError: shapes that differ, a mask that is not boolean, or outcomes outside [0, 1].
@@ -111,7 +112,7 @@ def memorization_sums(outcome: Float[Any, "models n"], mask: Bool[Any, "models n
 
 
 def influence_sums(outcome: Float[Any, "models k"], mask: Bool[Any, "models n"]) -> Sums:
-    """The counts of test point j against training sample i: two matrix products, k x T by T x n.
+    """The sums for each test point j and training sample i: two matrix products, k x T by T x n.
 
     Raises:
       ValueError: numbers of models that differ, outcomes outside [0, 1], or a table of more than 2 GiB.
@@ -124,20 +125,21 @@ def influence_sums(outcome: Float[Any, "models k"], mask: Bool[Any, "models n"])
             "give fewer points at a time, or use high_influence, which works in blocks (`block`)."
         )
     mask = jnp.asarray(mask, jnp.float32)
-    with jax.default_matmul_precision("highest"):  # all minus members would leave rounding where no model is left
+    with jax.default_matmul_precision("highest"):  # 1 - mask: total minus members would not be 0 for no model
         members, others = outcome.T @ mask, outcome.T @ (1 - mask)
     return Sums(mask.sum(axis=0), (1 - mask).sum(axis=0), members, others)
 
 
 def merge(a: Sums, b: Sums) -> Sums:
-    """The counts of both groups of models."""
+    """The sums over both groups of models."""
     return jax.tree.map(jnp.add, a, b)
 
 
 def estimate(sums: Sums) -> Estimate:
     """p1 - p0 with se^2 = p1 (1 - p1) / T_in + p0 (1 - p0) / T_out, per pair (k, n); row 0 is memorization.
 
-    For 0/1 outcomes; for probabilities an upper bound. 0 where the models of each side agree. The value is in [-1, 1].
+    The standard error is for 0/1 outcomes, an upper bound for probabilities; 0 where the models of each side agree. The
+    value is in [-1, 1].
     """
     inside, outside = sums.members[None], sums.others[None]
     p1, p0 = sums.right_members / inside, sums.right_others / outside  # 0 / 0: no model on that side, NaN
@@ -169,8 +171,8 @@ def high_influence(
 ) -> list[tuple[int, int, float]]:
     """Pairs (training sample, test point, influence) of one class, the strongest first.
 
-    Blocks of test points keep memory at block x n; the full table of 60,000 x 10,000 would take 2.4 GB. Of each test
-    point the `top` strongest partners are looked at.
+    Blocks of test points keep memory at block x n; the full table of 60,000 x 10,000 would take 2.4 GB. At most
+    `top` pairs are returned per test point.
 
     Raises:
       ValueError: as `influence_sums`; labels that are no integers (n,), or of other samples than mem, mask and outcome.

@@ -1,4 +1,4 @@
-"""What happens to raw pixels on the device, inside the training step: augmentation, then scaling."""
+"""Augmentation and scaling of raw pixels, on the device inside the training step."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -13,7 +13,7 @@ from subspace_jax.typing import Array, Key, Shaped
 
 @lru_cache  # one function object, and so one compilation
 def prepare(scaling: Scaling, *, augment: bool = False) -> Callable:
-    """(key, raw pixels) -> inputs of the network: crops and flips where asked for, then the scale of the data set."""
+    """(key, raw pixels) -> inputs of the network: random crops and flips if `augment`, then `scaling`."""
 
     def run(key, x):
         return scale(crop_flip(key, x) if augment else x, scaling)
@@ -22,7 +22,7 @@ def prepare(scaling: Scaling, *, augment: bool = False) -> Callable:
 
 
 def crop_flip(key: Key[Array, ""], x: Shaped[Array, "b h w c"], *, pad: int = 4) -> Shaped[Array, "b h w c"]:
-    """Zero-pad by `pad` pixels, cut a random window of the old size, mirror every other image at random.
+    """Zero-pad by `pad` pixels, crop a random window of the old size, flip each image left-right with probability 1/2.
 
     Works on raw uint8 pixels as on floats: apply it before scaling, so that the padding is black.
     """

@@ -1,4 +1,4 @@
-"""One model on one device: epochs of the jitted step, with hooks after an epoch as pure functions of the state."""
+"""Train one model on one device: epochs of a jitted step, with hooks after epochs as pure functions of the state."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -20,7 +20,7 @@ RESIDENT_BYTES = 8 << 30  # data sets up to this size stay on the device for the
 
 
 class Hook(NamedTuple):
-    """What is accumulated over the epochs: `carry` is saved with the state, `update(carry, state, epoch)` is pure."""
+    """Accumulator over epochs: `carry` is saved in checkpoints, pure `update(carry, state, epoch)` gives the next."""
 
     carry: PyTree
     update: Callable[[Any, TrainState, int], Any]
@@ -33,7 +33,7 @@ def likes_scan(params: PyTree) -> bool:
 
 
 def stays_on_device(params: PyTree, x: Any) -> bool:
-    """Whether the data lives on the device for the whole run, with one program per epoch."""
+    """Whether the data stays on the device for the whole run, with one program per epoch."""
     return likes_scan(params) and x.nbytes <= RESIDENT_BYTES
 
 
@@ -55,8 +55,8 @@ def train_epoch(
 ) -> Callable:
     """(state, x, y) -> (state, {"loss", "accuracy"} averaged over the epoch), compiled once for all runs of one shape.
 
-    One program per epoch where the data fits on the device and the backend likes it, one per step with batches copied
-    ahead of time otherwise. Both take the same batches in the same order: a permutation of the samples keyed by
+    One program per epoch where the data fits on the device (and, on a CPU, the network has no convolutions); otherwise
+    one per step, with prefetched batches. Both take the same batches in the same order: a permutation of the samples by
     (state.key, epoch), the last partial batch dropped.
 
     Args:
@@ -93,16 +93,16 @@ def fit(
     after_epoch: Callable | None = None,
     label: str = "training",
 ) -> tuple[TrainState, dict[str, PyTree]]:
-    """Run the epochs `start`..`epochs` - 1; resumed from a saved state and its carries it ends bit for bit the same.
+    """Run the epochs `start`..`epochs` - 1. Resumed from saved state and carries, the result is the same bit for bit.
 
     Args:
       epoch_fn: from `train_epoch`.
-      state: fresh, or restored.
+      state: from `create`, or restored from a checkpoint.
       data: (x, y), whole: NumPy or device arrays.
       epochs: passes in total.
-      start: passes that lie behind `state`.
-      hooks: accumulators by name; each runs after epochs every, 2 every, ...
-      carries: their restored carries, with "metrics"; the hooks' own when None.
+      start: epochs that `state` has already been trained for.
+      hooks: accumulators by name; each runs every `every` epochs.
+      carries: restored carries of the hooks and of "metrics"; initial ones when None.
       after_epoch: (epochs done, state, carries) -> None, for saving.
       label: name beside the progress bar.
 
@@ -130,6 +130,6 @@ def fit(
 
 
 def initial_carries(hooks: dict[str, Hook], epochs: int) -> dict[str, PyTree]:
-    """The carries before the first epoch: also the template with which saved ones are restored."""
+    """The carries before the first epoch; also the template to restore saved ones."""
     blank = jnp.full((epochs,), jnp.nan)
     return {name: hook.carry for name, hook in hooks.items()} | {"metrics": {"loss": blank, "accuracy": blank}}

@@ -1,4 +1,4 @@
-"""Many models at once: memorization, membership and influence need hundreds that differ in their training samples."""
+"""Train many models at once on different subsets, as memorization, membership and influence estimates need."""
 
 import math
 from collections.abc import Callable
@@ -40,19 +40,19 @@ def train_many(
     Model t depends on (key, t, table[t]) alone, not on `loop`, `chunk` or the devices, up to rounding.
 
     Args:
-      key: model t is initialised and ordered by fold_in(key, t).
+      key: fold_in(key, t) gives the initialisation and sample order of model t.
       model: the network.
       tx: any optax chain, the same for every model.
       data: (x, y), whole.
-      table: sample numbers, one row a model.
+      table: positions in the data of each model's samples, one row per model.
       epochs: passes over a model's own samples.
       batch: samples per step and model.
       loop: "vmap" trains all side by side (pays for MLPs and small networks), "map" one after the other in one program
-        (pays for convolutions on a GPU). On a CPU, convolutional networks are trained one by one whatever it says.
-      chunk: models trained at a time; all when None. They are spread over the devices that divide their number.
+        (pays for convolutions on a GPU). Ignored for convolutional networks on a CPU, which are trained one by one.
+      chunk: models trained at a time; all when None. They are split over gcd(chunk, number of devices) devices.
       prepare: (key, x) -> x on the device, see `train_step`.
-      start: stacked variables to train on from; fresh ones when None.
-      hooks: as for `fit`, on stacked states; their carries go on from chunk to chunk.
+      start: stacked variables to start from; fresh ones when None.
+      hooks: as for `fit`, on stacked states; carries are passed on from one chunk to the next.
       label: name beside the progress bar.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Any objective over one or several sets of samples: the engine under everything that fine-tunes."""
+"""Minimise any objective over one or several sets of samples: the loop behind all fine-tuning."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -17,7 +17,7 @@ from subspace_jax.training.progress import track
 from subspace_jax.typing import Array, Key, PyTree, Variables
 
 Samples = tuple[Any, ...]  # x (n, ...), y (n,) and what else a step reads: NumPy or device arrays
-SPAN = 200  # steps between two looks at the progress bar, where a whole span is one program
+SPAN = 200  # steps per call where one program loops over steps; the progress bar moves after each call
 
 
 def minimise(
@@ -35,21 +35,21 @@ def minimise(
 ) -> Variables:
     """Variables after `steps` steps of `tx` down the gradient of an objective over batches of several sets.
 
-    Each step takes a batch of every set, each in its own order: permutation after permutation, as `epoch_order` gives
-    them. An objective that falls where a loss rises ascends it. One program for many steps where the backend likes it,
-    one per step for convolutions on a CPU.
+    Each step takes a batch of every set; each set has its own order, reshuffled every pass (`epoch_order`). To ascend a
+    loss, negate it in the objective. One program runs many steps; for convolutions on a CPU, or data too large for the
+    device, each step is one.
 
     Args:
-      key: of orders, augmentation and whatever is random in the network and the objective.
+      key: for sample order, augmentation, and randomness in the network and the objective.
       objective: (params, batch_stats, batches, constants, key) -> (loss, new batch_stats), with batches a tuple of
-        (x, y), one a set. It is compiled once a function object: define it outside of loops.
-      tx: any optax chain; its state starts here, and params are handed to its update.
+        (x, y), one per set. Each new function object is compiled again: define it outside of loops.
+      tx: any optax chain; its state is initialised here, and its update also gets the parameters.
       variables: {"params": any pytree, "batch_stats": ...} to start from.
-      sets: (x, y) of each set, equally long.
+      sets: (x, y) of each set, x and y equally long.
       steps: at least 1.
-      batch: samples of each set in a step; a smaller set gives all it has.
-      constants: pytree of arrays that the objective reads: a teacher's variables, a mask.
-      prepare: (key, x) -> x on the device before the objective: augmentation.
+      batch: samples of each set per step; all of a smaller set.
+      constants: pytree of arrays passed to the objective, not trained: a teacher's variables, a mask.
+      prepare: (key, x) -> x on the device before the objective, such as augmentation.
       label: name beside the progress bar.
 
     Raises:
@@ -78,13 +78,13 @@ def repeat(
     """The carry after `steps` steps over batches of several sets: the loop under `minimise`, for any kind of step.
 
     Args:
-      key: of the orders; step i gets fold_in(key, i).
-      step: (carry, batches, constants, key) -> carry, compiled once a function object; batches as in `minimise`.
+      key: for the sample order; step i gets fold_in(key, i).
+      step: (carry, batches, constants, key) -> carry, compiled once per function object; batches as in `minimise`.
       carry: any pytree of arrays.
       sets: as in `minimise`, like steps, batch, constants and label.
       steps: see sets.
       batch: see sets.
-      params: the parameters that are trained: whether there are convolutions among them chooses the loop.
+      params: the trained parameters; only their shapes matter, to detect convolutions (see `minimise`).
       constants: see sets.
       label: see sets.
 
@@ -162,7 +162,7 @@ def _programs(step: Callable) -> tuple[Callable, Callable]:
 
 @partial(jax.jit, static_argnums=(1, 2, 3))
 def _order(key: Key[Array, ""], n: int, batch: int, steps: int) -> Array:
-    """The rows of each step, (steps, batch): permutation after permutation."""
+    """The rows of each step, (steps, batch): a new permutation for every pass."""
     passes = -(-steps // (n // batch))
     orders = jax.vmap(lambda epoch: epoch_order(key, epoch, n, batch))(jnp.arange(passes))
     return orders.reshape(-1, batch)[:steps]

@@ -1,4 +1,4 @@
-"""One progress bar for everything that takes long: rate and remaining time, on stderr, silent where nobody looks."""
+"""A progress bar for long loops: rate and remaining time, on stderr; not shown where stderr is no terminal."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 def track(steps: Iterable, *, label: str, total: int, samples: int, done: int = 0) -> Iterator:
-    """Yield from `steps` under a bar of `total` steps, each worth `samples` samples; `done` steps lie behind."""
+    """Yield from `steps` under a bar of `total` steps, each of `samples` samples, of which `done` are complete."""
     console = Console(file=sys.stderr)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

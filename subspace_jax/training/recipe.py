@@ -1,4 +1,4 @@
-"""How a network is trained, as plain values: shadow models and retrained baselines need exactly this again."""
+"""How a network is trained, as plain values, so that shadow models and retrained baselines can repeat it exactly."""
 
 import dataclasses
 from functools import lru_cache
@@ -12,7 +12,7 @@ class Recipe:
     """Optimiser, schedule and batch; saved in every checkpoint."""
 
     optimizer: Literal["sgd", "nesterov", "adam"] = "sgd"
-    """SGD with momentum, its Nesterov form, or Adam (momentum is then its first decay)."""
+    """SGD with momentum, its Nesterov form, or Adam (optax defaults; `momentum` is then not used)."""
     lr: float = 0.05
     """Learning rate; the peak of a schedule."""
     momentum: float = 0.9

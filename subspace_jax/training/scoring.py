@@ -1,4 +1,4 @@
-"""A score for every sample of a data set: batched, sharded over the devices, in order, independent of all three."""
+"""Score every sample of a data set, in batches sharded over devices; scores do not depend on batch, device or order."""
 
 import warnings
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from subspace_jax.core.keys import as_key, sample_keys
 from subspace_jax.training.progress import track
 from subspace_jax.typing import ApplyFn, Array, Float, Key, PyTree, Variables
 
-KERNEL = 64  # rows of a call on a CPU: its matrix kernels, and with them the last bits, change with their number
+KERNEL = 64  # rows per call on a CPU, fixed because its matrix kernels, and so the last bits, depend on their number
 INTERACTION = 1e-3  # relative change of one sample's score between two batches; rounding stays below 1e-5
 
 
@@ -32,18 +32,18 @@ def score_dataset(
 ) -> PyTree:
     """Run fn(keys, variables, *arrays) over a whole data set and put the results together in order.
 
-    The last batch is padded and cut again, and every key is folded by sample index, so that a score depends neither on
-    `batch` nor on order, padding or devices: up to rounding, and on one CPU device bit for bit from batches of 64 on,
-    because there every call scores 64 samples.
+    Padding of the last batch is dropped, and every key is folded with the sample index, so that a score does not depend
+    on `batch`, order, padding or devices, up to rounding. On one CPU device it is bit for bit the same for every
+    `batch` of at least 64, because each call then scores 64 samples.
 
     Args:
       key: base of the sample keys.
-      fn: scores a batch: keys (b,), variables, arrays (b, ...) -> a pytree of arrays (b, ...). It is compiled once a
-        function object, and again once what it reads has changed: define it outside of loops.
-      variables: what the network needs; copied to every device.
-      arrays: host or device arrays, or trees of them, of equal length n, usually (x, y).
+      fn: scores a batch: keys (b,), variables, arrays (b, ...) -> a pytree of arrays (b, ...). Each new
+        function object is compiled again, as is one whose closure has changed: define it outside of loops.
+      variables: what fn takes; copied to every device.
+      arrays: host or device arrays, or pytrees of them, of equal length n, usually (x, y).
       index: sample indices (n,) that keys are folded with; 0..n-1 when None.
-      batch: samples per call over all devices, rounded up to a multiple of their number; on CPUs at most 64 a device.
+      batch: samples per call over all devices, rounded up to a multiple of their number; at most 64 per CPU device.
       devices: all local ones when None.
       label: name beside the progress bar.
 
@@ -73,7 +73,7 @@ def score_dataset(
         rows = np.arange(start, start + batch) * (np.arange(start, start + batch) < count)  # padding is sample 0
         taken = jax.tree.map(lambda leaf, rows=rows: leaf[rows], (index, *arrays))
         parts.append(_call(fn, mesh, key, variables, *jax.device_put(taken, over)))
-        jax.block_until_ready(parts[-2:-1])  # one batch in flight: the bar is honest and the queue short
+        jax.block_until_ready(parts[-2:-1])  # one batch in flight: the progress bar is right and the queue short
     home = mesh.devices.flat[0]
     whole = jax.tree.map(lambda *leaves: jnp.concatenate(jax.device_put(leaves, home)), *parts)
     _warn_if_samples_interact(jax.tree.leaves(whole)[0], count)
@@ -81,7 +81,7 @@ def score_dataset(
 
 
 def _warn_if_samples_interact(scores: Float[Array, "n ..."], count: int) -> None:
-    """Sample 0 was scored twice, in two batches: it must not matter in which company."""
+    """Warn if sample 0, scored in the first and the last batch, has two scores: samples of a batch then interact."""
     first, again = np.asarray(scores[0], np.float64), np.asarray(scores[count], np.float64)
     change = np.abs(again - first).max(initial=0) / max(np.abs(first).max(initial=0), 1e-30)
     if change > INTERACTION:

@@ -1,4 +1,4 @@
-"""What training carries from step to step, and the one step it takes."""
+"""The training state and the training step."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from subspace_jax.typing import Array, Int, Key, PyTree, Shaped, Variables
 
 
 class TrainState(NamedTuple):
-    """Arrays only, saved whole; `key` never changes: order, augmentation and dropout fold the step into it."""
+    """All arrays of a run. `key` is constant: shuffling folds the epoch into it, augmentation and dropout the step."""
 
     step: Int[Array, "*models"]
     params: PyTree
@@ -27,19 +27,19 @@ class TrainState(NamedTuple):
 def create(
     key: Key[Array, ""], model: Model, tx: optax.GradientTransformation, x: Shaped[Array | np.ndarray, "b ..."]
 ) -> TrainState:
-    """A fresh state; `x` is one batch of inputs as the model sees them (its values do not matter)."""
+    """Initial state; `x` is one batch of inputs as the model sees them (its values do not matter)."""
     key = as_key(key)
     fresh = model.init(key, x)
     return TrainState(jnp.int32(0), fresh["params"], fresh["batch_stats"], tx.init(fresh["params"]), key)
 
 
 def variables(state: TrainState) -> Variables:
-    """What `Model.apply` takes."""
+    """The variables {"params", "batch_stats"} that `Model.apply` takes."""
     return {"params": state.params, "batch_stats": state.batch_stats}
 
 
 def train_step(model: Model, tx: optax.GradientTransformation, *, prepare: Callable | None = None) -> Callable:
-    """One step of mean cross-entropy: (state, x, y) -> (state, {"loss", "accuracy"} of the batch before the step).
+    """One step of mean cross-entropy: (state, x, y) -> (state, {"loss", "accuracy"} of the batch before the update).
 
     Args:
       model: the network.

@@ -1,4 +1,4 @@
-"""Make a trained classifier forget classes: the closed-form edit, its baselines, and the measures of both."""
+"""Make a trained classifier forget classes: a closed-form edit, baselines, and evaluation."""
 
 from subspace_jax.unlearning import baselines, class_projection, evaluation, samples
 

@@ -1,7 +1,7 @@
-"""SVD class unlearning: what only the forgotten classes put into a layer is projected out of its kernel.
+"""SVD class unlearning: input directions that only the forgotten classes use are projected out of each kernel.
 
-Two forward passes and no gradient: M_r and M_f are the soft projectors onto the inputs of a layer for samples that stay
-and samples that go. What they share is kept, the rest of M_f is removed: K <- K - M_f (I - M_r) K. The order matters.
+Two forward passes and no gradient: M_r and M_f are the soft projectors onto the inputs of a layer for samples to keep
+and to forget. Shared directions are kept, the rest of M_f is removed: K <- K - M_f (I - M_r) K. The order matters.
 Kodge, Saha and Roy, "Deep Unlearning", TMLR 2024, arXiv 2312.00761.
 
 >>> import jax.numpy as jnp
@@ -48,9 +48,9 @@ def unlearn_projector(gram_r: Square, gram_f: Square, alpha_r: Scalar, alpha_f: 
     """I - M_f + M_f M_r, which multiplies a kernel from the left; not symmetric.
 
     M = a G ((a - 1) G + I)^-1 with G = gram / tr(gram), `subspace.resolvent`. I minus it has eigenvalues in [0, 1].
-    alpha_f = 0 gives I exactly; alpha_r = 0 protects nothing, I - M_f (the ablation `no_shared`); a forget gram without
-    energy gives I, a retain gram without energy protects nothing. Float64 NumPy in gives float64 NumPy out; JAX arrays
-    stay in their dtype, under `jit` and `vmap` over both strengths.
+    alpha_f = 0 gives I exactly; alpha_r = 0 protects nothing, I - M_f (the ablation `no_shared`); a forget gram of
+    zeros gives I, a retain gram of zeros protects nothing. Float64 NumPy in gives float64 NumPy out; JAX arrays keep
+    their dtype, also under `jit` and `vmap` over both strengths.
 
     Args:
       gram_r: X'X (..., d, d), uncentred, of a layer's inputs for samples of the classes that stay.
@@ -79,9 +79,9 @@ def unlearn_classes(
 ) -> Params:
     """The parameters with K <- K - M_f (K - M_r K) in every layer, all from the same original network.
 
-    Several classes at once: `forget` holds samples of all of them, `retain` of none. One after the other: measure the
-    edited network again and apply it to that. Biases, norms and running statistics stay. Pure; under `jit` with JAX
-    moments. With float64 moments (NumPy, from `capture.collect`) the edit is computed in float64, then cast.
+    Several classes at once: `forget` holds samples of all of them, `retain` of none. One after the other: collect the
+    moments of the edited network and edit it again. Biases, norms and running statistics stay. Pure; works under `jit`
+    with JAX moments. With float64 moments (NumPy, from `capture.collect`) the edit is computed in float64, then cast.
 
     Args:
       table: `capture.layers` of the network, in inference mode.
@@ -93,8 +93,8 @@ def unlearn_classes(
       layers: paths of layers, or of leaves for all layers in them, to edit; all of the table when None.
 
     Returns:
-      The same tree with the same dtypes; what is not an edited kernel is the same object. A layer whose forget inputs
-      are all zero does not change.
+      A tree of the same structure and dtypes; leaves other than edited kernels are the same objects. A layer whose
+      forget inputs are all zero does not change.
 
     Raises:
       ValueError: a negative or NaN strength; a path that names no layer; moments that are missing, of another size, of
@@ -119,7 +119,7 @@ def unlearn_search(
 ) -> Search:
     """`unlearn_classes` for each pair of strengths; the pair with the largest score.
 
-    One solve per strength and distinct input, then one product per pair and layer. Holds len(alphas_r) copies of the
+    One solve per strength and distinct layer input, one product per pair and layer. Holds len(alphas_r) copies of the
     kernels. A tie goes to the alpha_f that comes first, then to the alpha_r; a NaN score is never chosen.
 
     Args:

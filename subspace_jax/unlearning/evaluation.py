@@ -1,8 +1,8 @@
-"""What was forgotten and what was kept: accuracies, membership attacks, a probe of the features, weight changes.
+"""Evaluate unlearning: accuracies, membership attacks, a linear probe of the features, weight changes.
 
-Unlearning is right when the network looks like one retrained without the classes: no accuracy on them, samples of them
-that an attack cannot tell from unseen ones (`svc_mia`, `ulira`), features that no longer separate them
-(`linear_probe`: many methods only detach the head).
+The aim is a network like one retrained without the classes: no accuracy on them, samples of them that an attack cannot
+tell from unseen ones (`svc_mia`, `ulira`), features that no longer separate them (`linear_probe`: many methods only
+change the head).
 """
 
 from typing import Any, NamedTuple
@@ -22,14 +22,14 @@ Real = Float[Array | np.ndarray, "..."]
 
 
 class ClassAccuracy(NamedTuple):
-    """Accuracy on samples of the classes that stay, and of those to forget."""
+    """Accuracy on samples of the classes to keep, and of those to forget."""
 
     retain: Float[Array, ""]
     forget: Float[Array, ""]
 
 
 class ULira(NamedTuple):
-    """One value per held-out pair of models; 0.5 is perfect unlearning."""
+    """One value per held-out pair of models; at 0.5 the attack cannot tell them apart: perfect unlearning."""
 
     auc: Float[Array, " models"]
     balanced_accuracy: Float[Array, " models"]
@@ -38,7 +38,7 @@ class ULira(NamedTuple):
 def class_accuracy(
     logits: Float[Array | np.ndarray, "n classes"], y: Int[Array | np.ndarray, " n"], *, forget: Classes
 ) -> ClassAccuracy:
-    """Accuracy of the two kinds of samples; not for use inside `jit`.
+    """Accuracy on the classes to keep and on those to forget; not for use inside `jit`.
 
     Args:
       logits: class scores.
@@ -46,8 +46,8 @@ def class_accuracy(
       forget: classes to forget, or the one class.
 
     Raises:
-      ValueError: no class scores, one row per label; labels that are no class; a class to forget that is not in the
-        labels, or no other class.
+      ValueError: logits that are not (n, classes); labels that are no integers in [0, classes), (n,); a class to forget
+        that is not in the labels, or no other class in them.
     """
     _check_scores(logits, y)
     y, classes = np.asarray(y), as_classes(forget)
@@ -62,17 +62,17 @@ _accuracy = jax.jit(metrics.accuracy)
 
 
 def forget_score(retain: Any, forget: Any) -> Any:
-    """acc_retain (1 - acc_forget), of fractions: 1 is best; what the search over strengths maximises."""
+    """acc_retain (1 - acc_forget), accuracies as fractions; 1 is best. For `unlearn_search` to maximise."""
     return retain * (1 - forget)
 
 
 def confusion_matrix(
     logits: Float[Array | np.ndarray, "n classes"], y: Int[Array | np.ndarray, " n"]
 ) -> Int[Array, "classes classes"]:
-    """Counts: row = true class, column = largest logit; a row of logits with a NaN is counted nowhere.
+    """Counts: row = true class, column = largest logit; rows of logits with a NaN are not counted.
 
     Raises:
-      ValueError: as `class_accuracy`, of the shapes and labels.
+      ValueError: shapes and labels, as in `class_accuracy`.
     """
     _check_scores(logits, y)
     logits = jnp.asarray(logits)
@@ -98,8 +98,8 @@ def label_logit(logits: Float[Array | np.ndarray, "n classes"], y: Int[Array | n
 def svc_mia(retain_train: Real, forget_train: Real, forget_test: Real) -> float:
     """Share of unseen forget samples that an attack calls non-members; 1 is best, as for a retrained network.
 
-    SVC(rbf, C=3, gamma="auto") on the probability of the true label: retain-train is 1, forget-train 0. The score is
-    the share of forget-test that it calls 0. Quadratic in the number of training samples.
+    SVC(rbf, C=3, gamma="auto") on the probability of the true label, trained to tell retain-train (1) from
+    forget-train (0); the score is the share of forget-test classified as 0. Quadratic cost in the training samples.
 
     Args:
       retain_train: probabilities of the true label (n,), of training samples that stay.
@@ -131,13 +131,13 @@ def ulira(unlearned: Float[Array | np.ndarray, "models n"], retrained: Float[Arr
     """Can the likelihood ratio tell unlearned networks from retrained ones, sample by sample?
 
     Each pair of networks is held out in turn. For each sample, Gaussians (mean, std) are fitted to the others' logits,
-    unlearned and retrained; the log ratio of the two scores the held-out pair. The balanced accuracy is taken at the
-    threshold where FPR + TPR is closest to 1. The authors' code scores the last shadow network, which is in the fit,
-    in place of the unlearned one. To audit one network put it last and read [-1].
+    unlearned and retrained; the log ratio of the two densities is the attack's score on the held-out pair. The
+    balanced accuracy is taken at the threshold where FPR + TPR is closest to 1. The authors' code instead scores the
+    last shadow network, which is part of the fit. To audit one network put it last and read [-1].
 
     Args:
       unlearned: `label_logit` of the samples to forget, a row per network trained on all and then unlearned.
-      retrained: the same, a row per network trained without them.
+      retrained: the same, a row per network trained without these samples.
 
     Raises:
       ValueError: other shapes, fewer than 3 networks, no sample, values that are not finite or look like probabilities.
@@ -184,10 +184,10 @@ def linear_probe(
     forget: Classes,
     ridge: float = 1e-3,
 ) -> ClassAccuracy:
-    """Accuracies of a new head, fitted on hidden features with all labels: is the class still in the features?
+    """Accuracies of a new head, fitted on hidden features with the labels of all classes, also those to forget.
 
-    Ridge regression of one-hot labels on centred features, (F'F + ridge tr(F'F)/d I) W = F'Y, in float64. Constant
-    features give the commonest class.
+    Ridge regression of one-hot labels on centred features, (F'F + ridge tr(F'F)/d I) W = F'Y, in float64. From
+    constant features it predicts the most frequent class.
 
     Args:
       train_features: hidden features of training samples.

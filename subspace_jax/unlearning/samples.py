@@ -1,4 +1,4 @@
-"""Which training samples speak for the classes that stay and for those that go."""
+"""Choose the training samples that represent the classes to keep and those to forget."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ Classes = Sequence[int] | int | Int[np.ndarray, " classes"]
 
 
 class Samples(NamedTuple):
-    """Positions in the labels: of the retain set and of the forget set."""
+    """Positions in the labels array: the retain set and the forget set."""
 
     retain: Int[np.ndarray, " n_r"]
     forget: Int[np.ndarray, " n_f"]
@@ -30,8 +30,8 @@ def select_samples(
 ) -> Samples:
     """Random samples, spread evenly over the classes that stay, and over those to forget.
 
-    Classes get the same number within one, unless one has fewer samples: it then gives all and the others more. Where
-    a set has fewer samples than asked for, it gives all.
+    Class counts differ by at most one, unless a class has too few samples: then all of them are taken, and more of the
+    others. If fewer samples exist than requested, all are taken.
 
     Args:
       key: same key, same samples.
@@ -58,7 +58,7 @@ def select_samples(
 
 
 def check_samples(retain_labels: Int[Any, " n_r"], forget_labels: Int[Any, " n_f"], *, forget: Classes) -> None:
-    """Refuse sets that would forget what should stay, or keep what should go; for sets chosen by hand.
+    """Refuse retain and forget sets that mix up or miss classes; for sets chosen by hand.
 
     Args:
       retain_labels: of the retain set.
@@ -67,7 +67,7 @@ def check_samples(retain_labels: Int[Any, " n_r"], forget_labels: Int[Any, " n_f
 
     Raises:
       ValueError: labels that are no integers (n,); a class to forget without samples; fewer than 2 samples to forget;
-        no class that stays; a class to forget in the retain set (whichever of several it is); a class that stays in
+        no class that stays; a class to forget in the retain set; a class that stays in
         the forget set.
     """
     checks.check_labels(retain_labels, name="retain_labels")
@@ -87,10 +87,10 @@ def check_samples(retain_labels: Int[Any, " n_r"], forget_labels: Int[Any, " n_f
 
 
 def as_classes(forget: Classes) -> Int[np.ndarray, " classes"]:
-    """The classes to forget, each once; one class may stand by itself.
+    """The classes to forget, unique and ascending; a single class may be an int.
 
     Raises:
-      ValueError: no class, or what is no class number.
+      ValueError: no class, or something that is not a class number.
     """
     classes = np.atleast_1d(np.asarray(forget))
     if not classes.size or classes.ndim != 1 or classes.dtype.kind not in "iu":
@@ -99,7 +99,7 @@ def as_classes(forget: Classes) -> Int[np.ndarray, " classes"]:
 
 
 def _evenly(order: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` of `order` when each class takes turns."""
+    """The first `count` of `order` when classes take turns (round robin)."""
     y = labels[order]
     by_class = np.argsort(y, kind="stable")
     turn = np.empty(len(y), int)

@@ -1,8 +1,8 @@
-"""Readers of files as people have them, one module a format, asked in this order.
+"""Readers of data files, one module per format, tried in the order of ALL.
 
-Each has three functions: `splits(folder)` names the splits that lie there, `read(folder, split)` gives the columns of
-one of them, `classes(folder)` what its labels mean, by the training split, which is there when it is asked. Positions
-are read where files have been shuffled; files in their original order need none, `load` counts them.
+Each has three functions: `splits(folder)` lists the splits in a folder, `read(folder, split)` returns the columns of
+one, `classes(folder)` the classes of the training split, which must exist. Original positions are read only where the
+files have been shuffled; for files in their original order `load` numbers the rows.
 """
 
 from subspace_jax.data.sources import cifar, idx, images, npz, tfds

@@ -20,12 +20,12 @@ LABELS = {"labels": "label", "fine_labels": "label", "coarse_labels": "coarse_la
 
 
 def splits(folder: pathlib.Path) -> list[str]:
-    """Those of which at least one batch is there."""
+    """The splits of which at least one batch file exists."""
     return [split for split, ways in FILES.items() if any((folder / n).is_file() for names in ways for n in names)]
 
 
 def read(folder: pathlib.Path, split: str) -> Columns:
-    """The batches joined in their order."""
+    """All batches of a split, concatenated in order."""
     names = next(names for names in FILES[split] if any((folder / name).is_file() for name in names))
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
@@ -35,7 +35,7 @@ def read(folder: pathlib.Path, split: str) -> Columns:
 
 
 def classes(folder: pathlib.Path) -> Classes:
-    """By the training labels."""
+    """Classes of the training labels."""
     return classes_of(read(folder, "train")["label"], f"train in {folder}")
 
 
@@ -57,17 +57,17 @@ def _batch(path: pathlib.Path) -> Columns:
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes in the old protocol; `codecs.encode` itself would reach every codec."""
+    """Stands in for `codecs.encode`, by which pickle protocol 2 stores bytes; the original would admit every codec."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"it asks for the codec {encoding!r}")
     return text.encode("latin1")
 
 
 class _NumpyOnly(pickle.Unpickler):
-    """Admits NumPy arrays and what pickle writes without naming a class: dict, list, bytes, str, numbers."""
+    """Admits only NumPy arrays and built-in types: dict, list, bytes, str, numbers."""
 
     def find_class(self, module_name: str, global_name: str, /) -> Callable[..., Any]:
-        """A name from the file; pickle would call whatever it stands for, so that a foreign file could run anything."""
+        """The object for a global named in the file, if admitted; plain pickle would import and call any."""
         admitted: dict[str, Any] = {
             "multiarray._reconstruct": np.empty(0).__reduce_ex__(2)[0],
             "numeric._frombuffer": np.empty(0).__reduce_ex__(5)[0],

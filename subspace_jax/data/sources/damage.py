@@ -1,4 +1,4 @@
-"""What a file is that is not what its name says."""
+"""Describe a file whose content is not of the expected format."""
 
 SHOWN = 15  # bytes, enough for b'<!DOCTYPE html>'
 

@@ -1,6 +1,6 @@
 """MNIST and its kin: `train-images-idx3-ubyte` or `train-images.idx3-ubyte`; the test split is called `t10k`.
 
-Plain, gzip or xz: what a file is, its first bytes say, since browsers and tools add and drop `.gz` as they like.
+Plain, gzip or xz, told apart by the first bytes, since browsers and tools add or drop `.gz`.
 """
 
 import gzip
@@ -17,7 +17,7 @@ from subspace_jax.data.classes import Classes, classes_of
 from subspace_jax.data.sources.damage import seen
 
 Columns = dict[str, np.ndarray]
-STEMS = {"test": "t10k"}  # other splits are called what they are
+STEMS = {"test": "t10k"}  # other splits have their own name in the file name
 UINT8 = 8  # the format's code for unsigned bytes
 ENDS = "", ".gz", ".xz"
 NAME = r"(.+)-(?:images[-.]idx3|labels[-.]idx1)-ubyte(?:\.gz|\.xz)?"
@@ -25,14 +25,14 @@ OPENERS = {b"\x1f\x8b": gzip.open, b"\xfd7": lzma.open}
 
 
 def splits(folder: pathlib.Path) -> list[str]:
-    """By the files of images or of labels."""
+    """The splits with a file of images or of labels."""
     names = {stem: split for split, stem in STEMS.items()}
     found = [re.fullmatch(NAME, path.name) for path in folder.glob("*-ubyte*") if path.is_file()]
     return sorted({names.get(match[1], match[1]) for match in found if match})
 
 
 def read(folder: pathlib.Path, split: str) -> Columns:
-    """Images and labels, in their order."""
+    """Images and labels of a split, in file order."""
     image, label = _path(folder, split, "images", 3), _path(folder, split, "labels", 1)
     if image is None or label is None:
         raise ValueError(f"{folder} has {image or label} alone; put the file of {'labels' if image else 'images'} by.")
@@ -40,7 +40,7 @@ def read(folder: pathlib.Path, split: str) -> Columns:
 
 
 def classes(folder: pathlib.Path) -> Classes:
-    """By the training labels."""
+    """Classes of the training labels."""
     path = _path(folder, "train", "labels", 1)
     return classes_of(read(folder, "train")["label"] if path is None else _array(path), f"{path}")
 

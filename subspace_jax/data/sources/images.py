@@ -1,7 +1,7 @@
-"""A folder of images, `<split>/<class>/*.png` (or .jpg, .jpeg), read by Pillow; a class is called as its folder is.
+"""A folder of images, `<split>/<class>/*.png` (or .jpg, .jpeg), read by Pillow; classes are named by their folders.
 
-`index` is the position in the list of all files of the split, sorted by class, then by file name. Rows come in another
-order, the same for ever: that of a hash of `<class>/<file>`, so that any first N of them are a fair draw of classes.
+`index` is the position in the list of all files of the split, sorted by class, then by file name. Rows come in a fixed
+shuffled order, by a hash of `<class>/<file>`, so that the first N of them are a random sample.
 """
 
 import hashlib
@@ -28,13 +28,13 @@ def splits(folder: pathlib.Path) -> list[str]:
 def read(folder: pathlib.Path, split: str, image_size: int | None = None) -> Columns:
     """All images of a split, brought to one size and one number of channels.
 
-    One channel where every file of every split is grey, else three; transparency is dropped; photographs are turned
-    upright as their camera noted.
+    One channel where every file of every split is grey, else three; transparency is dropped; photographs are rotated
+    by their EXIF orientation.
 
     Args:
       folder: holds the split's folder.
       split: its name.
-      image_size: height and width to which each image is scaled, the longer side cut evenly; as they are when None.
+      image_size: height and width; images are centre-cropped to a square and scaled to it. None keeps their size.
 
     Raises:
       ValueError: a file that is no image or deeper than 8 bits, images of several sizes and no `image_size`.
@@ -51,7 +51,7 @@ def read(folder: pathlib.Path, split: str, image_size: int | None = None) -> Col
 
 
 def classes(folder: pathlib.Path) -> Classes:
-    """By the folders of the training split that hold an image."""
+    """Classes from the folders of the training split that hold an image."""
     names = [f.name for f in _folders(folder / "train") if _any_image(f)]
     return classes_of(np.array(names), f"{folder / 'train'}")
 
@@ -80,13 +80,13 @@ def _mixed(path: pathlib.Path) -> bytes:
 
 
 def _colour(path: pathlib.Path) -> bool:
-    """From the file's header alone."""
+    """Whether an image has colour, from the file's header alone."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             return image.mode not in GREY
-    except Exception:  # whoever reads that split is told
+    except Exception:  # reading that split reports the error
         return False
 
 

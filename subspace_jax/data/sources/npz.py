@@ -29,7 +29,7 @@ def read(folder: pathlib.Path, split: str) -> Columns:
 
 
 def classes(folder: pathlib.Path) -> Classes:
-    """By `label` in train.npz."""
+    """Classes of `label` in train.npz."""
     path = folder / "train.npz"
     label = _arrays(path, ("label",)).get("label")
     return classes_of(read(folder, "train")["label"] if label is None else label, f"{path}")
@@ -38,7 +38,7 @@ def classes(folder: pathlib.Path) -> Classes:
 def _arrays(path: pathlib.Path, keys: tuple[str, ...] | None = None) -> Columns:
     with path.open("rb") as file:
         start = file.read(64)
-    if not start.startswith(b"PK"):  # zip, which npz is; without this check NumPy advises to load it unsafely
+    if not start.startswith(b"PK"):  # npz is a zip; without this check NumPy's error advises allow_pickle=True
         page = start.lstrip().startswith(b"<")
         remedy = TOGETHER if start.startswith(b"\x93NUMPY") else "get it again" if page or not start else TOGETHER
         raise ValueError(f"{path} is no npz archive: {seen(start)}; {remedy}.")
@@ -53,7 +53,7 @@ def _arrays(path: pathlib.Path, keys: tuple[str, ...] | None = None) -> Columns:
 
 
 class _ObjectsError(ValueError):
-    """A column that is needed would run code when it is read."""
+    """A required column holds pickled objects, which could run code when loaded."""
 
 
 def _array(archive: np.lib.npyio.NpzFile, key: str, path: pathlib.Path) -> np.ndarray | None:

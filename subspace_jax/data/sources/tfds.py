@@ -11,7 +11,7 @@ Columns = dict[str, np.ndarray]
 
 
 def splits(folder: pathlib.Path) -> list[str]:
-    """As its dataset_info.json says."""
+    """The splits listed in dataset_info.json; none where there is no such file."""
     prepared = _prepared(folder)
     if prepared is None:
         return []
@@ -21,14 +21,14 @@ def splits(folder: pathlib.Path) -> list[str]:
 
 
 def read(folder: pathlib.Path, split: str) -> Columns:
-    """In the order of the original files."""
+    """The columns of a split, in the order of the original files."""
     from subspace_jax.data import builder
 
     return builder.read(_prepared(folder) or folder, split)
 
 
 def classes(folder: pathlib.Path) -> Classes:
-    """As the features say; where they say only that labels are integers, by those of the training split."""
+    """Classes from the ClassLabel feature; where labels are plain integers, from those of the training split."""
     from subspace_jax.data import builder
 
     prepared = _prepared(folder) or folder

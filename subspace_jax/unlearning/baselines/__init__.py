@@ -1,9 +1,9 @@
-"""What class projection is compared with: eleven ways to forget by training, each in a few lines over one engine.
+"""Baselines of class projection: eleven gradient-based ways to forget classes.
 
 Every method is `method(key, model, variables, retain, forget, *, recipe=RECIPE) -> Unlearned`, with (x, y) of the
-samples that stay and of those to forget, scaled as in training, and the cost in passes of one sample. All get the same
-samples and, in what their papers leave open, the same recipe; `retrain` takes all that stays and the recipe of the
-original, and is what the others try to reach.
+samples to keep and of those to forget, scaled as in training; the cost is counted in passes of one sample. All get the
+same samples and, where their papers leave it open, the same recipe; `retrain`, the reference that the others try to
+match, takes all samples to keep and the recipe of the original.
 """
 
 from subspace_jax.unlearning.baselines.descent import finetune, random_labels, retrain

@@ -1,4 +1,4 @@
-"""Baselines that only descend the cross-entropy: from scratch, on what stays, or with random labels on what goes."""
+"""Baselines that minimise the cross-entropy: retraining, fine-tuning on the retain set, random labels to forget."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,13 +17,13 @@ def retrain(
     key: Key[Array, ""], model: Model, variables: Variables, retain: Samples, forget: Samples, *, recipe: Recipe,
     prepare: Callable | None = None,
 ) -> Unlearned:  # fmt: skip
-    """The reference: a fresh network, trained on what stays by the recipe of the original.
+    """The reference: a fresh network, trained on the samples to keep by the recipe of the original.
 
     Args:
-      key: of the initialisation and the orders.
+      key: for the initialisation and the sample order.
       model: the network.
-      variables: not used; here as in every method.
-      retain: all training samples that stay, not the few that the others get.
+      variables: not used; present because every method takes it.
+      retain: all training samples to keep, not the few that the others get.
       forget: not used.
       recipe: how the original was trained.
       prepare: (key, x) -> inputs, where `retain` holds raw pixels that are augmented.
@@ -39,7 +39,7 @@ def finetune(
     key: Key[Array, ""], model: Model, variables: Variables, retain: Samples, forget: Samples, *,
     recipe: Recipe = RECIPE,
 ) -> Unlearned:  # fmt: skip
-    """Train on with the retain set alone and hope that the rest fades ("catastrophic forgetting")."""
+    """Continue training on the retain set alone, relying on catastrophic forgetting of the rest."""
     objective = training.mean_loss(model.train_apply)
     return descend(key, objective, variables, [retain], recipe=recipe, label="finetune")
 
@@ -48,7 +48,7 @@ def random_labels(
     key: Key[Array, ""], model: Model, variables: Variables, retain: Samples, forget: Samples, *,
     recipe: Recipe = RECIPE,
 ) -> Unlearned:  # fmt: skip
-    """Train on with the retain set and, batch by batch, the forget set under labels drawn once from all classes."""
+    """Continue training on joint batches of the retain set and of the forget set with random labels, drawn once."""
     key = as_key(key)
     label_key, key = jax.random.split(key)
     objective = training.mean_loss(model.train_apply)
@@ -57,7 +57,7 @@ def random_labels(
 
 
 def uniform(key: Key[Array, ""], model: Model, variables: Variables, x: Any) -> Array:
-    """Labels (n,), each of all classes with equal chance, the true one among them."""
+    """Labels (n,), uniformly random over all classes, the true one included."""
     key = as_key(key)
     classes = jax.eval_shape(model.apply, variables, x[:1]).shape[-1]
     return jax.random.randint(key, (len(x),), 0, classes)

@@ -1,4 +1,4 @@
-"""What the baselines share: one recipe, one call of the fine-tuning engine, one count of what it cost."""
+"""Shared by the baselines: the default recipe, the fine-tuning call, and the count of its cost."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -15,15 +15,15 @@ from subspace_jax.typing import Array, Float, Key, Params, PyTree, Variables
 
 Samples = tuple[Any, Any]  # x (n, ...) scaled as in training, y (n,)
 RECIPE = Recipe(optimizer="sgd", lr=0.01, momentum=0.9, weight_decay=0.0, schedule="constant", epochs=10, batch=64)
-"""Of all methods, in what their papers leave open; epochs are passes over the retain set."""
+"""Default of all methods where their papers leave it open; epochs are passes over the first set they train on."""
 
 
 class Unlearned(NamedTuple):
-    """What a method made of the network, and its cost in passes of one sample through the network.
+    """The unlearned network, and its cost in passes of one sample through the network.
 
     Attributes:
       variables: {"params", "batch_stats"}, as `Model.apply` takes them.
-      forward: forward passes, those of a teacher and of importances among them.
+      forward: forward passes, including those of a teacher and for weight importances.
       backward: backward passes.
     """
 
@@ -47,10 +47,10 @@ def descend(
     prepare: Callable | None = None,
     label: str,
 ) -> Unlearned:
-    """`training.minimise` for recipe.epochs passes over the first set; one forward and backward pass a sample.
+    """`training.minimise` for recipe.epochs passes over the first set; one forward and backward pass per sample.
 
-    A step takes at most recipe.batch samples of each set. Epochs are counted in samples: the last step may end a
-    fraction of a batch early.
+    Each step takes min(recipe.batch, n) samples of every set of size n. The number of steps is
+    floor(epochs n / min(batch, n)) for n of the first set.
 
     Raises:
       ValueError: no epochs, or an empty set; samples that are not finite, labels that are no integers (n,).
@@ -70,7 +70,7 @@ def descend(
     return Unlearned(found, passes, passes)
 
 
-@lru_cache(maxsize=64)  # one function object a network, for the objectives that need no train mode
+@lru_cache(maxsize=64)  # one function object per network, and so one compilation
 def summed_loss(apply: Callable) -> Callable:
     """(params, batch_stats, x, y, weight) -> weighted sum of the cross-entropies, in inference mode."""
 

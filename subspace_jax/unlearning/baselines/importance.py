@@ -1,4 +1,4 @@
-"""Which weights matter to a set of samples: sums of gradients and of squared gradients, streamed."""
+"""Weight importances on a set of samples: sums of gradients and of squared gradients, in batches."""
 
 from collections.abc import Callable
 from functools import partial
@@ -28,7 +28,7 @@ def mean_squared_gradient(model: Model, variables: Variables, samples: Samples) 
 
 
 def _stream(step: Callable, model: Model, variables: Variables, samples: Samples) -> Params:
-    """Sums over batches of one shape; padding weighs nothing."""
+    """Sums over batches of one shape; padding has weight 0."""
     checks.check_data(*samples)
     loss, total = summed_loss(model.apply), jax.tree.map(jnp.zeros_like, variables["params"])
     for (x, y), mask in data.padded(jax.device_get(samples), min(BATCH, len(samples[0]))):

@@ -1,4 +1,4 @@
-"""CF-k and EU-k: only the last k layers forget, by training on or from scratch. Goel et al. 2022, arXiv 2201.06640."""
+"""CF-k and EU-k: train only the last k layers, further or from scratch. Goel et al. 2022, arXiv 2201.06640."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -20,16 +20,16 @@ def cf_k(
     key: Key[Array, ""], model: Model, variables: Variables, retain: Samples, forget: Samples, *,
     recipe: Recipe = RECIPE, last: int = 1,
 ) -> Unlearned:  # fmt: skip
-    """Train the last k layers on with the retain set; all else stays bit for bit, running statistics too.
+    """Continue to train the last k layers on the retain set; all else is unchanged, running statistics too.
 
     Args:
-      key: of the orders.
+      key: for the sample order.
       model: the network; it runs in inference mode.
       variables: where it starts.
-      retain: samples that stay.
+      retain: samples to keep.
       forget: not used.
       recipe: of the fine-tuning.
-      last: k, layers in the order of `capture.layers`, with everything beside their kernels (biases).
+      last: k, counted in the order of `capture.layers`; other parameters of their modules (biases) are trained too.
 
     Raises:
       ValueError: k outside [1, number of layers].
@@ -51,7 +51,7 @@ def eu_k(
 
 
 def leaves(model: Model, variables: Variables, x: Any, last: int) -> list[str]:
-    """Paths of the parameters in the last k layers: their kernels, and what stands in the same module beside them."""
+    """Paths of the parameters in the last k layers: their kernels and the other parameters of the same module."""
     kernels = list(dict.fromkeys(layer.leaf for layer in capture.layers(model.apply, variables, x[:1]).values()))
     if not 1 <= last <= len(kernels):
         raise ValueError(f"the last k layers are some of {len(kernels)}, k in [1, {len(kernels)}]; got {last}.")

@@ -1,8 +1,8 @@
-"""NegGrad and NegGrad+: gradient ascent on what goes, the second with descent on what stays.
+"""NegGrad and NegGrad+: gradient ascent on the forget set, in NegGrad+ with descent on the retain set.
 
-Ascent has no end of its own: the loss grows without bound and takes the network with it. Both stop here when the
-samples of a batch are no longer classified right. NegGrad: Golatkar et al. 2020, arXiv 1911.04933; NegGrad+: Kurmanji
-et al. 2023, arXiv 2302.09880.
+The loss to ascend is unbounded, and ascent would destroy the network. Here the ascent term fades with the share of the
+batch that is still classified correctly, and is zero when none is. NegGrad: Golatkar et al. 2020, arXiv 1911.04933;
+NegGrad+: Kurmanji et al. 2023, arXiv 2302.09880.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def neggrad(
     key: Key[Array, ""], model: Model, variables: Variables, retain: Samples, forget: Samples, *,
     recipe: Recipe = RECIPE,
 ) -> Unlearned:  # fmt: skip
-    """Ascend CE(D_f) times the share of the batch that is still classified right; `retain` is not used."""
+    """Ascend CE(D_f) times the share of the batch that is still classified correctly; `retain` is not used."""
     return descend(key, _ascent(model.train_apply), variables, [forget], recipe=recipe, label="neggrad")
 
 
@@ -30,13 +30,13 @@ def neggrad_plus(
     key: Key[Array, ""], model: Model, variables: Variables, retain: Samples, forget: Samples, *,
     recipe: Recipe = RECIPE,
 ) -> Unlearned:  # fmt: skip
-    """Descend CE(D_r) - CE(D_f), the second times the share of its batch that is still classified right."""
+    """Descend CE(D_r) - s CE(D_f), s the share of the forget batch that is still classified correctly."""
     return descend(key, _ascent(model.train_apply), variables, [retain, forget], recipe=recipe, label="neggrad_plus")
 
 
 @lru_cache(maxsize=64)
 def _ascent(train_apply: Callable) -> Callable:
-    """Down the loss of the sets before the last, up that of the last; one pass, so that batch statistics are joint."""
+    """Descend the loss of all sets but the last, ascend that of the last; one pass, for joint batch statistics."""
 
     def objective(params, batch_stats, batches, constants, key):
         x, y = (jnp.concatenate(parts) for parts in zip(*batches, strict=True))
@@ -50,5 +50,5 @@ def _ascent(train_apply: Callable) -> Callable:
 
 
 def still_right(logits: Float[Array, "b classes"], y: Int[Array, " b"]) -> Float[Array, ""]:
-    """Share of the samples whose largest logit is the label's; a constant to gradients."""
+    """Accuracy on the batch, as a constant to gradients."""
     return jax.lax.stop_gradient((logits.argmax(-1) == y).mean())

@@ -1,4 +1,4 @@
-"""SalUn: random labels, learnt by the few weights alone that matter to what goes. Fan et al. 2024, arXiv 2310.12508."""
+"""SalUn: random labels, training only the weights most salient to the forget set. Fan et al. 2024, arXiv 2310.12508."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -22,9 +22,9 @@ def salun(
     key: Key[Array, ""], model: Model, variables: Variables, retain: Samples, forget: Samples, *,
     recipe: Recipe = RECIPE,
 ) -> Unlearned:  # fmt: skip
-    """`random_labels` in which only the weights with the largest |sum grad CE(D_f)| move, a tenth of all.
+    """`random_labels` that trains only the 10 % of all weights with the largest |sum grad CE(D_f)|.
 
-    The others stay bit for bit, whatever the optimiser.
+    The others are unchanged, whatever the optimiser.
     """
     key = as_key(key)
     label_key, key = jax.random.split(key)
@@ -41,7 +41,7 @@ def salun(
 
 @jax.jit
 def saliency(gradient: Params) -> Params:
-    """True at the tenth of all weights, over all leaves together, with the largest absolute gradient above zero."""
+    """True for the 10 % of weights, over all leaves together, with the largest absolute gradient, where not zero."""
     sizes = jax.tree.map(jnp.abs, gradient)
     flat = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(sizes)])
     cut = jnp.sort(flat)[-max(1, int(SHARE * flat.size))]

@@ -1,4 +1,4 @@
-"""SCRUB: a student that moves away from the original on what goes and stays close to it, and right, on what stays.
+"""SCRUB: a student that departs from the original network on the forget set and stays close to it on the retain set.
 
 Kurmanji et al. 2023, arXiv 2302.09880.
 """
@@ -17,9 +17,9 @@ from subspace_jax.training import Recipe
 from subspace_jax.typing import Array, Float, Key, Variables
 from subspace_jax.unlearning.baselines.engine import RECIPE, Samples, Unlearned, descend
 
-EPOCHS, ASCENTS = 3, 2  # in each epoch a descent on D_r; in the first two an ascent on D_f before it
+EPOCHS, ASCENTS = 3, 2  # each epoch descends on D_r; the first two ascend on D_f before
 CROSS_ENTROPY, DISTILLATION, TEMPERATURE = 0.99, 0.001, 4.0
-AVERAGE = 0.1  # weight of an epoch in the average of the weights, which starts with the first
+AVERAGE = 0.1  # weight of an epoch in the moving average of the parameters, which starts with the first epoch's
 
 
 def scrub(
@@ -28,8 +28,8 @@ def scrub(
 ) -> Unlearned:  # fmt: skip
     """Maximise KL(teacher||student) on D_f, minimise .99 CE + .001 KL on D_r; the averaged weights of three epochs.
 
-    Of the recipe the epochs are not used. A student equal to its teacher has KL 0, and no gradient of it: what sets the
-    ascent off is the descent of the first epoch, or the statistics of a batch.
+    `recipe.epochs` is not used. A student equal to its teacher has KL 0 with zero gradient: ascent moves it only after
+    the descent of the first epoch, or where batch statistics make the two differ.
     """
     key = as_key(key)
     recipe = dataclasses.replace(recipe, epochs=1)

@@ -1,4 +1,4 @@
-"""Selective synaptic dampening: weights that matter to what goes far more than to what stays are shrunk.
+"""Selective synaptic dampening: shrink weights that are far more important to the forget set than to the retain set.
 
 No training: two passes of gradients. Foster, Schoepf and Brintrup 2024, arXiv 2308.07707.
 """
@@ -19,10 +19,10 @@ def ssd(
     key: Key[Array, ""], model: Model, variables: Variables, retain: Samples, forget: Samples, *,
     recipe: Recipe = RECIPE,
 ) -> Unlearned:  # fmt: skip
-    """Weights times min(I_D / I_f, 1) where I_f > 10 I_D, with I = mean squared gradient of the single samples.
+    """Weights times min(I_D / I_f, 1) where I_f > 10 I_D, with I = mean squared per-sample gradient.
 
     I_D is taken over the retain set. The authors take all training data, of which the samples to forget are a share s:
-    then I_D >= s I_f, and from s = 1/10 on (one class of ten, two sets of equal size) no weight could ever pass.
+    then I_D >= s I_f, and for s >= 1/10 (one class of ten, two sets of equal size) no weight could be selected.
     `key` and `recipe` are not used.
     """
     stay, go = (mean_squared_gradient(model, variables, samples) for samples in (retain, forget))
@@ -32,7 +32,7 @@ def ssd(
 
 @jax.jit
 def dampened(params: Params, stay: Params, go: Params) -> Params:
-    """The parameters dampened, from their importances for the retain set and for the forget set."""
+    """The dampened parameters, from importances on the retain set and on the forget set."""
 
     def leaf(w: Array, stay: Array, go: Array) -> Array:
         chosen = go > SELECT * stay

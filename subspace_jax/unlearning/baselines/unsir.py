@@ -1,4 +1,4 @@
-"""UNSIR: unlearn with noise that is as far from the class as can be, then repair. Tarun et al. 2023, arXiv 2111.08947.
+"""UNSIR: train on error-maximising noise under the labels to forget, then repair. Tarun et al. 2023, arXiv 2111.08947.
 
 The only method here that never sees the samples to forget, only their number, shape and labels.
 """
@@ -44,7 +44,7 @@ def unsir(
 
 
 def learn_noise(key: Key[Array, ""], model: Model, variables: Variables, forget: Samples) -> Unlearned:
-    """Inputs such as those to forget, from N(0, 1), that maximise CE - .1 ||noise||^2, as `params`; 40 steps."""
+    """Noise of the forget set's shape, from N(0, 1), by 40 steps up CE - .1 ||noise||^2; returned as `params`."""
     key = as_key(key)
     start_key, key = jax.random.split(key)
     start = {"params": jax.random.normal(start_key, forget[0].shape), "batch_stats": {}}

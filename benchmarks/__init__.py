@@ -1,1 +1,1 @@
-"""One file, one ratio against a peer or a limit: `python -m benchmarks.<name>`."""
+"""One file per benchmark, which measures our cost against a peer's or a limit: `python -m benchmarks.<name>`."""

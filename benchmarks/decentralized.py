@@ -91,7 +91,7 @@ def repeated(gradient: Callable, params: PyTree, batch: PyTree) -> Callable:
 
 
 def ways(name: str, given: Problem, agents: int, devices: int) -> dict[str, Callable]:
-    """Every way to make the steps of a method on a ring, and what they are measured by."""
+    """Every implementation of the steps of a method on a ring, and the gradients they are compared with."""
     weights, cross = topology.weights("ring", agents), name == "ngc"
     make = functools.partial(ngc.ngc, self_grad_at="sent") if cross else gossip.d_psgd
     in_turn, alone = functools.partial(make, loop="map"), exchange.spread(agents, 1)

@@ -23,7 +23,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {  # arguments, sh
 LR, SPARSITY = 0.1, 0.9
 SENDERS = 4  # agents whose bytes are counted
 GRAPHS = "ring", "star"  # of them; in a star some rest while others exchange
-ROUNDS, RATE = 400, 1e-6  # of gossip, and how near rho^2 their last one comes
+ROUNDS, RATE = 400, 1e-6  # rounds of gossip, and the tolerance of the last one's rate against rho^2
 
 
 class Problem(NamedTuple):
@@ -52,22 +52,22 @@ def one_step(make: Callable, given: Problem, comm: Comm, weights: np.ndarray) ->
 
 
 def whole(sizes: list[int]) -> int:
-    """Float32."""
+    """Bytes of a float32 message."""
     return 4 * sum(sizes)
 
 
 def signs(sizes: list[int]) -> int:
-    """A bit an entry and a scale a leaf."""
+    """Bytes of a bit per entry and a scale per leaf."""
     return sum(-(-n // 8) + 4 for n in sizes)
 
 
 def largest(sizes: list[int]) -> int:
-    """A tenth of the entries, as values and their places."""
+    """Bytes of a tenth of the entries, as values and their places."""
     return sum(8 * max(1, int(n * (1 - SPARSITY))) for n in sizes)
 
 
 def codes(sizes: list[int]) -> int:
-    """A byte an entry and the range of a leaf."""
+    """Bytes of a byte per entry and a range per leaf."""
     return sum(n + 8 for n in sizes)
 
 
@@ -129,7 +129,7 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 
 
 def graphs(agents: int) -> dict[str, dict]:
-    """Spectral gap of every graph, and how much a round of gossip leaves of the distance; of a stack, all its steps."""
+    """Spectral gap, and share of the distance that a round of gossip leaves, of every graph; of a stack, per period."""
     rows = {}
     for name in topology.GRAPHS:
         count = len(topology.graphs.FIXED[name]()) if name in topology.graphs.FIXED else agents
@@ -148,7 +148,7 @@ def graphs(agents: int) -> dict[str, dict]:
 
 
 def measured_rate(weights: np.ndarray, width: int = 64) -> float:
-    """Share of the squared distance from the mean that the last of ROUNDS rounds leaves; made 1 again after each."""
+    """Share of the squared distance from the mean that the last of ROUNDS rounds leaves; rescaled to 1 after each."""
     comm = Comm(weights.shape[-1])
     mix, steps = gossip.mixing(comm, weights), 1 if weights.ndim == 2 else len(weights)
 

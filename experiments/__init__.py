@@ -1,1 +1,1 @@
-"""One file, one question, one command: `python -m experiments.<name>`."""
+"""One folder, one question, one command: `python -m experiments.<name>`; they share `families` and `harness`."""

@@ -1,4 +1,4 @@
-"""Every question that can be asked: python -m experiments lists them with their presets, times and newest results."""
+"""`python -m experiments` lists all experiments with their presets, times and newest results."""
 
 import ast
 import json

@@ -22,11 +22,11 @@ class Config(classifier.Config):
     """Forget classes of a trained classifier by a closed-form edit, beside eleven ways to forget by training."""
 
     noise: float = 0.0
-    """Share of wrong labels planted."""
+    """Share of labels replaced by wrong ones."""
     widths: tuple[int, ...] = (128, 128)
     """Hidden layers of an mlp or lenet5."""
     optimizer: Literal["sgd", "nesterov", "adam"] = "adam"
-    """See training.Recipe, also for the next flags."""
+    """Optimiser; for it and the next flags see training.Recipe."""
     lr: float = 1e-3
     """Learning rate, the peak of a schedule."""
     weight_decay: float = 0.0
@@ -36,7 +36,7 @@ class Config(classifier.Config):
     forget: tuple[int, ...] = (3,)
     """Classes to forget."""
     samples_per_class: int = 20
-    """Training samples of each class that stays, for all methods but retraining; as many in all of those to forget."""
+    """Training samples per kept class, in all as many of those to forget; retraining takes every kept sample."""
     tune_epochs: int = 10
     """Passes of the baselines over these samples."""
     last_layers: int = 1
@@ -80,7 +80,7 @@ def main(config: Config) -> runner.Summary:
 
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
-    """What the recipe of the card must show; other data, networks or classes: nothing is claimed."""
+    """What the recipe of the preset must show; other data, networks or classes: nothing is claimed."""
     known = config.data == "digits" and config.model == "mlp" and config.noise == 0 and config.forget == (3,)
     if not known or config.samples_per_class != 20 or config.preset == "smoke":
         return []

@@ -22,7 +22,7 @@ from subspace_jax.unlearning.baselines import last_layers
 if TYPE_CHECKING:
     from experiments.class_unlearning.experiment import Config
 
-DRAW_KEY, METHOD_KEY = 8, 9  # folded into the seed's key, beside those of `planted`
+DRAW_KEY, METHOD_KEY = 8, 9  # folded into the seed's key, beside those of families.classifier
 HELD_SHARE, HELD_MOST = 0.2, 2000  # training samples on which the strengths are chosen
 MEASURED = 256  # samples of a batch whose layer inputs are measured
 SHADOW_SEEDS = 1000, 2000  # added to the seed: networks with the class, and without
@@ -30,7 +30,7 @@ label_logit = jax.jit(evaluation.label_logit)
 
 
 class Rows(NamedTuple):
-    """Which samples serve what; those of classes that were forgotten earlier serve nothing."""
+    """Indices of the samples by purpose; samples of classes that were forgotten earlier are in none."""
 
     retain: np.ndarray  # of the training set: what every method gets
     forget: np.ndarray

@@ -29,10 +29,10 @@ class Config(task_sequence.Config):
     """Train one network on a sequence of tasks by each method; after each task test on all of them."""
 
     method: Method = "all"
-    """One method, or all beside each other."""
+    """The method to run, or all of them."""
     benchmark: Literal["permuted", "rotated", "split", "superclass"] = "permuted"
-    """Pixels in another order; images turned further; other classes with a head of their own in every task, split by
-    chance, or by the superclasses in the data's column coarse_label."""
+    """permuted: another order of the pixels; rotated: images turned further; split: other classes, at random, with one
+    head per task; superclass: the same, by the data's column coarse_label."""
     model: str = "mlp"
     """Network: mlp, lenet5, ..., see nn.build; without biases, which would shift what earlier tasks see."""
     lr: float = 0.02
@@ -40,13 +40,13 @@ class Config(task_sequence.Config):
     batch: int = 10
     """Samples per step."""
     steps: int = 800
-    """Training steps a task."""
+    """Training steps per task."""
     epochs: int = 0
-    """Train each task for at most so many epochs instead, with 5 % held out: rate / 2 after 6 without a lower loss."""
+    """Most epochs per task, instead of --steps; lr is halved after 6 without a lower loss on 5 % held out; 0: off."""
     energy: tuple[float, ...] = (0.97,)
-    """Share of a task's layer inputs that is protected (epsilon): one for all layers, or one a layer."""
+    """Share of the energy of a task's layer inputs to protect (epsilon): one for all layers, or one per layer."""
     energy_growth: float = 0.0
-    """Added to it with every further task."""
+    """Added to --energy with every further task."""
     basis_samples: int = 300
     """Samples of a task on which its layer inputs are measured."""
     scale: float = 10.0
@@ -58,19 +58,19 @@ class Config(task_sequence.Config):
     ogd_samples: int = 20
     """Gradients that OGD stores of each task; each is as large as the network."""
     hat_sparsity: float = 0.75
-    """HAT's c."""
+    """HAT's c: weight of the penalty on units that a task newly uses."""
     space_variance: float = 0.95
-    """SPACE's v: share of the variance of its outputs for which a layer keeps filters."""
+    """SPACE's v: share of the variance of a layer's outputs that the kept filters must explain."""
     space_lr: float = 0.05
     """SPACE's learning rate, with momentum .9."""
     space_steps: int = 400
-    """SPACE trains a task for so many steps, and as many again after it was cut."""
+    """SPACE's training steps per task, and the same number again after pruning."""
     space_batch: int = 32
     """SPACE's samples per step."""
     buffer: int = 0
-    """Samples that replay keeps; 0: as many floats as full bases of all layers."""
+    """Samples that er and a_gem keep; 0: as many as take the memory of full bases of all layers."""
     joint_passes: int = 20
-    """Multitask trains so many passes over all tasks together."""
+    """Passes of multitask over the samples of all tasks together."""
 
 
 PRESETS = {

@@ -1,4 +1,4 @@
-"""Every method of continual_learning by its name, on a network with one head or with a head a task."""
+"""Every method of continual_learning by its name, on a network with one head or with one head per task."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Frame(NamedTuple):
     tx: optax.GradientTransformation
     bases: dict[str, Any]  # energy, samples and heads of the projections
     capacity: int  # samples of a replay buffer
-    told: bool  # a head a task
+    told: bool  # whether the network has one head per task
 
 
 METHODS: dict[str, Callable[[Frame], protocol.Learner]] = {
@@ -51,7 +51,7 @@ METHODS: dict[str, Callable[[Frame], protocol.Learner]] = {
     "owm": lambda f: owm.owm_learner(f.model, sgd(f.config.owm_lr), f.table, heads=f.bases["heads"], told=f.told),
     "ogd": lambda f: ogd.ogd_learner(f.model, f.tx, tasks=f.config.tasks, samples=f.config.ogd_samples, told=f.told),
 }
-TOLD = "trgp", "hat", "space"  # a head a task whatever the benchmark
+TOLD = "trgp", "hat", "space"  # one head per task whatever the benchmark
 NAMES = ("finetune", "multitask", *(name for name in METHODS if name != "finetune"))  # multitask: all tasks at once
 
 
@@ -92,7 +92,7 @@ def layers(model: nn.Model, x: np.ndarray) -> capture.Layers:
 
 
 def steps_an_epoch(f: Frame) -> int:
-    """Over which HAT's gates harden."""
+    """Training steps of one epoch of a task, over which HAT's masks become binary."""
     samples = len(f.x) // (f.config.tasks if f.config.benchmark in task_sequence.HEADS else 1)
     return max(1, samples // f.config.batch)
 

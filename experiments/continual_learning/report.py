@@ -25,7 +25,7 @@ def sections(config: Config, means: dict[str, float], std: dict[str, float], fir
 
 
 def against_memory(config: Config, means: dict[str, float]) -> report.Section:
-    """Accuracy against what is kept."""
+    """Accuracy against memory, in floats kept."""
     places = {key[4:]: (means[f"memory/{key[4:]}"], value) for key, value in means.items() if key.startswith("acc/")}
     figure = plots.points(config.workdir, "memory", places, x="floats kept", y="accuracy at the end", log_x=True)
     return report.Section("Accuracy against memory", "", (figure,))

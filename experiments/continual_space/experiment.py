@@ -30,7 +30,7 @@ class Config(task_sequence.Config):
     model: str = "mlp"
     """Network: mlp, lenet5, vgg11, resnet18, ...: those that can be sliced."""
     norm: Literal["none", "minibatch"] = "none"
-    """None, or the statistics of the batch at hand, in test as well."""
+    """Norm of the network; minibatch: by the statistics of the current batch, in tests too."""
     lr: float = 0.05
     """Learning rate of SGD."""
     momentum: float = 0.9
@@ -38,13 +38,13 @@ class Config(task_sequence.Config):
     batch: int = 32
     """Samples per step."""
     steps: int = 400
-    """Training steps a task with all channels."""
+    """Training steps per task with all channels."""
     retrain: int = 400
-    """Training steps a task in its narrow network; plain training gets the steps of both."""
+    """Training steps per task after pruning; plain training gets --steps and these together."""
     v: float = 0.95
     """Share of the variance of a layer's outputs that the channels of a task explain."""
     sweep: tuple[float, ...] = (0.8, 0.99)
-    """Other shares, with which the sequence is learned again."""
+    """Further values of --v, for each of which the sequence is learned again."""
     pca_samples: int = 1000
     """Samples of a task on which that variance is measured."""
 

@@ -30,23 +30,23 @@ class Config(agents.Config):
     """Methods to compare: d_psgd, ngc, compngc, qgm, choco_sgd, deep_squeeze, cga, compcga; all: with NGC at alpha 0
     and 1. ngc_alpha_0.5 is NGC at that alpha."""
     alpha: float = 1.0
-    """NGC's share of the neighbours' gradients at one's own model; all: 0 and 1."""
+    """NGC's share of gradients of the neighbours' data at the own model; --method all runs 0 and 1."""
     partition: Literal["label_sorted", "dirichlet", "shards", "label_pairs", "iid"] = "label_sorted"
     """How the training samples are spread over the agents."""
     skew: float = 1.0
-    """Of label_sorted: share of the samples that are sorted."""
+    """For --partition label_sorted: share of the samples that are sorted."""
     dirichlet: float = 0.1
-    """Of dirichlet: the concentration; the smaller, the more the agents differ."""
+    """For --partition dirichlet: the concentration; the smaller, the more the agents differ."""
     dtype: Literal["float32", "float64"] = "float32"
-    """Of parameters and computation; float64 to compare runners."""
+    """Type of parameters and computation; float64 to compare runners."""
     self_grad_at: Literal["sent", "mixed"] = "sent"
     """Where NGC takes an agent's own gradient: at the model it sent, or at the mixed one."""
     settings: tuple[str, ...] = ("qgm.lr=0.05", "choco_sgd.gamma=0.1", "deep_squeeze.gamma=0.1")
-    """Where a method differs from these flags: method.name=value."""
+    """Flags of a single method that differ from those above: method.flag=value."""
     tuned: tuple[str, ...] = ()
-    """The same, found by --tune: each method runs once more with them."""
+    """Like --settings, as found by --tune: each method runs a second time with them."""
     tune: bool = False
-    """Find the learning rate and decay of each method on a fifth of the training samples, with seeds of their own."""
+    """Search the learning rate and decay of each method on a fifth of the training samples, with other seeds."""
     beside: bool = True
     """Also run: D-PSGD as long as NGC computes, the other place of the own gradient, shuffled data, all data in one
     place."""

@@ -89,7 +89,7 @@ PAIRS = ("ngc_alpha_0", "d_psgd"), ("ngc_alpha_1", "ngc_alpha_0"), ("compngc", "
 
 
 def order(means: dict[str, float]) -> report.Section:
-    """The methods from best to worst by each comparison, and in words where one turns another round."""
+    """The methods from best to worst by each comparison, and in words where two comparisons disagree."""
     columns = []
     for kind in COMPARISONS.values():
         named = [name for name in methods.METHODS if kind + name in means]
@@ -100,7 +100,7 @@ def order(means: dict[str, float]) -> report.Section:
 
 
 def words(means: dict[str, float]) -> str:
-    """Where a fairer comparison turns the order of the fixed recipe round."""
+    """Where a fairer comparison reverses the order of the fixed recipe."""
     said = []
     for better, worse in PAIRS:
         gains = {
@@ -167,7 +167,7 @@ def by_agent(config: Config, own: list[agents.Trial], first: dict[str, Arrays]) 
 
 
 def data_and_graph(config: Config, histogram: np.ndarray, weights: np.ndarray, arrays: Arrays) -> report.Section:
-    """Who has which labels, and who hears whom."""
+    """Labels of each agent, and the graph."""
     agents, classes = histogram.shape
     pictures = (
         plots.heatmap(

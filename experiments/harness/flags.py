@@ -1,4 +1,4 @@
-"""The flags of a run and the folder it writes: presets, a new folder, one that is continued, one that is in use."""
+"""The flags that all experiments share, their presets, and the run folder: new, resumed, or locked while in use."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ class Config:
     preset: Literal["smoke", "cpu", "gpu"] = "cpu"
     """Defaults of all flags: smoke < 20 s, cpu < 5 min on 2 cores, gpu < 20 min on one GPU."""
     seed: int = 0
-    """First seed."""
+    """First random seed; the run takes this one and those after it."""
     seeds: int = 3
     """Number of seeds: figures are means over them."""
     workdir: str = ""
@@ -33,11 +33,11 @@ class Config:
     data_dir: str = ""
     """Folder of data sets; the environment variable SUBSPACE_DATA_DIR when not given."""
     image_size: int = 0
-    """Height and width to which a folder of images is scaled; 0: as they are."""
+    """Height and width in pixels to which a folder of images is resized; 0: as they are."""
     checkpoint: str = ""
-    """Use the network saved there instead of training one."""
+    """Folder of a run or saved network: use that network instead of training one."""
     epoch: int | None = None
-    """The network of that run after so many epochs; its last one when not given."""
+    """Epoch of --checkpoint to load; its last one when not given."""
 
 
 C = TypeVar("C", bound=Config)
@@ -71,7 +71,7 @@ def opened(name: str, config: C) -> C:
 
 
 def resumed(name: str, config: C, argv: list[str], description: str) -> C:
-    """The saved flags of the run to continue; flags that would change it are refused, where it computes may change."""
+    """The saved flags of the run to resume; refuses changed flags, except those of where it computes (PLACES)."""
     runs = pathlib.Path("runs") / name
     unfinished = [d for d in numbered(runs) if (d / "config.json").exists() and not (d / "summary.json").exists()]
     workdir = pathlib.Path(config.workdir) if config.workdir else (unfinished or [None])[-1]

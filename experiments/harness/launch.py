@@ -1,8 +1,8 @@
 """Where the agents of an experiment run: on devices of this process, or in several processes watched by a parent.
 
-`--processes K` starts K processes of one simulated CPU device each on this machine. They compute the same and exchange
-as one program; the first of them writes. None of them watches the others: the parent does. It computes nothing, names
-the process that fails, ends the rest and leaves a run that --resume continues.
+`--processes K` starts K processes of one simulated CPU device each on this machine. They run one program together, each
+on its agents, and the first one writes the results. The parent computes nothing: it watches them, names the process
+that fails, ends the rest and leaves a run that --resume continues.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ from rich.text import Text
 from subspace_jax.core import exchange
 from subspace_jax.core.exchange import Comm
 
-RANK, COORDINATOR = "SUBSPACE_PROCESS", "SUBSPACE_COORDINATOR"  # how a parent tells a process its place
-POLL, SETTLE = 0.1, 0.5  # seconds; what fails through another's death has mostly failed when they are over
+RANK, COORDINATOR = "SUBSPACE_PROCESS", "SUBSPACE_COORDINATOR"  # environment variables of a child process
+POLL, SETTLE = 0.1, 0.5  # seconds between polls, and after a failure until those it causes have mostly shown
 PLACES = "runner", "devices", "processes", "timeout"  # flags that a resumed run may change
 REFUSED = 2  # exit status after bad input
 
@@ -36,16 +36,15 @@ class Config:
     """Flags of every experiment whose agents can run on several devices."""
 
     agents: int = 10
-    """Agents; a multiple of devices x processes."""
+    """Number of agents; a multiple of devices x processes."""
     runner: Literal["vmap", "pmap", "shard_map", "processes"] = "vmap"
-    """All agents on one device, one a device, or equally many a device of this process or of --processes."""
+    """vmap: all agents on one device; pmap: one each; shard_map: equally many each; processes: see --processes."""
     devices: int = 0
-    """Devices to spread over, on a CPU simulated; 0: all that fit, on a CPU one an agent. Of one process in a job."""
+    """Devices per process, simulated on a CPU; 0: all that divide --agents, on a CPU one per agent or process."""
     processes: str = ""
-    """Start so many processes on this machine's CPU; auto: join a SLURM, Kubernetes or TPU job; 0: none. Implies the
-    runner."""
+    """Processes to start on this machine's CPU; auto: join a SLURM, Kubernetes or TPU job; 0: none. Sets --runner."""
     timeout: int = 20
-    """Seconds without a sign of life after which a process is given up."""
+    """Seconds without a heartbeat after which a process counts as dead."""
 
 
 def several(config: Config) -> bool:

@@ -28,7 +28,7 @@ def save(figure: Figure, workdir: str, name: str) -> pathlib.Path:
 
 def canvas(width: float, height: float) -> tuple[Figure, Any]:
     """A figure and its axes."""
-    from matplotlib.figure import Figure  # a quarter of the time that an experiment takes to load
+    from matplotlib.figure import Figure  # here, since it takes a quarter of an experiment's load time
 
     figure = Figure(figsize=(width, height))
     return figure, figure.subplots()
@@ -128,7 +128,7 @@ def bars(
     x: str,
     y: str,
 ) -> pathlib.Path:
-    """One group of bars a label, one bar a legend entry: {legend: a height for each label}."""
+    """One group of bars per label, one bar per legend entry: {legend: a height for each label}."""
     figure, ax = axes(width=max(7.0, 0.35 * len(labels) * (len(groups) + 1)))
     width = 0.8 / len(groups)
     for number, (legend, heights) in enumerate(groups.items()):
@@ -174,7 +174,7 @@ def heatmap(
 def points(
     workdir: str, name: str, places: Mapping[str, tuple[float, float]], *, x: str, y: str, log_x: bool = False,
 ) -> pathlib.Path:  # fmt: skip
-    """One point a legend entry: (x, y); colour and shape together tell up to 24 apart. 0 has a place on a log axis."""
+    """One point (x, y) per legend entry; up to 24 differ in colour or shape. log_x is linear near 0, to show 0."""
     figure, ax = axes()
     for number, (label, place) in enumerate(places.items()):
         turn, color = divmod(number, len(COLORS))
@@ -187,7 +187,7 @@ def points(
 
 
 def graph(workdir: str, name: str, weights: np.ndarray, *, values: np.ndarray, label: str) -> pathlib.Path:
-    """Agents on a circle, coloured by value, joined where one hears the other; (times, n, n) draws all edges."""
+    """Agents on a circle, coloured by value, an edge where one sends to the other; (times, n, n): at any time."""
     count = weights.shape[-1]
     angles = np.pi / 2 - 2 * np.pi * np.arange(count) / count
     places = np.stack([np.cos(angles), np.sin(angles)], 1)

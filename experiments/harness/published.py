@@ -1,4 +1,4 @@
-"""The questions there are, and what was published of the system that each reimplements."""
+"""The list of experiments, and the published figures of the system that each one reimplements."""
 
 import importlib
 import pathlib
@@ -13,7 +13,7 @@ class System(NamedTuple):
     Attributes:
       title: in RESULTS.md.
       source: which figures these are, and where they were published.
-      figures: the published ones by our names.
+      figures: the published values, by the names of our figures.
       runs: <preset>_<data> of every run that RESULTS.md should show.
     """
 
@@ -24,10 +24,10 @@ class System(NamedTuple):
 
 
 def questions() -> list[str]:
-    """Every question by name: the folders that are commands."""
+    """Names of all experiments: the folders with a `__main__.py`."""
     return sorted(path.parent.name for path in ROOMS.glob("*/__main__.py"))
 
 
 def system(question: str) -> System:
-    """What was published of it."""
+    """The published system that an experiment reimplements."""
     return importlib.import_module(f"experiments.{question}.published").PUBLISHED

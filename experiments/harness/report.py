@@ -1,4 +1,4 @@
-"""One self-contained HTML page a run: question, figures, tables, claims, environment."""
+"""One self-contained HTML page per run: question, figures, tables, claims, environment."""
 
 import base64
 import pathlib
@@ -23,7 +23,7 @@ Shown = tuple[np.ndarray, str, bool]  # a sample, its caption, whether it is mar
 
 
 def caption(sample: np.ndarray, index: int, text: str) -> str:
-    """What is said of a sample; one that is no image is named by its index."""
+    """Caption of a sample; its index is added if the sample is no image."""
     return text if sample.ndim == 3 else f"#{index}: {text}"
 
 

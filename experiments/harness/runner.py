@@ -1,4 +1,4 @@
-"""What every experiment does alike: flags from presets, a workdir, resuming, one JSON line, a report.
+"""Runs an experiment: flags from presets, a run folder, resuming, one JSON line of results, a report.
 
 stdout carries exactly one line, the summary; progress and messages go to stderr. Exit status 0 also where a claim does
 not hold (that is a result), 2 with one sentence on bad input.
@@ -81,7 +81,7 @@ def stage(config: Config, name: str, compute: Callable[[], dict[str, Any]]) -> d
 
 
 def save_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    """An npz file."""
+    """Write an npz file."""
     np.savez(path, allow_pickle=False, **arrays)
 
 
@@ -132,7 +132,7 @@ def _run(main: Callable[[Any], Summary], presets: dict[str, Any]) -> None:
 
 
 def command_of(main: Callable) -> str:
-    """What `python -m` takes: the room of a question, whose module `experiment` holds main."""
+    """The name for `python -m`: the package of an experiment, whose module `experiment` holds main."""
     module = main.__module__
     if module == "__main__" and (spec := sys.modules[module].__spec__):
         module = spec.name
@@ -179,7 +179,7 @@ def environment() -> dict[str, Any]:
 
 
 def _refuse(error: Exception, workdir: str) -> NoReturn:
-    """One sentence and status 2; the traceback is kept beside what was finished, and nothing where nothing was."""
+    """Print one sentence, exit with 2: error.txt keeps the traceback; config.json goes if nothing was finished."""
     message = error.args[0] if isinstance(error, KeyError) and error.args else error
     print(f"error: {message}", file=sys.stderr)
     if workdir and launch.first():

@@ -13,12 +13,12 @@ def load(config: Config, samples: int | None, *, test: bool = True, pixels: bool
 
     Args:
       config: --data, --data-dir and --image-size.
-      samples: the first so many training samples; all when None.
+      samples: number of training samples, the first ones; all when None.
       test: whether the question measures on a test split, which a set may lack.
       pixels: whether it needs images, which a set of rows of numbers has not.
 
     Raises:
-      ValueError: a set without what the question needs.
+      ValueError: a data set that lacks the test split or the images asked for.
     """
     found = data.load_splits(config.data, config.data_dir or None, image_size=config.image_size or None)
     if test and not len(found.test["label"]):
@@ -29,7 +29,7 @@ def load(config: Config, samples: int | None, *, test: bool = True, pixels: bool
 
 
 def cut(found: data.DataSet, samples: int | None) -> dict[str, np.ndarray]:
-    """The first so many training samples, with a warning where a class is left without any."""
+    """The first `samples` training samples, with a warning if a class is left without any."""
     train = {name: column[:samples] for name, column in found.train.items()}
     lost = np.setdiff1d(found.train["label"], train["label"])
     if len(lost):

@@ -1,4 +1,4 @@
-"""How long a computation took, its results on the device included."""
+"""Wall-clock time of a computation, until its results on the device are ready."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import jax
 
 
 def timed(compute: Callable[[], Any]) -> tuple[Any, float]:
-    """What compute() gives, and its seconds; the first call of a program compiles it."""
+    """(result, seconds) of compute(); the first call of a program includes its compilation."""
     started = time.perf_counter()
     result = jax.block_until_ready(compute())
     return result, time.perf_counter() - started

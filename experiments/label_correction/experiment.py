@@ -25,13 +25,13 @@ class Config(classifier.Config):
     """Train on labels of which some are wrong, correct the network by Verifix, and by what it is compared with."""
 
     samples: int | None = 1000
-    """Use the first so many training samples; alpha is chosen on others."""
+    """Number of training samples to use, the first ones; alpha is chosen on others."""
     noise: float = 0.4
-    """Share of wrong labels classifier."""
+    """Share of labels replaced by wrong ones."""
     widths: tuple[int, ...] = (256, 256, 256)
     """Hidden layers of an mlp or lenet5; those of nn.build when empty."""
     optimizer: Literal["sgd", "nesterov", "adam"] = "adam"
-    """See training.Recipe, also for the next flags."""
+    """Optimiser; for it and the next flags see training.Recipe."""
     lr: float = 1e-3
     """Learning rate, the peak of a schedule."""
     weight_decay: float = 0.0
@@ -39,13 +39,13 @@ class Config(classifier.Config):
     epochs: int = 134
     """Passes over the training set."""
     trusted: Literal["clean_members", "random_members", "low_curvature", "unseen"] = "clean_members"
-    """Who is trusted: training samples with a right label, any, those of lowest curvature, or some never trained on."""
+    """Trusted samples: training ones with a right label, any, those of lowest curvature, or some never trained on."""
     trusted_count: int = 300
     """Trusted samples, the same number of each class."""
     selection_count: int = 200
-    """Samples, never trained on, whose labels are as noisy as those of the training set: they choose alpha."""
+    """Number of samples, never trained on and with labels as noisy as the training set's, on which alpha is chosen."""
     alphas: tuple[float, ...] = (1e1, 3e1, 1e2, 3e2, 1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6)
-    """Strengths to try."""
+    """Strengths alpha of the edit to try."""
     skip: float = 0.0
     """Share of each class, lowest curvature first, that low_curvature leaves out."""
 

@@ -1,4 +1,4 @@
-"""Who is trusted, Verifix on any network, and the baselines of label_correction by name."""
+"""The trusted sets, Verifix on any network, and the baselines of label_correction by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from subspace_jax.typing import Variables
 if TYPE_CHECKING:
     from experiments.label_correction.experiment import Config
 
-SELECTION_KEY, SELECTION_NOISE_KEY, TRUSTED_KEY = range(4, 7)  # folded into the seed's key, beside those of planted
+SELECTION_KEY, SELECTION_NOISE_KEY, TRUSTED_KEY = range(4, 7)  # folded into the seed's key; 0 to 3 are taken
 SETS = "clean_members", "random_members", "low_curvature", "unseen"
 BASELINES, CORRECTED = ("finetune", "trusted_only", "retrain", "sam", "mixup"), ("sam", "mixup")
 CAPTURED = 256  # trusted samples a batch: the patches of a convolution are many times its input
@@ -103,7 +103,7 @@ def random_sets(case: Case, count: int) -> dict[str, Samples]:
 
 
 def low_curvature(case: Case, original: classifier.Trained) -> Arrays:
-    """Positions of the members that the finished network bends least around, by given label."""
+    """Positions of the training samples of lowest input-loss curvature under the trained network, per given label."""
     curvature = scores.score(
         jax.random.fold_in(case.key, classifier.SCORE_KEY), original.model.apply, original.variables, case.task.x,
         case.members.label, index=case.members.index,

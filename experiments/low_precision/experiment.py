@@ -26,33 +26,33 @@ class Config(agents.Config):
     """Train one network on data that are spread over agents, in float and in few bits, by the same exchange."""
 
     agents: int = 8
-    """Agents; a multiple of devices x processes."""
+    """Number of agents; a multiple of devices x processes."""
     method: Literal["none", "deep_squeeze", "choco", "all"] = "all"
-    """What is sent beside whole models: the largest entries, by one method or by both."""
+    """Methods that send only the largest entries, to run beside those that send whole models; all: both."""
     bits: int = 8
-    """Of inputs, weights, cotangents and messages, 1 to 16."""
+    """Bits of inputs, weights, cotangents and messages, 1 to 16."""
     stochastic_act: bool = False
     """Round inputs at random while training, as the authors' code does, instead of to the nearest value."""
     skew: tuple[float, ...] = (0.0, 0.8)
     """Shares of the samples that are dealt out sorted by label."""
     norm: str = "none"
-    """Its norm; where the float network has evonorm, the one in few bits has range_evonorm."""
+    """Norm of the network; where it is evonorm in float, the network in few bits has range_evonorm."""
     init: str = "lecun"
     """Initial weights: lecun, he, he_out."""
     steps: int = 1500
     """Steps of every agent."""
     rounds: int = 50
-    """Steps after them that only exchange."""
+    """Further steps, after --steps, that exchange without learning."""
     lr: float = 0.02
     """Learning rate."""
     warmup: int = 0
-    """First steps at a tenth of it."""
+    """Number of first steps at a tenth of --lr."""
     momentum: float = 0.9
-    """Of the local Nesterov buffer."""
+    """Nesterov momentum of each agent's own optimiser."""
     weight_decay: float = 1e-4
     """L2 penalty."""
     gamma: float = 0.1
-    """Their averaging rate; 1 where whole models are sent."""
+    """Averaging rate of deep_squeeze and choco; 1 where whole models are sent."""
     beside: bool = True
     """Also run: a float network whose messages alone have few bits, and all data in one place."""
     every: int = 50

@@ -165,10 +165,10 @@ def code_figures(arrays: Arrays, suffix: str) -> dict[str, float]:
 
 
 def cost(model: nn.Model, x: np.ndarray, batch: int) -> dict[str, float]:
-    """A model of the energy of one step's products by their multiply-accumulates (MACs), whatever the machine takes.
+    """Modelled, not measured, energy of the matrix products of one step, from their multiply-accumulates (MACs).
 
-    Forward, to the layer before (not from the first one) and to the weights, which in a bifurcated layer meet the
-    float cotangent; all_products takes that in 8 bits too.
+    Counted: forward, gradient of the inputs (not in the first layer) and gradient of the weights, which in a bifurcated
+    layer takes the float cotangent; all_products counts that one in 8 bits too.
     """
     one = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
     step = costs.step_macs(capture.layers(model.apply, jax.eval_shape(model.init, jax.random.key(0), one), one))

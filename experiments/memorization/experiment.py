@@ -30,7 +30,7 @@ class Config(classifier.Config):
     """Train on labels of which some are wrong, score all samples every few epochs, find the wrong ones."""
 
     duplicates: int = 25
-    """Pairs planted: the same image under two labels."""
+    """Number of planted pairs: the same image under two labels."""
     score: scores.Name = "fd_norm"
     """The score that ranks the table and the galleries."""
     score_every: int = 0
@@ -40,7 +40,7 @@ class Config(classifier.Config):
     step: float = 1e-3
     """Finite-difference step, in units of the scaled inputs."""
     precision: Literal["highest", "high", "default"] = "highest"
-    """Of the matrix products in the scores; default is faster on GPU and TPU, and as good there on real networks."""
+    """Precision of the products in the scores; default: faster on GPU and TPU, as good there on real networks."""
     score_batch: int = 512
     """Samples per scoring call."""
     sweep: bool = True
@@ -48,7 +48,7 @@ class Config(classifier.Config):
     save_every: int = 10
     """Epochs between checkpoints."""
     keep_every: int | None = None
-    """Keep the checkpoints of every so many epochs, to score them later with --checkpoint."""
+    """Epochs between checkpoints that are kept for good, to score them later with --checkpoint."""
 
 
 PRESETS = {

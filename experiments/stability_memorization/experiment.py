@@ -18,7 +18,7 @@ from experiments.stability_memorization import protocol, report
 
 @dataclasses.dataclass(frozen=True)
 class Config(classifier.Config):
-    """Train many networks on random subsets, compare who knows a sample with who was trained on it."""
+    """Train many networks on random subsets; compare, per sample, those trained on it with those that were not."""
 
     models: int = 64
     """Networks trained."""

@@ -92,7 +92,7 @@ def sections(
 
 
 def pairs(config: Config, shared: classifier.Setup, task: classifier.Task, arrays: Arrays) -> report.Section:
-    """The training samples that test samples lean on most."""
+    """Pairs of a training and a test sample with the strongest influence."""
     listed = stability.high_influence(
         jnp.asarray(arrays["test_outcome"]), arrays["mask"], task.label, task.test_label, arrays["memorization"]
     )

@@ -31,11 +31,11 @@ class Config(classifier.Config):
     """Train a classifier, measure the rank that each layer uses, cut to it, factorise, fine-tune."""
 
     noise: float = 0.0
-    """Share of wrong labels classifier."""
+    """Share of labels replaced by wrong ones."""
     widths: tuple[int, ...] = (512, 512)
     """Hidden layers of an mlp or lenet5; give none for other networks."""
     optimizer: Literal["sgd", "nesterov", "adam"] = "adam"
-    """See training.Recipe, also for the learning rate and what follows."""
+    """Optimiser; for it and the next flags see training.Recipe."""
     lr: float = 1e-3
     """Learning rate, the peak of a schedule."""
     weight_decay: float = 0.0
@@ -45,17 +45,17 @@ class Config(classifier.Config):
     tau: tuple[float, ...] = (0.9, 0.99, 0.999, 0.9999)
     """Shares of the energy of inputs and outputs to keep, each in (0, 1]."""
     calibration: int = 5000
-    """Training samples that are measured: the first so many, or all there are."""
+    """Number of training samples, the first ones, on which ranks are measured; all if there are fewer."""
     search: bool = True
     """Also search the lowest tau of each layer that keeps the accuracy on the measured samples."""
     max_drop: float = 0.001
-    """What a layer may cost of that accuracy in the search."""
+    """Accuracy that cutting one layer may cost in the search."""
     finetune_epochs: int = 10
     """Passes over the training set after factorising."""
     finetune_lr: float = 1e-3
-    """Learning rate of these, SGD with momentum .9."""
+    """Learning rate of that fine-tuning, by SGD with momentum .9."""
     multiple: int = 1
-    """Round the ranks of factors up to it; 8 or 16 suits accelerators."""
+    """Round the ranks of factors up to a multiple of this; 8 or 16 suits accelerators."""
     wider: bool = False
     """Train a network of twice the widths as well, to compare its utilization; not with --checkpoint."""
 

@@ -1,7 +1,7 @@
-"""Which parameters belong to a channel, to mask channels or to cut them out: a smaller network for one task.
+"""Which parameters belong to a channel: to mask channels, or to slice them out into a smaller network for one task.
 
-A channel is a column of a kernel, with its entry of the bias and of the norm behind it, and the rows of the kernels
-that read it.
+A channel is a column of a kernel, with its entry of the bias and of the norm that follows, and the rows of the next
+kernels that read it.
 """
 
 import re
@@ -27,12 +27,12 @@ Entries = Int[Array, " tasks"] | Int[np.ndarray, " tasks"]
 
 
 class Channels(NamedTuple):
-    """Which channel owns what: column c of a kernel, entry c of its bias and of the norm behind it.
+    """The parameters of channel c: column c of a kernel, entry c of its bias and of the norm that follows.
 
     Attributes:
-      layers: whose columns are the channels.
-      vectors: {leaf: layer} of biases, scales and shifts.
-      heads: leaves (tasks, ...) that belong to no channel, by path or its beginning.
+      layers: table of the layers whose kernel columns are the channels.
+      vectors: {leaf path: path of its layer} of biases, norm scales and norm shifts.
+      heads: leaves (tasks, ...) that belong to no channel, by path or path prefix.
     """
 
     layers: Layers
@@ -41,9 +41,9 @@ class Channels(NamedTuple):
 
 
 def channels(table: Layers, *, heads: tuple[str, ...] = ("heads",)) -> Channels:
-    """Find the owner of every leaf of a network by name.
+    """Find, by name, the layer that owns each parameter leaf of a network.
 
-    Beside "block/conv0/kernel" these are "block/conv0/bias" and the leaves of the norms "block/norm0" or
+    The layer "block/conv0/kernel" owns "block/conv0/bias" and the leaves of the norm "block/norm0" or
     "block/conv0_norm".
 
     Args:
@@ -51,8 +51,8 @@ def channels(table: Layers, *, heads: tuple[str, ...] = ("heads",)) -> Channels:
       heads: see `Channels`.
 
     Raises:
-      ValueError: no layer beside the heads; a grouped, scanned or batched layer; a leaf that no layer owns, a running
-        statistic above all.
+      ValueError: no layer beside the heads; a grouped, scanned or batched layer; any running statistic; a leaf that
+        not exactly one layer owns.
     """
 
     def free(path):
@@ -79,7 +79,7 @@ def channels(table: Layers, *, heads: tuple[str, ...] = ("heads",)) -> Channels:
 
 
 def space_masks(owned: Channels, params: Params, *, start: Widths | None = None, stop: Widths) -> Params:
-    """True for what channels start <= c < stop own, and for the heads; of the structure of the parameters."""
+    """Boolean masks with the structure of `params`: True for what channels start <= c < stop own, and for heads."""
     leaves, live = trees.flatten(params), {}
     for path, layer in owned.layers.items():
         index = jnp.arange(layer.d_out)
@@ -96,7 +96,7 @@ def space_masks(owned: Channels, params: Params, *, start: Widths | None = None,
 
 
 def narrowed(owned: Channels, params: Params, widths: Widths) -> Params:
-    """The parameters with all channels from `widths` on exactly 0: with an activation that keeps 0, they are gone."""
+    """The parameters with channels c >= widths set to 0: if the activation maps 0 to 0, this removes the channels."""
     masks = space_masks(owned, params, stop=widths)
     return jax.tree.map(lambda leaf, mask: jnp.where(mask, leaf, 0), params, masks)
 
@@ -116,23 +116,23 @@ def extract_task(
 ) -> tuple[nn.Model, Variables]:
     """The network of one task without the channels it does not use: fewer parameters, less arithmetic, same logits.
 
-    Kernels lose columns, and rows where what they read is gone; where a block adds to its shortcut, a channel stays if
-    either has it.
+    Kernels lose the columns of unused channels and the rows that read them; at the sum of a block and its shortcut a
+    channel stays if either has it.
 
     Args:
       network: as checkpoints describe it: {"name": "resnet18", "kwargs": {"norm": "minibatch", ...}}, the trunk of
         `nn.multi_head`; an MLP, LeNet-5, VGG or ResNet.
       variables: of the whole network.
       widths: {layer: channels of each task}, `SpaceState.widths`.
-      task: a learned one.
+      task: number of a learned task.
       x: one batch of inputs; only its shape is used.
 
     Returns:
       (model, variables): logits (n, classes), parameters {"dense0": {"kernel": ..., "bias": ...}, ..., "head": ...}.
 
     Raises:
-      ValueError: another network; a norm that keeps statistics or mixes channels, an activation that makes 0 something
-        else; variables of another network; a task that was not learned.
+      ValueError: another network; a norm that keeps statistics or mixes channels, an activation with act(0) != 0;
+        variables of another network; a task that was not learned.
     """
     parts, kwargs = check_network(network), dict(network.get("kwargs", {})) | {"classes": 0}
     shape = trees.flatten(variables["params"]).get("heads/kernel", jnp.zeros(0)).shape
@@ -152,7 +152,7 @@ def extract_task(
     def apply(params, x):
         return _logits(forward, _Net(parts, sizes, lambda folder, x: params.get(folder, {})), x)
 
-    @jax.jit  # what is computed beside the slices is dropped
+    @jax.jit  # only the slices are returned, so that XLA drops the forward pass itself
     def cut(params, x):
         full, found = _folders(params, task), {}
 
@@ -170,7 +170,7 @@ def extract_task(
 
 
 def check_network(network: Mapping[str, Any]) -> Parts:
-    """The parts of a network that can be sliced; arguments and errors as `extract_task`."""
+    """Check that a network can be sliced, and return its `Parts`; arguments and errors as `extract_task`."""
     name, kwargs = network["name"], network.get("kwargs", {})
     if name not in FORWARDS:
         raise ValueError(f"there is no table of the channels of {name!r}; there are {', '.join(FORWARDS)}.")
@@ -185,7 +185,7 @@ def check_network(network: Mapping[str, Any]) -> Parts:
 
 
 class _Net(NamedTuple):
-    """What the tables below are written in; `read` gives the leaves of a folder, sliced for inputs like x."""
+    """Building blocks of the forward functions below; `read(folder, x)` gives a folder's leaves, sliced to fit x."""
 
     parts: Parts
     sizes: dict[str, Any]
@@ -195,7 +195,7 @@ class _Net(NamedTuple):
         return self.parts.act(x)
 
     def unit(self, x: Any, folder: str, **how: int) -> Any:
-        """Convolution or dense layer on flattened inputs, and the norm behind it."""
+        """Convolution or dense layer on flattened inputs, and the norm that follows."""
         own = self.read(folder, x)
         kernel, parts = own["kernel"], self.parts._replace(use_bias="bias" in own)
         if kernel.ndim == 4:

@@ -54,19 +54,19 @@ class GPMState(NamedTuple):
 def gpm(table: Layers, *, heads: Collection[str] = (), freeze: bool = True) -> optax.GradientTransformation:
     """Make updates orthogonal to the inputs of earlier tasks: dK <- dK - M M' dK for every protected kernel.
 
-    Guarantees, for any number of steps with this transform last in the chain: on rows X stored with energy e the change
-    of a layer has at most the energy ||dK||_2^2 (1 - e) ||X||_F^2. With e = 1, where all layers are in the table and
-    the other leaves frozen, the network gives what it gave, up to the rounding of the parameters. Before the first
+    Guarantees, for any number of steps with this transform last in the chain: for layer inputs X stored with energy e,
+    ||X dK||_F^2 <= ||dK||_2^2 (1 - e) ||X||_F^2. With e = 1, all layers in the table and the other leaves frozen, the
+    network's outputs on these samples stay the same, up to the rounding of the parameters. Before the first
     task (rank 0) every update passes as it is. Convolutions, scanned and grouped layers are matrices (d_in, d_out) in
     the layout of `capture.kernels`; all products are exact float32.
 
     Args:
       table: `capture.layers` of the network: all of its layers, or those that `capture.layers(..., layers=)` was given;
         leaves of layers that are not in it pass as they are.
-      heads: leaves that stay free, by path or its beginning ("heads" for "heads/kernel"): the outputs of every task,
-        also of those that the traced function does not read.
-      freeze: stop all leaves that are in no product (biases, scale and shift of a norm) once something is stored, as
-        the paper does; they are learned in the first task. Trained on, they shift what earlier tasks see.
+      heads: leaves that are never projected, by path or path prefix ("heads" for "heads/kernel"): the output layers of
+        all tasks, including those that the traced function does not read.
+      freeze: freeze all leaves that are no layer's kernel (biases, norm scales and shifts) once a basis is stored, as
+        the paper does; they are learned in the first task. Otherwise they go on to change earlier tasks' outputs.
 
     Raises:
       ValueError: a head that names nothing, heads that leave nothing; at `init`, parameters of another network, or a
@@ -98,8 +98,8 @@ def update(
 
     First task (eq. 5): the fewest leading directions of X with this share of ||X||_F^2. Later (eqs. 8, 9): the fewest
     leading directions of X - X M M' with share(M) + sum of theirs >= energy; none if M has it already. Only the Gram
-    X'X is needed. Old columns stay bit for bit. Computed in float64, not for `jit`; leading axes, also of seeds, are a
-    batch. A layer without energy adds nothing.
+    X'X is needed. Old columns stay bit for bit. Computed in float64, not for `jit`; leading axes (of stacked layers or
+    seeds) are batched. A layer whose Gram is zero adds nothing.
 
     Args:
       bases: of `gpm`, by path.

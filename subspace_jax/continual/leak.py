@@ -1,8 +1,8 @@
 """Does an optimiser undo the projection that protects earlier tasks?
 
-A transform cannot see what stands behind it in its chain, so the whole chain is run on random gradients. Measured on
-small networks: with Adam, weight decay or clipping by element behind a projection a tenth to a quarter of each update
-lies in the protected space again; in front of the projection they do no harm.
+A transform cannot see which ones follow it in its chain, so the whole chain is run on random gradients. Measured on
+small networks: with Adam, weight decay or clipping by element after a projection, a tenth to a quarter of each update
+lies in the protected space again; before the projection they do no harm.
 """
 
 import functools
@@ -35,11 +35,11 @@ def leak(
     *,
     steps: int = 5,
 ) -> dict[str, float]:
-    """||P dK|| / ||dK|| per layer, dK the sum of the updates that the chain makes of random gradients.
+    """||P dK|| / ||dK|| per layer: P projects onto its stored basis, dK sums the chain's updates on random gradients.
 
-    The chain starts from its current state, momentum included. A layer that is (nearly) full leaves only rounding
-    errors in dK, whose direction means nothing; so ||dK|| is replaced by a tenth of what it is without bases where it
-    is smaller. For `sgp` all importances are taken as 1, which makes it `gpm`.
+    The chain starts from its current state, momentum included. In a layer whose basis is (nearly) full, dK is only
+    rounding error without a meaningful direction: the denominator is therefore at least a tenth of ||dK|| without
+    bases. For `sgp` all importances are taken as 1, which makes it `gpm`.
 
     Args:
       key: of the gradients, standard normal.
@@ -47,11 +47,11 @@ def leak(
       tx: the whole chain.
       params: current parameters.
       opt_state: current state of the chain, with the `bases` of a projection in it; it does not change.
-      steps: gradients; more where `optax.MultiSteps` waits for more.
+      steps: number of random gradients; with `optax.MultiSteps` give at least as many as it accumulates.
 
     Returns:
-      {path: leak in [0, 1]}; 0 for a layer with nothing stored or without an update, and where parameters of 16 bits
-      round as much.
+      {path: leak in [0, 1]}; 0 for a layer with nothing stored or without an update, and where the leak is below the
+      rounding error of 16-bit parameters.
 
     Raises:
       ValueError: no bases in opt_state; steps below 1.
@@ -85,11 +85,10 @@ def interference(table: Layers, before: Params, after: Params, moments: Mapping[
     """tr(D'GD) per layer, D = K_after - K_before: the energy ||X D||_F^2 by which its outputs on the rows X changed.
 
     Args:
-      key: of the gradients, standard normal.
       table: of the network.
-      before: parameters at the end of the task that X is of.
+      before: parameters at the end of the task from which X comes.
       after: later parameters.
-      moments: of the layer inputs X; layers without are left out.
+      moments: of the layer inputs X; layers without moments are left out.
 
     Raises:
       ValueError: no moments of any layer.

@@ -26,17 +26,17 @@ def gpm_learner(
     heads: Collection[str] = (),
     told: bool = False,
 ) -> Learner:
-    """Each task by `tx`, then `gpm.gpm`; after it the bases grow by the inputs of its first samples.
+    """Train each task by `tx` followed by `gpm.gpm`; after each task the bases grow by its layer inputs.
 
     Args:
-      model: the network; with running statistics of BatchNorm those of earlier tasks drift, which nothing here stops.
+      model: the network; running statistics of BatchNorm still drift with every task: nothing here freezes them.
       tx: the optimiser, without a projection; its state starts anew with every task.
       table: `capture.layers` of the network.
       energy: as in `gpm.update`, or a function of the task's number.
       rule: as in `gpm.update`.
-      samples: of each task whose layer inputs are kept as bases, at least 1.
+      samples: number of first samples of each task on which the layer inputs are measured, at least 1.
       heads: as in `gpm.gpm`.
-      told: the network has a head a task.
+      told: whether the network has one head per task.
 
     Raises:
       ValueError: samples below 1; as `gpm.gpm` and `gpm.update`.
@@ -74,7 +74,7 @@ def sgp_learner(
 def _learner(
     model: Model, chain: optax.GradientTransformation, table: Layers, grown: Callable, samples: int, told: bool
 ) -> Learner:
-    """Plain training by the chain; the bases outlive the optimiser's state of a task, and grow after each task."""
+    """Plain training by the chain; the bases are kept when the optimiser's state is reset, and grow after each task."""
     if samples < 1:
         raise ValueError(f"bases are measured on at least 1 sample of each task; got {samples}.")
     plain = learner(model, chain, told=told)
@@ -102,7 +102,7 @@ def _learner(
     return plain._replace(begin=begin, end=end, held=held)
 
 
-KEPT = "bases", "importance"  # of the optimiser's state, what outlives a task
+KEPT = "bases", "importance"  # parts of the optimiser's state that are kept when it is reset for a task
 
 
 def _at(energy: Energy, t: int) -> gpm.Energy:

@@ -23,7 +23,7 @@ class Plan(NamedTuple):
 
     Attributes:
       layers: whose kernels are projected.
-      frozen: leaves that stand still once anything is stored.
+      frozen: leaves that receive no update once any basis has rank > 0.
     """
 
     layers: Layers
@@ -56,7 +56,7 @@ def plan(table: Layers, *, heads: Collection[str], freeze: bool) -> Plan:
 
 
 def held(plan: Plan, params: Params) -> Layers:
-    """The protected layers of these parameters; `optax.masked` may hide some.
+    """The protected layers that `params` contain; `optax.masked` may hide some.
 
     Raises:
       ValueError: leaves of another network, or a kernel that something else reads too (`capture.write_kernels`).
@@ -78,7 +78,7 @@ def held(plan: Plan, params: Params) -> Layers:
 
 
 def uncast(layer: Layer) -> Layer:
-    """A network may round its kernel before it multiplies; its update is projected in full."""
+    """The layer without dtype casts: updates are projected in their own precision, whatever the network computes in."""
     return layer._replace(steps=tuple(step for step in layer.steps if step[0] != "cast"))
 
 
@@ -103,7 +103,7 @@ def project(
 def inside(
     space: Subspace, matrix: Float[Array, "*lead d n"], importance: Float[Array, "*lead k"] | None = None
 ) -> Float[Array, "*lead d n"]:
-    """P dK = M (M' dK), with as many eighths of the columns as the rank needs: 4 d k n operations, none at rank 0.
+    """P dK = M (M' dK) in 4 d k n operations, k the rank rounded up to eighths of the capacity; none at rank 0.
 
     Shapes are static, the rank is not, so a switch chooses among nine products; `vmap` over ranks computes them all.
     Updates of 16 bits are multiplied, and returned, in the wider format of the basis.
@@ -124,10 +124,10 @@ def inside(
 
 
 def beside(table: Layers, heads: Collection[str]) -> Layers:
-    """The layers that are no heads."""
+    """The layers outside the heads."""
     return Layers({path: layer for path, layer in table.items() if not under(path, heads)}, ())
 
 
 def under(path: str, beginnings: Collection[str]) -> bool:
-    """Whether a path is one of these, or begins with one of them as a folder."""
+    """Whether a path equals one of `beginnings` or lies in the folder that one names."""
     return any(path == beginning or path.startswith(beginning + "/") for beginning in beginnings)

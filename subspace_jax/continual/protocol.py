@@ -21,17 +21,17 @@ from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 from subspace_jax.typing import Array, Float, Key, PyTree, Variables
 
-TEST_BATCH = 100  # in order and never padded: with `norm="minibatch"` the accuracy depends on it
+TEST_BATCH = 100  # samples per test batch, in order, never padded: with `norm="minibatch"` the accuracy depends on it
 
 Matrix = Float[np.ndarray, "rows tasks"]
 
 
 class State(NamedTuple):
-    """A network in the middle of a sequence; arrays only, saved whole.
+    """State of a sequence in training; arrays only, so that a checkpoint saves all of it.
 
     Attributes:
       variables: what `Model.apply` takes.
-      opt_state: of the optimiser, with the bases of a projection in it.
+      opt_state: of the optimiser, including the bases of a projection.
       kept: what else the method keeps of earlier tasks.
     """
 
@@ -45,11 +45,11 @@ class Learner(NamedTuple):
 
     Attributes:
       init: (key, x) -> State before the first task.
-      begin: (key, state, task, t) -> State, before task t; on the host.
+      begin: (key, state, task, t) -> State, before task t; not compiled as a whole.
       step: (state, batches, t, key) -> State, one compiled training step; batches is ((x, y),).
-      end: (key, state, task, t) -> State, after task t: what the method measures and keeps; on the host.
+      end: (key, state, task, t) -> State, after task t: what the method measures and keeps; not compiled as a whole.
       predict: (state, x, t) -> logits (n, classes).
-      held: (state) -> {"floats": numbers kept beside the network itself, and what else is to be seen task by task}.
+      held: (state) -> {"floats": how many numbers are stored beside the network, name: other scalar recorded per task}.
       told: whether `predict` uses t: the method is told the task at test.
     """
 
@@ -77,14 +77,14 @@ class Learned(NamedTuple):
 
 
 class Measures(NamedTuple):
-    """Summary of R, in fractions; nothing is forgotten or transferred in a sequence of one task.
+    """Summary of R, as fractions; for a single task all but accuracy and anytime are 0.
 
     Attributes:
       accuracy: ACC, mean over the tasks at the end.
       backward_transfer: BWT, mean over all tasks but the last of accuracy at the end minus right after learning it.
       forward_transfer: mean over all tasks but the first of accuracy just before learning it minus untrained.
       forgetting: mean over all tasks but the last of the highest accuracy before the end minus that at the end.
-      anytime: mean over the moments of the mean accuracy on the tasks learned so far.
+      anytime: mean over t of the mean accuracy on the first t tasks after t tasks were learned.
     """
 
     accuracy: float
@@ -95,7 +95,7 @@ class Measures(NamedTuple):
 
 
 def measures(matrix: Matrix) -> Measures:
-    """ACC, BWT and the others.
+    """All `Measures` of R.
 
     Raises:
       ValueError: a matrix that is not (tasks + 1, tasks), or with entries that are no accuracies.
@@ -116,8 +116,8 @@ def measures(matrix: Matrix) -> Measures:
 def learner(model: Model, tx: optax.GradientTransformation, *, told: bool = False) -> Learner:
     """Plain training on each task in turn (finetune); other methods replace the functions in which they differ.
 
-    The optimiser's state is reset before every task. Logits (n, tasks, classes) of a network with a head a task are
-    read at the task's head: such a network is `told` the task.
+    The optimiser's state is reset before every task. A network with one head per task gives logits (n, tasks, classes),
+    of which those of the task at hand are used: pass told=True.
     """
     fresh, init_model, forward = jax.jit(tx.init), jax.jit(model.init), jax.jit(model.apply)
 
@@ -145,7 +145,7 @@ def learner(model: Model, tx: optax.GradientTransformation, *, told: bool = Fals
 
 @functools.lru_cache(maxsize=256)
 def compiled(method: Callable) -> Callable:
-    """`jax.jit(method)`, made once: for the methods of a learner's settings, which are called for every task and seed.
+    """`jax.jit(method)`, cached: for methods of the tuple of a learner's settings, called for every task and seed.
 
     A bound method equals another only if both belong to the same object, so that each learner has programs of its own.
     """
@@ -153,7 +153,7 @@ def compiled(method: Callable) -> Callable:
 
 
 def own_head(logits: Any, t: Any) -> Any:
-    """Logits (n, classes) of task t, one for all or one a sample, from (n, tasks, classes); others as they are.
+    """Select logits (n, classes) of task t, an int or one per sample, from (n, tasks, classes); (n, classes) pass.
 
     Raises:
       ValueError: logits of several heads and no task, or (where it is known) a task that has none.
@@ -199,11 +199,11 @@ class Plateau(NamedTuple):
     The optimiser must carry its `learning_rate` in its state: `optax.inject_hyperparams(optax.sgd)(learning_rate=.01)`.
 
     Attributes:
-      epochs: at most so many a task.
-      held_out: share of a task's training samples that judge.
-      factor: the learning rate is divided by it ...
-      patience: ... after so many epochs without a lower loss, each time.
-      stop: a learning rate below it ends the task.
+      epochs: most epochs per task.
+      held_out: share of a task's training samples on which that loss is measured.
+      factor: divisor of the learning rate after each `patience` epochs without a lower loss.
+      patience: epochs without a lower loss until the learning rate is divided.
+      stop: the task ends when the learning rate falls below this.
     """
 
     epochs: int
@@ -228,15 +228,15 @@ def run(
     """Learn the tasks in their order; after each, test on all of them.
 
     Args:
-      key: of the network, the orders and whatever is random in the method.
-      method: what learns.
+      key: of the initial weights, the order of the samples and whatever is random in the method.
+      method: the continual method.
       tasks: see `tasks.check_tasks`.
       classes: outputs of the network, or of each of its heads.
-      batch: samples a step.
-      length: training steps a task, or a schedule that decides.
-      directory: folder for a checkpoint after every task; a run that was interrupted continues after the last finished
-        task, and its result is bit for bit that of a run without interruption.
-      config: of these checkpoints.
+      batch: samples per step.
+      length: training steps per task, or a `Plateau`.
+      directory: folder for a checkpoint after every task; an interrupted run resumes after the last finished task, and
+        its result is bit for bit that of a run without interruption.
+      config: stored in these checkpoints.
       label: name beside the progress bar.
 
     Raises:
@@ -266,7 +266,7 @@ def run(
 
 
 def _checkpoints() -> Any:
-    """Imported by the runs that write some only: Orbax takes a second to load."""
+    """The checkpoint module, imported only by runs that save: Orbax takes a second to load."""
     from subspace_jax import checkpoint
 
     return checkpoint

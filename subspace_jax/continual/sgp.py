@@ -40,7 +40,7 @@ class SGPState(NamedTuple):
 
     Attributes:
       bases: as in `gpm.GPMState`.
-      importance: {path: (*stack, *groups, d_in)} in [0, 1], one a column of the basis, 0 beyond its rank.
+      importance: {path: (*stack, *groups, d_in)} in [0, 1], one per column of the basis, 0 beyond its rank.
     """
 
     bases: dict[str, Subspace]

@@ -2,7 +2,7 @@
 
 Principal components only COUNT the channels a task needs. Kept are the FIRST ones by index, not the most important, so
 that the task has to be trained again in its narrow network. An earlier task never reads a later channel, so its logits
-stay the same bit for bit. The task is told at test. Saha, Garg, Ankit, Roy, IEEE Access 2021, arXiv 2001.08650.
+stay the same bit for bit. The task is given at test. Saha, Garg, Ankit, Roy, IEEE Access 2021, arXiv 2001.08650.
 """
 
 import warnings
@@ -27,9 +27,9 @@ class FreezeState(NamedTuple):
     """State of `freeze`.
 
     Attributes:
-      frozen: {layer: channels of earlier tasks, which stand still}.
-      live: {layer: channels the network has now}, those behind them stand still.
-      task: whose head learns.
+      frozen: {layer: number of first channels, owned by earlier tasks, that receive no update}.
+      live: {layer: number of first channels that the network has now}; later ones receive no update.
+      task: number of the task whose head learns.
     """
 
     frozen: dict[str, Int[Array, ""]]
@@ -38,11 +38,11 @@ class FreezeState(NamedTuple):
 
 
 class SpaceState(NamedTuple):
-    """What is kept beside the network; fixed shapes.
+    """What is stored beside the network; fixed shapes.
 
     Attributes:
-      widths: {layer: channels of each task}, never falling; 0 for tasks that are still to come.
-      initial: {leaf: what it was before the first task}, without the heads.
+      widths: {layer: number of channels of each task}, never decreasing; 0 for tasks not learned yet.
+      initial: {leaf: its value before the first task}, without the heads.
     """
 
     widths: dict[str, Int[Array, " tasks"]]
@@ -50,7 +50,7 @@ class SpaceState(NamedTuple):
 
 
 def effective(owned: Channels, params: Params, state: SpaceState, task: Int[Array, ""] | int) -> Params:
-    """The parameters with which a task runs; all channels where it was not learned yet."""
+    """The parameters of a task's narrow network; those of all channels if the task was not learned yet."""
     full = {path: layer.d_out for path, layer in owned.layers.items()}
     widths = {path: own[task] for path, own in state.widths.items()}
     return narrowed(owned, params, {path: jnp.where(w > 0, w, full[path]) for path, w in widths.items()})
@@ -59,16 +59,16 @@ def effective(owned: Channels, params: Params, state: SpaceState, task: Int[Arra
 def commit(
     owned: Channels, state: SpaceState, params: Params, *, widths: Widths, task: Int[Array, ""] | int
 ) -> tuple[SpaceState, Params]:
-    """Record the widths of a task and reset the channels behind them to their initial values."""
+    """Record the widths of a task and reset all later channels to their initial values."""
     recorded = {path: own.at[task].set(widths[path]) for path, own in state.widths.items()}
     masks, fresh = space_masks(owned, params, stop=widths), trees.update(params, state.initial)
     return state._replace(widths=recorded), jax.tree.map(jnp.where, masks, params, fresh)
 
 
 def freeze(owned: Channels) -> optax.GradientTransformation:
-    """Let only the channels between those of earlier tasks and the live ones learn, and the head of the task.
+    """Zero all updates but those of channels frozen <= c < live and of the current task's head.
 
-    Put it LAST in the chain: momentum and weight decay then move nothing that stands still. Before the first task
+    Put it LAST in the chain: momentum and weight decay then cannot move frozen parameters. Before the first task
     (nothing frozen, all live) every update of the trunk passes.
 
     Raises:
@@ -105,25 +105,25 @@ def space_learner(
     samples: int = 1000,
     heads: tuple[str, ...] = ("heads",),
 ) -> Learner:
-    """SPACE over a network with a head a task: train, count, prune, train again, freeze, reset the other channels.
+    """SPACE over a network with one head per task: train, count, prune, train again, freeze, reset the other channels.
 
     The protocol trains all channels but the frozen ones; everything after that happens in `end`, the retraining of the
     pruned network included, for which the optimiser's state is reset. BWT is 0 by construction.
 
     Args:
       model: of `nn.multi_head`, without running statistics.
-      tx: the optimiser; `freeze` comes behind it.
+      tx: the optimiser; `freeze` is put after it.
       table: `capture.layers` of the network.
       tasks: in the whole sequence.
       steps: of retraining, at least 1.
-      batch: samples a step of retraining, at least 1.
-      v: share of the variance of a layer's outputs to explain, in (0, 1]; one, or by layer.
-      samples: first ones of each task on which that variance is measured; one batch, as norms over it want it.
+      batch: samples per step of retraining, at least 1.
+      v: share of the variance of a layer's outputs to explain, in (0, 1]; one for all layers, or by layer.
+      samples: number of first samples of each task on which that variance is measured, as one batch.
       heads: as in `channels`.
 
     Raises:
       ValueError: settings out of range, v for other layers; as `channels`; at `init`, heads that are not stacked by
-        task; at `predict`, a task that there is not.
+        task; at `predict`, a task number out of range.
     """
     if min(tasks, steps, batch, samples) < 1:
         raise ValueError(f"tasks, steps, batch and samples are at least 1; got {tasks}, {steps}, {batch}, {samples}.")
@@ -143,7 +143,7 @@ class Space(NamedTuple):
     Attributes:
       model: as in `space_learner`, like tasks, steps, batch, v and samples.
       owned: the channels and what they own.
-      plain: training by the optimiser with `freeze` behind it.
+      plain: training by the optimiser followed by `freeze`.
       tasks: see model.
       steps: see model.
       batch: see model.
@@ -172,7 +172,7 @@ class Space(NamedTuple):
         return state._replace(kept=SpaceState({path: jnp.zeros(count, jnp.int32) for path in owned.layers}, initial))
 
     def phase(self, key, state, task, t, live):
-        """Reset the optimiser, freeze the channels of earlier tasks, and let the first `live` of each layer exist."""
+        """Reset the optimiser, freeze the channels of earlier tasks, and let updates reach the first `live` only."""
         state = self.plain.begin(key, state, task, t)
         frozen = FreezeState(core(state.kept), jax.tree.map(jnp.int32, dict(live)), jnp.int32(t))
         return state._replace(opt_state=optax.tree.set(state.opt_state, FreezeState=frozen))
@@ -193,7 +193,7 @@ class Space(NamedTuple):
         return task_widths(moments, core(state.kept), v=self.v)
 
     def end(self, key, state, task, t):
-        """Count the channels, prune, train again, and reset the channels behind them."""
+        """Count the channels, prune, train again, and reset all other channels for the next task."""
         widths = self.counted(state, task)
         pruned = compiled(self.prune)(state.variables["params"], widths)
         state = self.phase(key, with_params(state, pruned), task, t, widths)
@@ -236,5 +236,5 @@ def held(state: Any) -> dict[str, Any]:
 
 
 def core(state: SpaceState) -> dict[str, Int[Array, ""]]:
-    """The channels that earlier tasks own: those of the widest."""
+    """Number of channels per layer that earlier tasks own: the largest of their widths."""
     return {path: own.max() for path, own in state.widths.items()}

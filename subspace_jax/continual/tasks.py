@@ -21,7 +21,7 @@ class Task(NamedTuple):
 
 
 def permuted(key: Key[Array, ""], data: Task, *, tasks: int) -> list[Task]:
-    """The same images under another fixed permutation of the pixels a task; the first task has them as they are.
+    """The same images with a fixed random permutation of the pixels per task; the first task is not permuted.
 
     Args:
       key: of the permutations.
@@ -60,11 +60,11 @@ def rotated(data: Task, *, tasks: int, degrees: float = 180.0) -> list[Task]:
 
 
 def split(data: Task, *, groups: Sequence[Sequence[int]]) -> list[Task]:
-    """One task a group of classes, such as the classes in order or the superclasses; labels count from 0 in each.
+    """One task per group of classes, such as consecutive classes or superclasses; labels count from 0 in each.
 
     Args:
       data: all classes.
-      groups: classes of each task, as many in each; the first of a group becomes label 0.
+      groups: classes of each task, the same number in each; the first of a group becomes label 0.
 
     Raises:
       ValueError: no group, groups of different sizes, a class that is in two groups or without samples.

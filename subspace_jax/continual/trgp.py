@@ -2,7 +2,7 @@
 
 Updates are orthogonal to the inputs of all earlier tasks, as in `gpm`. Where a task's gradient lies mostly in the input
 space B_j of an old task, the task also learns a matrix Q (from the identity) that scales the kernel inside that space
-for this task alone: K_eff = K + sum_j B_j (Q_j - I) B_j' K. It is told the task at test. Lin, Yang, Fan, Zhang, ICLR
+for this task alone: K_eff = K + sum_j B_j (Q_j - I) B_j' K. The task is given at test. Lin, Yang, Fan, Zhang, ICLR
 2022.
 """
 
@@ -23,11 +23,11 @@ from subspace_jax.nn import Model
 from subspace_jax.typing import Array, Float, Int, Params
 
 TRUSTED = 2  # old tasks that a layer may re-use
-NEAR = 0.5  # share of the gradient's norm that lies in an old space, from which on it is trusted
+NEAR = 0.5  # smallest share of the gradient's norm inside an old task's space for that task to be trusted
 
 
 class Spaces(NamedTuple):
-    """What is stored of one layer.
+    """What is stored for one layer.
 
     Attributes:
       bases: own input space of each task, zero columns beyond its rank.
@@ -118,7 +118,7 @@ def trgp_learner(
     samples: int = 300,
     heads: tuple[str, ...] = (),
 ) -> Learner:
-    """TRGP over a network with a head a task; arguments as `projected.gpm_learner`, `tasks` in the whole sequence.
+    """TRGP over a network with one head per task; arguments as `projected.gpm_learner`, `tasks` in the whole sequence.
 
     Trained are the kernels, by `tx` and the projection, and the scales of the current task, by `tx` alone.
     """
@@ -138,7 +138,7 @@ class Trgp(NamedTuple):
     Attributes:
       model: as in `trgp_learner`, like tx, table, tasks, energy and samples.
       tx: see model.
-      chain: tx with the projection behind it.
+      chain: tx followed by the projection.
       table: see model.
       own: the layers with spaces: all but the heads.
       plain: training by the chain.
@@ -200,7 +200,7 @@ class Trgp(NamedTuple):
         return State(variables, (projected, free), kept)
 
     def end(self, key, state, task, t):
-        """The bases grow by the inputs that the layers had in this task, whose space is stored."""
+        """Grow the bases by the layer inputs of this task, and store their space as the task's own."""
         used, energy = compiled(self.variables)(state, t), self.energy(t)
         x = [task.x[: self.samples]]
         moments = capture.collect(self.model.apply, used, x, layers=list(self.own), dtype="float64")

@@ -13,8 +13,8 @@ from subspace_jax.core.moments import Moments
 from subspace_jax.typing import Array, Float, Int
 
 NOISE = 1e-6  # share of the variance below which a direction is rounding; also the cut-off of the pseudo-inverse
-DEAD = 1e-12  # share of the variance of a layer that channels without any may have from rounding
-ROWS = 100  # rows a channel that a count asks for
+DEAD = 1e-12  # share of a layer's variance that rounding alone may give to channels that do not vary
+ROWS = 100  # rows per channel that the warning recommends
 Share = float | int | Mapping[str, float | int]  # one for all layers, or by layer
 
 
@@ -94,7 +94,7 @@ def task_widths(moments: Mapping[str, Moments], core: Widths, *, v: Share) -> di
 
 
 def check_share(v: float | int) -> None:
-    """Refuse a share of variance that is none.
+    """Refuse an invalid share of variance.
 
     Raises:
       ValueError: v outside (0, 1].

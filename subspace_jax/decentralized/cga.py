@@ -18,8 +18,8 @@ from subspace_jax.decentralized.ngc import refuse_statistics, send
 from subspace_jax.decentralized.state import Info, Loop, State, check_share, cosine, gradient, optimizer, start
 from subspace_jax.typing import Algorithm, Array, Float, Key, PyTree, Variables
 
-RIDGE = 1e-6  # of the trace: parallel gradients are the rule, and float32 knows no smaller eigenvalue
-MOST_NEIGHBOURS = 8  # 2^8 linear systems a tensor and step
+RIDGE = 1e-6  # share of the trace: gradients are often nearly parallel, and float32 resolves no smaller eigenvalue
+MOST_NEIGHBOURS = 8  # 2^8 linear systems per tensor and step
 
 
 def cga(
@@ -75,11 +75,11 @@ def cga(
 
 
 class CGA(NamedTuple):
-    """What `cga` is told and makes of it; `init` and `step` are the algorithm.
+    """The settings of `cga`, prepared; `init` and `step` are the algorithm.
 
     Attributes:
       comm: the agents.
-      form: the permutation form of W.
+      form: W as a sum of weighted permutations.
       grad: from `state.gradient`.
       tx: the local optimiser.
       gamma: averaging rate.
@@ -127,7 +127,7 @@ class CGA(NamedTuple):
         return there, error, self.comm.bytes(wire, back)
 
     def direction(self, own: PyTree, cross: Sequence[PyTree]) -> PyTree:
-        """`aggregate` tensor by tensor; the own gradient of an agent alone."""
+        """`aggregate` tensor by tensor; an agent without neighbours takes its own gradient."""
         if not cross:
             return own
         return jax.tree.map(lambda own, *cross: aggregate(own, jnp.stack(cross), self.margin), own, *cross)

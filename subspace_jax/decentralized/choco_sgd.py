@@ -68,7 +68,7 @@ def choco_mixing(comm: Comm, weights: Weights) -> Callable:
     """`gossip.mixing` for `choco_round`.
 
     Raises:
-      ValueError: weights as in `gossip.mixing`; weights that change with time, since S_i adds up what came by one W.
+      ValueError: weights as in `gossip.mixing`; weights that change with time, since S_i is a running sum with one W.
     """
     if weights.ndim == 3 and len(weights) > 1:
         raise ValueError(
@@ -78,7 +78,7 @@ def choco_mixing(comm: Comm, weights: Weights) -> Callable:
 
 
 def choco_start(x: PyTree) -> Copies:
-    """The memory before the first round: nobody knows anything of x."""
+    """The memory before the first round: all copies are zero."""
     return Copies(optax.tree.zeros_like(x), optax.tree.zeros_like(x))
 
 

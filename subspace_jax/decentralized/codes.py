@@ -1,4 +1,4 @@
-"""What a network in few bits makes of its bits: how often each code occurs in every layer, and what clips.
+"""How a network in few bits uses its codes: how often each occurs in every layer, and which share of entries clips.
 
 Every layer of a training step is computed as the quantised network computes it, so that its input and its cotangent
 can be looked at before they are rounded; norms and residual sums stay in float.
@@ -37,8 +37,8 @@ def usage(
 ) -> dict[str, dict[str, Usage]]:
     """{"activations" | "gradients": {path of the kernel: Usage}} of one training step in few bits; arguments of probe.
 
-    Activations clip outside the mean extremes of the samples; the range of a cotangent is exact, so none clips, but one
-    outlier widens it for all: the entropy of `share` tells how many of the bits carry anything.
+    Activations clip outside the range from the mean minimum to the mean maximum of the samples. A cotangent's range is
+    exact, so that nothing clips, but an outlier widens it for all: the entropy of `share` tells how many bits are used.
     """
     return _usage(model, bits)(as_key(key), params, x, y)
 

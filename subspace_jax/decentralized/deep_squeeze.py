@@ -32,7 +32,7 @@ def deep_squeeze(
       comm: the agents.
       weights: W, see `gossip.mixing`.
       lr: learning rate, or an optax schedule of the step.
-      compressor: of the models; its error memory is the method's.
+      compressor: of the models; the method keeps its error memory.
       gamma: consensus rate in [0, 1]: the less a compressor keeps, the smaller; about .1 for 10 %, .01 for 1 %, 1 for
         everything.
       momentum: of the local Nesterov buffer.
@@ -57,7 +57,7 @@ def deep_squeeze_round(
     """One exchange: c_i = C(x_i + e_i); e_i <- x_i + e_i - c_i; x_i <- x_i + gamma (sum_j w_ij c_j - c_i).
 
     With the identity and gamma = 1 that is W x. The mean over agents stays whatever C is, but the distance from it
-    does not fall to zero: what is lost of a model is as large as the model, not as its difference from the others.
+    does not fall to zero: the compression error scales with the model, not with its difference from the others.
 
     Args:
       key: of this agent's message.

@@ -134,7 +134,7 @@ def d_psgd(
       weights: W, see `mixing`.
       lr: learning rate, or an optax schedule of the step.
       gamma: averaging rate in [0, 1]; 0 trains each agent alone.
-      momentum: of a local Nesterov buffer; known to harm on data that differ.
+      momentum: of a local Nesterov buffer; known to hurt where the agents' data differ.
       weight_decay: L2 penalty.
       loop: see `state.gradient`.
 

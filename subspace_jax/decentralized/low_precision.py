@@ -1,4 +1,4 @@
-"""Messages in few bits: decentralized SGD on a float master copy, of which the neighbours see packed codes alone.
+"""Messages in few bits: decentralized SGD on float parameters, which are sent to neighbours as packed codes only.
 
 Aketi, Kodge and Roy, "Low precision decentralized distributed training over IID and non-IID data", Neural Networks
 155 (2022), arXiv 2111.09389. Forward and backward in few bits are the network's own: `nn.layers`.
@@ -81,17 +81,17 @@ def gossip_only(
 ) -> Algorithm:
     """Rounds of compressed exchange without SGD; the authors end with 50, which leave every agent near the mean.
 
-    Parameters AND batch_stats are mixed, as one tree: the observers of quantized layers belong to the weights they were
-    measured with, and come out as averages of ranges. Takes over the state of `low_precision` with the same method and
-    compressor, and leaves its optimiser alone; the batch is not looked at and the loss is NaN.
+    Parameters AND batch_stats are mixed, as one tree: the ranges observed by quantized layers belong to the weights
+    they were measured with, and are averaged too. Takes over the state of `low_precision` with the same method and
+    compressor, and leaves its optimiser's state as it is; the batch is ignored and the loss is NaN.
 
     Args:
       comm: the agents.
       weights: W, see `gossip.mixing`; with "choco" one matrix.
       gamma: averaging rate in [0, 1]; 1 in 8 bits, .01 where 1 % of the entries is sent.
       compressor: of what travels, per leaf: `compress.k_bit(8)` sends a byte an entry, and 8 bytes a leaf.
-      method: what is done about the loss of a message: "none" is `compressed_round`, "deep_squeeze" keeps it
-        (`deep_squeeze_round`), "choco" sends differences (`choco_round`).
+      method: what is done about the compression error: "none" ignores it (`compressed_round`), "deep_squeeze" adds it
+        to the next message (`deep_squeeze_round`), "choco" sends differences (`choco_round`).
 
     Raises:
       ValueError: gamma outside [0, 1]; an unknown method; weights as in `gossip.mixing`.
@@ -121,7 +121,7 @@ def compressed_round(
 ) -> tuple[PyTree, tuple, Array]:
     """One exchange without memory: x_i <- x_i + gamma (sum_j w_ij C(x_j) - C(x_i)).
 
-    The mean over agents stays whatever C is; how close they come is the error of C.
+    The mean over agents stays whatever C is; how close they come to it depends on the error of C.
 
     Args:
       key: of this agent's message.

@@ -28,11 +28,11 @@ class Method(NamedTuple):
 
     Attributes:
       make: (loss, *, comm, weights, lr, ...) -> Algorithm.
-      crosses: takes gradients at its neighbours' models, or of their data: one backward pass a neighbour more.
+      crosses: takes gradients at its neighbours' models, or of their data: one more backward pass per neighbour.
       after: mixes the models after the local step (adapt, then combine); the others mix what was sent before it.
       model: the compressor of the models that it sends.
       gradient: the compressor of the gradients that it sends; None where it sends none.
-      scalars: numbers that travel beside a model.
+      scalars: further numbers sent with each model.
     """
 
     make: Callable[..., Algorithm]
@@ -93,7 +93,7 @@ def build(
       comm: the agents.
       weights: W, see `gossip.mixing`.
       lr: learning rate, or an optax schedule of the step.
-      **own: of `settings(name)`: gamma, momentum, compressor, ...; in the place of those that belong to the name.
+      **own: of `settings(name)`: gamma, momentum, compressor, ...; they override what the name implies.
 
     Raises:
       ValueError: no such method, a setting that it does not take, or what the method itself refuses.

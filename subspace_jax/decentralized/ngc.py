@@ -71,12 +71,12 @@ def ngc(
 
 
 class NGC(NamedTuple):
-    """What `ngc` is told and makes of it; `init` and `step` are the algorithm.
+    """The settings of `ngc`, prepared; `init` and `step` are the algorithm.
 
     Attributes:
       comm: the agents.
       weights: W.
-      form: its permutation form.
+      form: W as a sum of weighted permutations.
       grad: from `state.gradient`.
       tx: the local optimiser.
       alpha: share of the data-variant gradients.

@@ -1,4 +1,4 @@
-"""A whole run of all agents by one method: trained, tested as it goes, saved as it goes, continued after a kill."""
+"""A complete run of one method over all agents: training with regular evaluations and checkpoints, and resuming."""
 
 import contextlib
 import pathlib
@@ -45,8 +45,8 @@ def run(
 ) -> dict[str, np.ndarray]:
     """Train all agents and test them every `every` steps.
 
-    With a `directory` an interrupted run, called again with the same arguments, continues from its last checkpoint and
-    ends with the same numbers: bit for bit on as many devices.
+    With a `directory` an interrupted run, called again with the same arguments, resumes from its last checkpoint and
+    gives the same result as without the interruption: bit for bit on the same number of devices.
 
     Args:
       key: of the whole run.
@@ -58,7 +58,7 @@ def run(
       comm: the agents.
       runner: `exchange.vmap`, `pmap` or `shard_map`.
       apply: (variables, x) -> logits at inference; the same object for all runs, as is `prepare`.
-      weights: W, of the one further exchange of `gossiped`, see `train.Judgement`.
+      weights: W of the extra exchange before the accuracy `gossiped`, see `train.Judgement`.
       steps: of every agent.
       batch: samples per agent and step.
       every: steps between two evaluations; the last one is after all steps.
@@ -75,7 +75,7 @@ def run(
 
     Raises:
       ValueError: steps, batch, every or save_every below 1; data that are not finite; parameters that became NaN or
-        infinite: the sentence names the step, and the last checkpoint stays.
+        infinite: the message names the step, and the last checkpoint is kept.
     """
     key = as_key(key)
     _check(steps=steps, batch=batch, every=every, save_every=save_every)
@@ -132,7 +132,7 @@ def _finite(params: PyTree) -> Bool[Array, " agents"]:
 
 
 def _diverged(train: Callable, state: State, times: range) -> str:
-    """Which step it was, and whose: the steps since the last evaluation are taken again, one by one."""
+    """Name the first step and agent that diverged: the steps since the last evaluation are repeated one by one."""
     for t in times:
         state, info = train(state, t)
         flags = exchange.fetch(_finite(state.params))

@@ -1,4 +1,4 @@
-"""Push-sum: decentralized SGD on directed graphs, where what agents hear need not balance what they send."""
+"""Push-sum: decentralized SGD on directed graphs, where the columns of W must sum to 1, but not its rows."""
 
 from collections.abc import Callable
 

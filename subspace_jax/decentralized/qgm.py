@@ -1,4 +1,4 @@
-"""Quasi-global momentum: it follows how the mixed model moves, plain momentum an agent's own gradients."""
+"""Quasi-global momentum: the buffer averages the movement of the mixed model, not an agent's own gradients."""
 
 from collections.abc import Callable
 
@@ -28,16 +28,16 @@ def qgm(
 
     g = grad f(d_i; x_i) + weight_decay x_i; v = beta m_i + g; h_i = x_i - lr (g + beta v), a Nesterov step;
     x_i' = h_i + gamma (sum_j w_ij h_j - h_i); m_i <- mu m_i + (1 - mu) (x_i - x_i') / lr, m_i = 0 at the start.
-    Plain momentum follows the labels that its agent happens to hold, the movement of the mixed model hardly does.
+    Plain momentum is biased to the labels that its agent holds, the movement of the mixed model hardly is.
     Without any exchange and with mu = 0, m_i is the last step itself. Where the lr of a step is 0, m_i only decays.
 
     Args:
       loss: see `decentralized.state`.
       comm: the agents.
       weights: W, see `gossip.mixing`.
-      lr: learning rate, or an optax schedule of the step; the value of this step divides.
+      lr: learning rate, or an optax schedule of the step; the buffer divides by its value at this step.
       mu: share that the buffer keeps, in [0, 1].
-      beta: of the buffer in a step, in [0, 1]; 0 is D-PSGD that adapts, then combines.
+      beta: weight of the buffer in a step, in [0, 1]; 0 is D-PSGD that adapts, then combines.
       gamma: averaging rate in [0, 1].
       weight_decay: L2 penalty.
       loop: see `state.gradient`.

@@ -19,7 +19,7 @@ Loop = Literal["vmap", "map"]
 
 
 class State(NamedTuple):
-    """One agent in the middle of training; arrays only, saved whole.
+    """Training state of one agent; arrays only, so that a checkpoint saves all of it.
 
     Attributes:
       step: steps taken.
@@ -37,7 +37,7 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What is told of one step of one agent.
+    """Metrics of one step of one agent.
 
     Attributes:
       loss: on its own batch with its own parameters.
@@ -67,8 +67,8 @@ def start(variables: Variables, tx: optax.GradientTransformation, memory: PyTree
 def gradient(loss: Callable, loop: Loop = "vmap") -> Callable:
     """(params, batch_stats, batch, key) -> (loss, new batch_stats, gradient) of one agent.
 
-    With loop="map" the agents of a device are computed one after the other: networks of convolutions with weights of
-    their own gain nothing from being batched. Everything else of a step stays batched.
+    With loop="map" the agents of a device are computed one after the other: convolutions whose weights differ between
+    agents gain nothing from batching. Everything else in a step stays batched.
     """
 
     def run(params, batch_stats, batch, key):
@@ -78,7 +78,7 @@ def gradient(loss: Callable, loop: Loop = "vmap") -> Callable:
     return run if loop == "vmap" else jax.custom_batching.sequential_vmap(run)
 
 
-@lru_cache(maxsize=64)  # one function object a network
+@lru_cache(maxsize=64)  # one function object per network, and so one compilation
 def classification(train_apply: Callable) -> Callable:
     """The loss of a classifier: mean cross-entropy in train mode over a batch (x, y).
 

@@ -23,13 +23,13 @@ def stacked(key: Key[Array, ""], method: Algorithm, comm: Comm, variables: Varia
     """The states of all agents, (agents, ...), each on its own device.
 
     Args:
-      key: of the state, where a method draws some of it.
+      key: for methods whose initial state is random.
       method: an algorithm made for `comm`.
       comm: the agents.
       variables: {"params": ..., "batch_stats": ...} from which all agents start, or a list of one for each of them.
 
     Raises:
-      ValueError: another number of them than agents, or trees that differ; what `method.init` refuses.
+      ValueError: a list of another length than the number of agents, or trees that differ; what `method.init` refuses.
     """
     key = as_key(key)
     if not isinstance(variables, list):
@@ -90,13 +90,13 @@ def trainer(
 
 
 class Judgement(NamedTuple):
-    """How good the models of the agents are at one moment.
+    """Test accuracies and spread of the agents' models after some step.
 
     Attributes:
       accuracy: test accuracy of each agent's own model, (agents,).
-      gossiped: of each agent's model after one more exchange, (agents,).
-      consensus: of the mean of all models.
-      distance: mean over agents of the squared distance from the mean of all models.
+      gossiped: test accuracy of each agent's model after one more exchange, (agents,).
+      consensus: test accuracy of the mean of all models.
+      distance: mean over agents of the squared distance of its parameters from the mean of all models.
     """
 
     accuracy: np.ndarray
@@ -141,7 +141,7 @@ def judge(apply: Callable, *, comm: Comm, runner: Callable, weights: Weights, ch
 
 
 def _mean(values: Float[Array, "steps ..."]) -> Float[Array, "..."]:
-    """The mean over the steps; without any rounding error where all steps have the same value, as bytes mostly have."""
+    """Mean over steps; exact, without rounding, if the value is the same in every step, as byte counts mostly are."""
     return values[0] + (values - values[:1]).mean(0)
 
 
@@ -152,7 +152,7 @@ def _check_sets(sets: PyTree) -> None:
 
 
 def _once(check: Callable) -> Callable:
-    """The check, left out where its last call was with the same arrays; they are not kept alive."""
+    """The check, skipped if its last call was with the same arrays, of which it keeps only weak references."""
     passed = []
 
     def run(tree):

@@ -1,4 +1,4 @@
-"""Agents on a graph: runs by name, one course of each, figures of what they know and send."""
+"""Decentralized training, shared by its experiments: flags, data of each agent, a run over all seeds, figures."""
 
 from experiments.families.agents import report
 from experiments.families.agents.methods import Trial, rate

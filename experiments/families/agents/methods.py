@@ -1,4 +1,4 @@
-"""Every method of `decentralized` by its name, and every run of it that is compared."""
+"""What defines one run of a decentralized experiment (`Trial`), and its learning-rate schedule."""
 
 from typing import Any, NamedTuple
 
@@ -10,13 +10,13 @@ class Trial(NamedTuple):
 
     Attributes:
       name: in the figures.
-      method: in METHODS, or ngc_alpha_<a>.
+      method: name of the method or variant, as the experiment defines it.
       settings: lr, momentum, gamma, decay, ... by name.
-      steps: how long.
-      partition: of the data.
-      agents: 1 trains on everything at once.
-      skew: of partition label_sorted.
-      dirichlet: of partition dirichlet.
+      steps: training steps of every agent.
+      partition: how the samples are spread over the agents, see `data.partition`.
+      agents: number of agents; 1 trains on all data in one place.
+      skew: share of sorted samples in partition label_sorted.
+      dirichlet: concentration of partition dirichlet.
     """
 
     name: str

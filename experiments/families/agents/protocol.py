@@ -1,4 +1,4 @@
-"""One run of agents on a graph: flags, data spread over them, every seed of a trial to its end."""
+"""Flags of decentralized experiments, the data spread over the agents, and a trial run over all seeds."""
 
 import dataclasses
 import functools
@@ -28,13 +28,13 @@ class Config(launch.Config, runner.Config):
     topology: str = "ring"
     """Graph: ring, torus, chain, star, full, exponential, one_peer_exponential, petersen, dyck, florentine, ..."""
     samples: int | None = None
-    """Use the first so many training samples; all when not given."""
+    """Number of training samples to use, the first ones; all when not given."""
     model: str = "mlp"
     """Network: mlp, cnn5, resnet20, ..., see nn.build."""
     widths: tuple[int, ...] = (64, 64, 64)
     """Hidden layers of an mlp."""
     norm: str = "none"
-    """Its norm: none, evonorm, evonorm_hard, group, ...; batch is refused where gradients cross."""
+    """Norm of the network: none, evonorm, evonorm_hard, group, ...; NGC and CGA refuse batch."""
     augment: bool = False
     """Random crops and flips while training."""
     steps: int = 1200
@@ -44,23 +44,23 @@ class Config(launch.Config, runner.Config):
     lr: float = 0.1
     """Learning rate."""
     decay: bool = False
-    """x.1 at 50 and 75 % of the steps."""
+    """Multiply the learning rate by .1 at 50 and at 75 % of the steps."""
     momentum: float = 0.0
-    """Of the local Nesterov buffer."""
+    """Nesterov momentum of each agent's own optimiser."""
     gamma: float = 1.0
-    """Averaging rate."""
+    """Averaging rate in [0, 1]: how far a step moves an agent's model to the mean of its neighbours'."""
     weight_decay: float = 0.0
     """L2 penalty."""
     sparsity: float = 0.9
     """Share of the entries that CHOCO-SGD and DeepSqueeze do not send."""
     beside: bool = True
-    """Also run what puts the methods into proportion."""
+    """Also run the references that the methods are compared with."""
     every: int = 100
     """Steps between two evaluations."""
     save_every: int = 4
     """Evaluations between two checkpoints."""
     loop: Literal["vmap", "map"] = "vmap"
-    """Gradients of the agents of a device at once, or one after the other: faster for convolutions on a GPU."""
+    """Gradients of a device's agents at once (vmap) or in turn (map: faster for convolutions on a GPU)."""
 
 
 class Data(NamedTuple):
@@ -74,10 +74,10 @@ class Data(NamedTuple):
 
 
 def load(config: Config) -> Data:
-    """The data, once it is known that the agents can hear each other.
+    """Load the data, after a check that the graph connects all agents.
 
     Raises:
-      ValueError: a graph that is none for so many agents.
+      ValueError: a graph that does not exist for this number of agents, or is not connected.
     """
     topology.check_weights(graph(config, config.agents), agents=config.agents, connected=True)
     found = sets.load(config, config.samples, pixels=config.augment)
@@ -90,12 +90,12 @@ def load(config: Config) -> Data:
 
 
 def graph(config: Config, agents: int) -> np.ndarray:
-    """W of the graph; one agent hears nobody."""
+    """Mixing matrix W of the graph; [[1]] for a single agent."""
     return topology.weights(config.topology, agents) if agents > 1 else np.ones((1, 1))
 
 
 def spread(found: Data, seed: int, trial: Trial) -> np.ndarray:
-    """The training samples of each agent, (agents, samples)."""
+    """Indices of the training samples of each agent, (agents, samples)."""
     key, labels = jax.random.fold_in(jax.random.key(seed), PARTITION_KEY), found.columns["label"]
     return partition.build(key, trial.partition, labels, agents=trial.agents, skew=trial.skew, alpha=trial.dirichlet)
 
@@ -104,18 +104,18 @@ def course(
     config: Config, found: Data, trial: Trial, model: nn.Model, method: Algorithm, *, dtype: str = "float32",
     rounds: int = 0, seeds: range | None = None, finish: Callable[[int, Arrays], Arrays] = lambda _, history: history,
 ) -> list[Arrays]:  # fmt: skip
-    """What every seed of a trial left.
+    """Run a trial on every seed, or read back what is finished: the arrays of each seed.
 
     Args:
       config: the flags.
       found: the data.
       trial: the run.
       model: its network.
-      method: its algorithm, one for all seeds, and so one compilation.
+      method: its algorithm; one object for all seeds, and so one compilation.
       dtype: of the parameters.
       rounds: further steps after those of the trial.
       seeds: those of the flags when None.
-      finish: (seed, what the agents left) -> what is kept of it.
+      finish: (seed, result of `protocol.run`) -> the arrays to keep.
     """
     comm, run = launch.exchange_of(config, trial.agents)
 
@@ -138,6 +138,6 @@ def course(
 
 
 def warn_of_statistics(model: nn.Model, found: Data, norm: str) -> None:
-    """Say that a norm keeps running statistics, which the agents do not exchange."""
+    """Warn on stderr if the norm keeps running statistics, which the agents do not exchange."""
     if jax.eval_shape(model.init, jax.random.key(0), found.test[0][:1])["batch_stats"]:
         print(f"warning: norm {norm} keeps running statistics, which each agent has its own of", file=sys.stderr)

@@ -1,4 +1,7 @@
-"""One classifier, trained on labels of which some are wrong: its data, its network, networks trained again."""
+"""One classifier, shared by its experiments: flags, data with planted wrong labels, a network trained or loaded.
+
+`retrained` holds the baselines that train further networks on parts of the data.
+"""
 
 from experiments.families.classifier.data import (
     SCORE_KEY,

@@ -1,4 +1,4 @@
-"""A training set with known errors: label noise and duplicates planted into real images, as flags of an experiment."""
+"""Flags and data of a classifier experiment: real samples with label noise and duplicates planted on purpose."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,15 +18,15 @@ class Config(runner.Config):
     """Flags of the experiments that train one classifier on labels of which some are wrong."""
 
     samples: int | None = None
-    """Use the first so many training samples; all when not given, the first 5,000 of other sets than digits on CPU."""
+    """Number of training samples to use, the first ones; by default all of digits or with preset gpu, else 5,000."""
     noise: float = 0.1
-    """Share of wrong labels planted; 0 for your own data: the suspects are then listed, nothing is judged."""
+    """Share of labels replaced by wrong ones; 0 for your own data: suspects are listed, detection is not measured."""
     noise_kind: Literal["symmetric", "pair", "human"] = "symmetric"
-    """Any other class; the next class; labels that people gave (see --noise-labels)."""
+    """Wrong label: symmetric: any other class; pair: the next class; human: given by people, see --noise-labels."""
     noise_labels: str = "aggre_label"
     """Column of the npz files with the human labels."""
     duplicates: int = 0
-    """Pairs planted: the same image under two labels."""
+    """Number of planted pairs: the same image under two labels."""
     model: str = "mlp"
     """Network: mlp, lenet5, vgg11, resnet18, ..., see nn.build."""
     widths: tuple[int, ...] = ()
@@ -36,11 +36,11 @@ class Config(runner.Config):
     augment: bool = False
     """Random crops and flips while training."""
     optimizer: Literal["sgd", "nesterov", "adam"] = "sgd"
-    """See training.Recipe, also for the next flags."""
+    """Optimiser; for it and the next flags see training.Recipe."""
     lr: float = 0.05
     """Learning rate, the peak of a schedule."""
     schedule: Literal["constant", "step", "cosine", "one_cycle"] = "constant"
-    """Learning rate over the steps."""
+    """Schedule of the learning rate over the steps."""
     weight_decay: float = 1e-4
     """L2 penalty."""
     epochs: int = 60

@@ -1,4 +1,4 @@
-"""The network of a run: trained here or loaded, and what an edit makes of it, saved so that any experiment loads it."""
+"""Train or load the network of a run, and save edited networks as checkpoints that any experiment can load."""
 
 import dataclasses
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class Trained(NamedTuple):
 
 
 def adopt(config: C) -> C:
-    """The flags with which the network at --checkpoint was trained: its labels are planted again."""
+    """The flags with which the network at --checkpoint was trained, so that the same wrong labels are planted."""
     seeds = checkpoint.seeds(config.checkpoint)
     _, _, saved = checkpoint.load_model(config.checkpoint, seed=seeds[0], epoch=config.epoch)
     kwargs = saved["model"]["kwargs"]
@@ -52,7 +52,7 @@ def trained(
     config: data.Config, shared: data.Setup, task: data.Task, seed: int, *, hooks: Any = None,
     epoch_fn: Callable | None = None, save_every: int = 10, keep_every: int | None = None,
 ) -> Trained:  # fmt: skip
-    """The network of one seed at --checkpoint, or one trained by the run's recipe, resumable; the hooks go with it."""
+    """The network of one seed: loaded from --checkpoint, or trained by the run's recipe with the hooks, resumable."""
     if config.checkpoint:
         loaded = Trained(*checkpoint.load_model(config.checkpoint, seed=seed, epoch=config.epoch), {})
         check_inference(loaded.model.apply, loaded.variables, task.x[:8])

@@ -97,5 +97,5 @@ def stacked(apply: Callable) -> Callable:
 
 
 def own_model(logits: Any, model: np.ndarray) -> Any:
-    """Of each sample the logits of one model."""
+    """Logits (n, classes) of each sample by the model of its number `model`, from (n, models, classes)."""
     return jnp.take_along_axis(logits, jnp.asarray(model)[:, None, None], axis=1)[:, 0]

@@ -1,4 +1,4 @@
-"""Tasks learned one after the other by one network: the data of the sequence, and what is shown of it."""
+"""One network that learns tasks in turn, shared by its experiments: flags, data of the sequence, figures and tables."""
 
 from experiments.families.task_sequence import report
 from experiments.families.task_sequence.protocol import HEADS, Config, Source, sequence, source

@@ -1,4 +1,4 @@
-"""The data of a sequence of tasks: one data set whose pixels or classes differ from task to task."""
+"""Flags and data of a sequence of tasks: one data set whose pixels or classes differ from task to task."""
 
 import dataclasses
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class Config(runner.Config):
     tasks: int = 5
     """Tasks in the sequence."""
     samples: int | None = None
-    """Use the first so many training samples; all when not given."""
+    """Number of training samples to use, the first ones; all when not given."""
     model: str = "mlp"
     """Network: mlp, lenet5, ..., see nn.build."""
     widths: tuple[int, ...] = (100, 100)

@@ -1,4 +1,4 @@
-"""Figures, tables and pictures of task sequences: the matrix R of each method and what it keeps beside the network."""
+"""Figures, tables and pictures of task sequences: each method's accuracy matrix R and memory beside the network."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ NAMES = {
 
 
 def figures(found: dict[str, Arrays], told: dict[str, float]) -> dict[str, float]:
-    """The measures of every method of one seed; joint training has no moments, only an end."""
+    """The measures of every method of one seed; joint training is tested once, at its end."""
     listed = {}
     for name, arrays in found.items():
         if len(arrays["matrix"]) == 1:
@@ -29,7 +29,7 @@ def figures(found: dict[str, Arrays], told: dict[str, float]) -> dict[str, float
 
 
 def write_matrices(config: Config, runs: dict[int, dict[str, Arrays]]) -> None:
-    """matrix.csv and matrix.npz: one row a seed, method, moment and task."""
+    """matrix.csv and matrix.npz: one row per seed, method, number of learned tasks and task."""
     cells = [
         (seed, name, t, i, accuracy)
         for seed, found in runs.items()
@@ -41,7 +41,7 @@ def write_matrices(config: Config, runs: dict[int, dict[str, Arrays]]) -> None:
 
 
 def scoreboard(means: dict[str, float], std: dict[str, float]) -> report.Section:
-    """Every method with what it reaches, loses and keeps."""
+    """Table of all methods: accuracy, transfer, forgetting, memory and time."""
     names = sorted((key[4:] for key in means if key.startswith("acc/")), key=lambda name: -means[f"acc/{name}"])
     kinds = "acc", "bwt", "forgetting", "fwt", "anytime"
 

@@ -1,4 +1,4 @@
-"""What the projection methods are compared with: each a `protocol.Learner`, joint training a function."""
+"""Baselines of the projection methods: each builds a `protocol.Learner`; joint training, `multitask`, is a function."""
 
 from subspace_jax.continual.baselines import a_gem, er, ewc, hat, multitask, ogd, owm
 

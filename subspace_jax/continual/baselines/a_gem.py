@@ -17,7 +17,7 @@ def a_gem_learner(model: Model, tx: optax.GradientTransformation, *, capacity: i
       model: the network.
       tx: the optimiser, which receives the projected gradient.
       capacity: samples kept, at least 1.
-      told: the network has a head a task.
+      told: whether the network has one head per task.
 
     Raises:
       ValueError: capacity below 1.

@@ -16,15 +16,15 @@ Buffer = dict[str, Any]  # x (capacity, ...), y, t (capacity,), seen (): samples
 
 
 def er_learner(model: Model, tx: optax.GradientTransformation, *, capacity: int, told: bool = False) -> Learner:
-    """Steps down the mean loss of a batch of the task and one as large from the reservoir.
+    """Training on the mean loss of a batch of the task plus that of an equally large batch from the reservoir.
 
-    The reservoir is a uniform sample of all earlier tasks; the current one enters at its end.
+    The reservoir is a uniform sample of all earlier tasks; samples of the current task are added after it.
 
     Args:
       model: the network.
       tx: the optimiser.
-      capacity: samples kept, at least 1; for memory equal to a projection method's, its floats over those of a sample.
-      told: the network has a head a task.
+      capacity: samples kept, at least 1; to match a projection method's memory, its floats / the floats of one sample.
+      told: whether the network has one head per task.
 
     Raises:
       ValueError: capacity below 1.

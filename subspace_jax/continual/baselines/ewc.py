@@ -26,7 +26,7 @@ def ewc_learner(
       tx: the optimiser.
       strength: lambda, at least 0; 0 is finetuning.
       samples: of each task, from which F is estimated.
-      told: the network has a head a task.
+      told: whether the network has one head per task.
 
     Raises:
       ValueError: a negative strength, samples below 1.

@@ -39,13 +39,13 @@ def hat_learner(
     rescaled as in the paper. The loss has the term sparsity * share of units not used before that the task uses.
 
     Args:
-      model: a network with a head a task, without biases or norms.
+      model: a network with one head per task, without biases or norms.
       tx: the optimiser.
       table: `capture.layers` of the network, in the order of execution.
       tasks: in the whole sequence.
       period: steps over which the slope rises: one pass over a task.
       sparsity: the paper's c, at least 0.
-      heads: leaves of the heads, by path or its beginning.
+      heads: leaves of the heads, by path or path prefix.
 
     Raises:
       ValueError: a period below 1 or negative sparsity; a layer whose inputs are no multiple of the units before it.

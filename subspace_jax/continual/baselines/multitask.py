@@ -30,7 +30,7 @@ def multitask(
 
     Args:
       key: of the network and the order.
-      model: single-head, or with a head a task.
+      model: with a single head, or one head per task.
       tx: any optax chain.
       tasks: see `tasks.check_tasks`.
       classes: outputs of the network, or of each head.

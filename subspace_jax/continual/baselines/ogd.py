@@ -23,7 +23,7 @@ def ogd_learner(
       tx: the optimiser.
       tasks: in the whole sequence; the last stores nothing that is used.
       samples: gradients stored of each task, at least 1; each is as large as the network.
-      told: the network has a head a task.
+      told: whether the network has one head per task.
 
     Raises:
       ValueError: tasks or samples below 1.

@@ -32,8 +32,8 @@ def owm_learner(
       tx: the optimiser.
       table: `capture.layers` of the network.
       alpha: regularisation of the recursion, above 0; the smaller, the sooner kernels stop moving along an input seen.
-      heads: leaves that stay free, by path or its beginning.
-      told: the network has a head a task.
+      heads: leaves that are not projected, by path or path prefix.
+      told: whether the network has one head per task.
 
     Raises:
       ValueError: alpha that is not positive; a layer that is scanned or has groups.

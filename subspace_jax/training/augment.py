@@ -11,10 +11,16 @@ from subspace_jax.data import Scaling, scale
 from subspace_jax.typing import Array, Key, Shaped
 
 
-@lru_cache  # one function object, and so one compilation
 def prepare(scaling: Scaling, *, augment: bool = False) -> Callable:
-    """(key, raw pixels) -> inputs of the network: random crops and flips if `augment`, then `scaling`."""
+    """(key, raw pixels) -> network inputs: random crops and flips if asked for, then the scaling of the data set.
 
+    The same arguments give the same function object, so that training steps with it are compiled once.
+    """
+    return _prepared(Scaling(scaling.divisor, tuple(scaling.mean), tuple(scaling.std)), augment)
+
+
+@lru_cache
+def _prepared(scaling: Scaling, augment: bool) -> Callable:
     def run(key, x):
         return scale(crop_flip(key, x) if augment else x, scaling)
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from subspace_jax import nn, training
+from subspace_jax import data, nn, training
 
 ROUNDING = 1e-5  # two XLA programs of one computation, a few steps of float32
 N, BATCH, EPOCHS = 50, 16, 4
@@ -112,3 +112,11 @@ def test_crop_flip_keeps_pixels_and_type():
     assert 0 < mirrored.sum() < 8
     assert shifted.shape == x.shape
     assert (shifted == 0).any()
+
+
+def test_pixels_are_prepared_by_one_function_for_one_scaling_also_from_json():
+    scaling = data.Scaling(2.0, (0.5,), (4.0,))
+    prepare = training.prepare(scaling)
+    assert training.prepare(data.Scaling(2.0, [0.5], [4.0])) is prepare
+    raw = np.arange(8, dtype=np.uint8).reshape(1, 2, 4, 1)
+    np.testing.assert_allclose(prepare(jax.random.key(0), raw), (raw / 2 - 0.5) / 4)

@@ -36,8 +36,19 @@ def test_table_and_figures(finished):
     assert [int(row["rank"]) for row in rows] == list(range(1, 501))
     wrong = sum(row["given_label"] != row["true_label"] and row["planted_copy"] == "0" for row in rows)
     assert wrong == 50
-    scores = [float(row["fd_norm"]) for row in rows]
+    scores = [float(row["loss"]) for row in rows]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_fewer_scores_no_refits_and_further_arguments_of_the_network(ask):
+    few = ["--scores", "hv_norm", "--score", "hv_norm", "--no-refits", "--network-args", "activation=gelu"]
+    run = ask("memorization", *TINY, *few)
+    timed = {name.removeprefix("seconds/") for name in run.figures if name.startswith("seconds/")}
+    assert timed == {"hv_norm", "training", *"loss margin learning_time forgetting inconfidence".split()}
+    _, _, config = checkpoint.load_model(run.workdir)
+    assert config["model"]["kwargs"]["activation"] == "gelu"
+    again = ask("memorization", "--preset", "smoke", "--checkpoint", str(run.workdir), *few[:-2], workdir="again")
+    assert again.figures["test_accuracy"] == run.figures["test_accuracy"]
 
 
 @pytest.mark.process
@@ -78,6 +89,10 @@ def test_a_saved_network_is_scored_without_training(finished, ask):
         (["--noise-kind", "human"], "digits has no column aggre_label; label columns there: label"),
         (["--checkpoint", "nothing"], "no checkpoint of seed 0 at nothing"),
         (["--resume"], "no run to resume"),
+        (["--scores", "curvature"], "--scores: no score 'curvature'; there are fd_norm"),
+        (["--network-args", "depth=3"], "mlp takes no argument 'depth'"),
+        (["--network-args", "norm"], "--network-args are NAME=VALUE, each name once; got 'norm'"),
+        (["--network-args", "norm=12"], "norm is one of"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(flags, message, refuse):

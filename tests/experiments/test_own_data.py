@@ -50,7 +50,8 @@ def test_a_folder_of_images_is_searched_and_its_classes_keep_their_names(ask, tm
     assert {(row["given_label"], row["given_name"]) for row in rows_of(run)} == {("0", "cat"), ("1", "dog")}
     assert "label cat" not in (run.workdir / "report.html").read_text()  # it is in the picture
     assert "<td>cat</td>" in (run.workdir / "report.html").read_text()
-    assert (run.workdir / "figures" / "gallery_highest.png").exists()
+    assert (run.workdir / "figures" / "gallery_highest_loss.png").exists()
+    assert (run.workdir / "figures" / "gallery_highest_fd_norm.png").exists()
 
 
 def test_rows_of_numbers_without_a_test_split_give_a_table_of_suspects(ask, own):
@@ -62,7 +63,7 @@ def test_rows_of_numbers_without_a_test_split_give_a_table_of_suspects(ask, own)
     assert len(rows_of(run)) == 40
     page = (run.workdir / "report.html").read_text()
     assert "<th>label high</th><th>label low</th>" in page.replace("\n", "")
-    assert not (run.workdir / "figures" / "gallery_highest.png").exists()
+    assert not (run.workdir / "figures" / "gallery_highest_loss.png").exists()
 
 
 @pytest.mark.parametrize("question", ["class_unlearning", "decentralized", "continual_learning"])

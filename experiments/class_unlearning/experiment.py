@@ -46,7 +46,15 @@ class Config(classifier.Config):
 
 
 PRESETS = {
-    "smoke": Config(seeds=1, samples=500, epochs=15, samples_per_class=8, tune_epochs=2, shadows=3),
+    "smoke": Config(
+        seeds=1,
+        samples=300,
+        widths=(16, 16),
+        epochs=15,
+        samples_per_class=8,
+        tune_epochs=1,
+        shadows=3,
+    ),
     "cpu": Config(),
     "gpu": Config(
         data="cifar10",

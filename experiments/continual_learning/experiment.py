@@ -74,7 +74,7 @@ class Config(task_sequence.Config):
 
 
 PRESETS = {
-    "smoke": Config(seeds=1, tasks=2, steps=60, samples=300, joint_passes=1, widths=(32,)),
+    "smoke": Config(seeds=1, tasks=2, steps=20, samples=300, joint_passes=1, widths=(16,), space_steps=20),
     "cpu": Config(),
     "gpu": Config(
         data="cifar100",

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from experiments.families import task_sequence
+from experiments.harness import flags
 from subspace_jax import nn
 from subspace_jax.continual import projected, projection, protocol, space, trgp
 from subspace_jax.continual.baselines import a_gem, er, ewc, hat, ogd, owm
@@ -63,7 +64,7 @@ def sgd(lr: float) -> optax.GradientTransformation:
 def frame(config: Config, found: task_sequence.Source, *, told: bool) -> Frame:
     """The network, with one head or with one a task, and what the methods take of the flags."""
     x, classes = found.whole.x, found.classes
-    own = {"use_bias": False, "init": "he"} | ({"widths": list(config.widths)} if config.widths else {})
+    own = {"use_bias": False, "init": "he"} | sizes(config)
     trunk = nn.build(config.model, classes=0 if told else classes, **own)
     model = nn.multi_head(trunk, tasks=config.tasks, classes=classes) if told else trunk
     table, heads = layers(model, x), ("heads",) if told else ()
@@ -71,6 +72,11 @@ def frame(config: Config, found: task_sequence.Source, *, told: bool) -> Frame:
     bases = {"energy": energies(config, table, heads), "samples": config.basis_samples, "heads": heads}
     capacity = config.buffer or max(1, full // (x[0].size + 2))
     return Frame(config, x, classes, model, table, sgd(config.lr), bases, capacity, told)
+
+
+def sizes(config: Config) -> dict[str, Any]:
+    """What nn.build takes by the flags."""
+    return ({"widths": list(config.widths)} if config.widths else {}) | flags.network_arguments(config)
 
 
 def energies(config: Config, table: capture.Layers, heads: tuple[str, ...]) -> Callable[[int], dict[str, float]]:
@@ -100,8 +106,7 @@ def steps_an_epoch(f: Frame) -> int:
 def space_on(f: Frame) -> protocol.Learner:
     """SPACE, whose filters own their biases, on a network of its own with a head a task."""
     config = f.config
-    widths = {"widths": list(config.widths)} if config.widths else {}
-    trunk = nn.build(config.model, classes=0, init="he", **widths)
+    trunk = nn.build(config.model, classes=0, **{"init": "he"} | sizes(config))
     model = nn.multi_head(trunk, tasks=config.tasks, classes=f.classes)
     return space.space_learner(
         model, optax.sgd(config.space_lr, momentum=0.9), layers(model, f.x), tasks=config.tasks,

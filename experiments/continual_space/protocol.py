@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from experiments.families import task_sequence
-from experiments.harness import runner
+from experiments.harness import flags, runner
 from subspace_jax import nn, training
 from subspace_jax.continual import extract, protocol, space, tasks
 from subspace_jax.core import capture, costs
@@ -36,7 +36,8 @@ def setup(config: Config) -> Setup:
     """Load the data and build the learners."""
     found = task_sequence.source(config)
     sizes = {"widths": list(config.widths)} if config.model == "mlp" else {}
-    network = {"name": config.model, "kwargs": {"norm": config.norm, "init": "he"} | sizes}
+    kwargs = {"norm": config.norm, "init": "he"} | sizes | flags.network_arguments(config)
+    network = {"name": config.model, "kwargs": kwargs}
     extract.check_network(network)
     tx, trunk = optax.sgd(config.lr, momentum=config.momentum), nn.build(config.model, classes=0, **network["kwargs"])
     x = found.whole.x[:1]

@@ -54,7 +54,7 @@ class Config(agents.Config):
 
 PRESETS = {
     "smoke": Config(
-        method=("d_psgd", "ngc_alpha_1", "compngc", "qgm"), seeds=1, agents=8, steps=20, every=10, widths=(32,),
+        method=("d_psgd", "ngc_alpha_1", "compngc", "qgm"), seeds=1, agents=8, steps=20, every=10, widths=(16,),
         dtype="float64", beside=False, samples=400,
     ),
     "cpu": Config(

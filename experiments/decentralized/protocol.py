@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.decentralized import methods
 from experiments.families import agents
-from experiments.harness import launch
+from experiments.harness import flags, launch
 from subspace_jax import checkpoint, data, nn, training, trees
 from subspace_jax.decentralized.methods import find
 from subspace_jax.decentralized.state import classification
@@ -45,7 +45,7 @@ def setup(config: Config) -> Setup:
 def network_arguments(config: Config, classes: int) -> dict[str, Any]:
     """What nn.build takes, beside the name and the type of the computation."""
     widths = {"widths": list(config.widths)} if config.widths else {}
-    return {"classes": classes, "norm": config.norm} | widths
+    return {"classes": classes, "norm": config.norm} | widths | flags.network_arguments(config)
 
 
 def course(config: Config, shared: Setup, trial: agents.Trial, seeds: range | None = None) -> list[dict[str, Any]]:

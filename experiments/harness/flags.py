@@ -34,6 +34,8 @@ class Config:
     """Folder of data sets; the environment variable SUBSPACE_DATA_DIR when not given."""
     image_size: int = 0
     """Height and width in pixels to which a folder of images is resized; 0: as they are."""
+    network_args: tuple[str, ...] = ()
+    """Further arguments of the network as NAME=VALUE: filters=32,32 norm=group use_bias=false; see nn.build."""
     checkpoint: str = ""
     """Folder of a run or saved network: use that network instead of training one."""
     epoch: int | None = None
@@ -101,6 +103,24 @@ def numbered(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def following(folder: pathlib.Path) -> pathlib.Path:
     return folder / str(max([0, *(int(d.name) for d in numbered(folder))]) + 1)
+
+
+def network_arguments(config: Config) -> dict[str, Any]:
+    """--network-args as nn.build takes them: numbers, true and false, lists of numbers, words.
+
+    Raises:
+      ValueError: a flag that is no NAME=VALUE, or a name that is given twice.
+    """
+    found: dict[str, Any] = {}
+    for line in config.network_args:
+        name, _, value = line.partition("=")
+        if not name or not value or name in found:
+            raise ValueError(f"--network-args are NAME=VALUE, each name once; got {' '.join(config.network_args)!r}.")
+        try:
+            found[name] = json.loads(f"[{value}]" if "," in value and value[0] != "[" else value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
 
 
 @contextlib.contextmanager

@@ -54,13 +54,13 @@ PRESETS = {
     "smoke": Config(
         seeds=1,
         samples=200,
-        widths=(64,),
+        widths=(16,),
         lr=1e-2,
         epochs=40,
         batch=32,
         trusted_count=50,
         selection_count=100,
-        alphas=(1e2, 1e3, 1e4),
+        alphas=(1e2, 1e3),
     ),
     "cpu": Config(),
     "gpu": Config(

@@ -62,7 +62,7 @@ class Config(agents.Config):
 
 
 PRESETS = {
-    "smoke": Config(seeds=1, agents=4, steps=20, rounds=10, every=10, widths=(32,), method="none",
+    "smoke": Config(seeds=1, agents=4, steps=20, rounds=10, every=10, widths=(16,), method="none",
                     skew=(0.8,), samples=400, beside=False),
     "cpu": Config(),
     "gpu": Config(

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from experiments.families import agents
-from experiments.harness import launch
+from experiments.harness import flags, launch
 from subspace_jax import data, nn, trees
 from subspace_jax.core import capture, compress, costs
 from subspace_jax.core.compress import Compressor
@@ -100,9 +100,10 @@ def build(config: Config, classes: int, norm: str, bits: int | None = None) -> n
     """The network in float or in few bits: the same parameters, the same initial weights."""
     if norm == "batch":
         raise ValueError("--norm batch keeps statistics that no step in few bits rounds; use evonorm, group or none.")
-    widths = {"widths": list(config.widths)} if config.widths else {}
-    rounding = {"stochastic_act": config.stochastic_act} if bits else {}
-    return nn.build(config.model, classes=classes, norm=norm, init=config.init, bits=bits, **widths, **rounding)
+    own = {"norm": norm, "init": config.init, "bits": bits}
+    own |= {"widths": list(config.widths)} if config.widths else {}
+    own |= {"stochastic_act": config.stochastic_act} if bits else {}
+    return nn.build(config.model, classes=classes, **own | flags.network_arguments(config))
 
 
 def algorithm(config: Config, variant: Variant, models: dict[int | None, nn.Model], count: int) -> Algorithm:

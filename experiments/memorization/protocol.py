@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 
 AVERAGED = ("fd_norm", "ggn_exact", "hv_norm", "input_grad")
+MANY_CLASSES = 20  # beyond which ggn_exact, one backward pass a class, is computed only when asked for
+LONG = 30  # seconds of scoring a seed that are announced
 SWEEP_STEPS, SWEEP_PROBES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1), (1, 2, 3, 5, 10, 20)
 SWEEP_EVERY, SWEEP_SAMPLES = 5, 5000  # the sensitivity curves use every fifth scored epoch and the first samples
 Hooks = dict[str, training.Hook]
@@ -29,7 +33,7 @@ observe = jax.jit(dynamics.update)
 
 def score_run(config: Config, shared: classifier.Setup, task: classifier.Task, seed: int) -> dict[str, Any]:
     """All scores of one seed: arrays (n,) by name, seconds, curves."""
-    network, hooks = shared.network, hooks_of(config, shared.network, task, seed)
+    network, hooks = shared.network, hooks_of(config, shared.network, task, seed, shared.classes)
     if config.checkpoint:
         variables, carries = visit_checkpoints(config, hooks, seed)
     else:
@@ -43,13 +47,47 @@ def score_run(config: Config, shared: classifier.Setup, task: classifier.Task, s
     arrays["predicted"] = training.predict(network.apply, variables, task.x).argmax(-1)
     if len(task.test_label):
         arrays["test_accuracy"] = training.evaluate(network.apply, variables, task.test_x, task.test_label)
-    if not config.checkpoint:
+    if config.refits and not config.checkpoint:
         for name, part in retrained.scores(config, shared, task, seed).items():
             arrays |= runner.stage(config, f"seed{seed}_{name}", part)
     return arrays
 
 
-def hooks_of(config: Config, network: nn.Model, task: classifier.Task, seed: int) -> Hooks:
+def check_names(config: Config) -> None:
+    """Refuse scores that there are not.
+
+    Raises:
+      ValueError: names the first of them and all that there are.
+    """
+    for name in config.scores:
+        if name not in scores.TABLE:
+            raise ValueError(f"--scores: no score {name!r}; there are {', '.join(scores.TABLE)}.")
+
+
+def averaged(config: Config, classes: int) -> list[str]:
+    """The scores that are averaged over the epochs; the loss comes from the forward pass of every epoch anyway."""
+    few = [name for name in AVERAGED if name != "ggn_exact" or classes <= MANY_CLASSES]
+    return [name for name in dict.fromkeys((*(config.scores or few), config.score)) if name != "loss"]
+
+
+def announce(config: Config, shared: classifier.Setup, task: classifier.Task) -> None:
+    """Say before a long run which score takes how long, by one call of each on a new network."""
+    variables = jax.jit(shared.network.init)(jax.random.key(0), task.x[:1])
+    passes, size = max(1, config.epochs // config.score_every), min(64, len(task.x))
+    seconds = {}
+    for name in averaged(config, shared.classes):
+        options = {"step": config.step, "probes": config.probes, "precision": config.precision}
+        fn = scores.scorer(name, shared.network.apply, **options)
+        rows = tuple(np.asarray(part[:size]) for part in (task.x, task.label))
+        call = functools.partial(training.score_dataset, jax.random.key(0), fn, variables, rows, label=name)
+        call()  # compiles
+        seconds[name] = timing.timed(call)[1] * passes * len(task.x) / size
+    if sum(seconds.values()) > LONG:
+        listed = ", ".join(f"{name} {spent:.0f} s" for name, spent in seconds.items())
+        print(f"scoring takes about {listed} a seed; --scores names fewer.", file=sys.stderr)
+
+
+def hooks_of(config: Config, network: nn.Model, task: classifier.Task, seed: int, classes: int) -> Hooks:
     """One accumulator a score, one for the training dynamics, and on the first seed those of the sensitivity curves."""
     key = jax.random.fold_in(jax.random.key(seed), classifier.SCORE_KEY)
 
@@ -71,7 +109,7 @@ def hooks_of(config: Config, network: nn.Model, task: classifier.Task, seed: int
         carry = {"average": epoch_average.init(samples, history=passes), "seconds": jnp.full(passes, jnp.nan)}
         return training.Hook(carry, update, every)
 
-    hooks = {name: hook(name) for name in dict.fromkeys((*AVERAGED, config.score))}
+    hooks = {name: hook(name) for name in averaged(config, classes)}
     hooks["dynamics"] = dynamics_hook(config, network, task)
     every = config.score_every * SWEEP_EVERY
     if config.sweep and seed == config.seed and not config.checkpoint and every <= config.epochs:

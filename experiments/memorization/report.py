@@ -39,7 +39,7 @@ def judge(config: Config, task: Task, arrays: dict[str, np.ndarray]) -> dict[str
             figures[f"precision/{name}"] = float(precision_at(kept, jnp.asarray(wrong), int(wrong.sum())))
     if task.planted.any():
         clean = ~task.noisy
-        for name in dict.fromkeys(("fd_norm", config.score, "loss")):
+        for name in dict.fromkeys(name for name in ("fd_norm", config.score, "loss") if f"score/{name}" in arrays):
             values = jnp.asarray(arrays[f"score/{name}"][clean])
             figures[f"duplicates_auroc/{name}"] = float(auroc(values, jnp.asarray(task.planted[clean])))
     return figures | ({"test_accuracy": float(arrays["test_accuracy"])} if len(task.test_label) else {})
@@ -93,7 +93,7 @@ def sections(config: Config, figures: dict[str, float], found: Found) -> list[re
     _, task, arrays = found[0]
     listed = [scoreboard(figures)]
     if task.noisy.any():
-        listed += [rocs(config, figures, task, arrays), over_epochs(config, task, arrays)]
+        listed += [rocs(config, figures, task, arrays), *over_epochs(config, task, arrays)]
         listed += [separated(config, task, arrays), *sensitivity(config, task, arrays)]
     else:
         arrays = mean_scores(found)
@@ -133,15 +133,18 @@ def rocs(config: Config, figures, task: Task, arrays) -> report.Section:
     return report.Section("Finding the wrong labels", "First seed; in the legend mean AUROC and seconds.", (figure,))
 
 
-def over_epochs(config: Config, task: Task, arrays) -> report.Section:
-    """Mean score of wrong and clean labels, and AUROC of each epoch and of the mean so far."""
-    history = named(arrays, "history")[config.score]
-    keep = ~task.planted
+def over_epochs(config: Config, task: Task, arrays) -> list[report.Section]:
+    """Mean curvature of wrong and clean labels, and AUROC of each epoch and of the mean so far."""
+    histories = named(arrays, "history")
+    name = next((n for n in (config.score, "fd_norm", *histories) if n in histories), None)
+    if name is None:
+        return []
+    history, keep = histories[name], ~task.planted
     along = (1 + np.arange(len(history))) * config.score_every
     groups = {"wrong label": history[:, keep & task.noisy].mean(1), "clean": history[:, keep & ~task.noisy].mean(1)}
     first = plots.curves(
         config.workdir, "curvature_over_epochs", {k: (along, v) for k, v in groups.items()}, x="epoch",
-        y=f"mean {config.score}",
+        y=f"mean {name}",
     )  # fmt: skip
     running = np.cumsum(history, axis=0)
     wrong = jnp.asarray(task.noisy[keep])
@@ -149,11 +152,11 @@ def over_epochs(config: Config, task: Task, arrays) -> report.Section:
         "this epoch": (along, [float(auroc(jnp.asarray(row[keep]), wrong)) for row in history]),
         "mean up to it": (along, [float(auroc(jnp.asarray(row[keep]), wrong)) for row in running]),
     }
-    second = plots.curves(config.workdir, "auroc_over_epochs", lines, x="epoch", y="mislabel AUROC")
+    second = plots.curves(config.workdir, "auroc_over_epochs", lines, x="epoch", y=f"mislabel AUROC of {name}")
     text = (
         "At the end of an over-fit run every loss is near 0, and so is its curvature: the mean over epochs separates."
     )
-    return report.Section("Over the training run", text, (first, second))
+    return [report.Section("Over the training run", text, (first, second))]
 
 
 def separated(config: Config, task: Task, arrays) -> report.Section:
@@ -192,17 +195,19 @@ def cell(task: Task, arrays, position: int) -> report.Shown:
 
 
 def galleries(config: Config, task: Task, arrays) -> list[report.Section]:
-    """The highest and the lowest scores of each given label."""
-    values = arrays[f"score/{config.score}"]
+    """The highest of each given label by the score that was chosen and by the other one, and the lowest."""
+    other = "fd_norm" if config.score == "loss" else "loss"
+    wanted = [(config.score, "highest", -1), (other, "highest", -1), (config.score, "lowest", 1)]
     found = []
-    for name, sign in (("highest", -1), ("lowest", 1)):
-        rows = []
+    for score, name, sign in [part for part in wanted if f"score/{part[0]}" in arrays]:
+        values, rows = arrays[f"score/{score}"], []
         for label in np.unique(task.label)[:SHOWN]:
             members = np.flatnonzero(task.label == label)
             best = members[np.argsort(sign * values[members], kind="stable")[:SHOWN]]
             rows.append((f"label {task.called(label)}", [cell(task, arrays, i) for i in best]))
-        text = f"Given label (predicted label), {config.score} {name}. Red: the given label is known to be wrong."
-        found.append(report.gallery(f"The {name} of each label", text, config.workdir, f"gallery_{name}", rows))
+        text = f"Given label (predicted label), {score} {name}. Red: the given label is known to be wrong."
+        title = f"The {name} {score} of each label"
+        found.append(report.gallery(title, text, config.workdir, f"gallery_{name}_{score}", rows))
     return found
 
 

@@ -35,7 +35,7 @@ class Config(classifier.Config):
 
 
 PRESETS = {
-    "smoke": Config(seeds=1, samples=300, models=4, group=2, epochs=4, batch=32, probes=2),
+    "smoke": Config(seeds=1, samples=300, widths=(16,), models=4, group=2, epochs=4, batch=32, probes=2),
     "cpu": Config(epochs=40, batch=32),
     "gpu": Config(
         data="cifar10", samples=10_000, model="lenet5", noise=0.1, models=240, group=48, epochs=40, batch=128, lr=0.05,

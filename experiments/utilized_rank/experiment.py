@@ -61,7 +61,7 @@ class Config(classifier.Config):
 
 
 PRESETS = {
-    "smoke": Config(seeds=1, samples=300, widths=(64, 64), epochs=5, tau=(0.99, 0.999), finetune_epochs=1),
+    "smoke": Config(seeds=1, samples=300, widths=(24, 24), epochs=5, tau=(0.99, 0.999), finetune_epochs=1, wider=True),
     "cpu": Config(wider=True),
     "gpu": Config(
         data="cifar100", model="resnet18", widths=(), dtype="bfloat16", augment=True, optimizer="sgd", lr=0.1,

@@ -212,9 +212,18 @@ def test_the_parent_names_who_failed_and_ends_the_others(code, status, message, 
 
 
 def test_an_interrupted_parent_ends_its_processes(tmp_path, monkeypatch):
-    threading.Timer(1, _thread.interrupt_main).start()
-    with pytest.raises(KeyboardInterrupt):
-        watch(tmp_path, monkeypatch, "time.sleep(99)")
+    stopped = threading.Event()
+
+    def interrupt():  # until it is heard: one that comes inside a callback of the collector is lost
+        while not stopped.wait(1):
+            _thread.interrupt_main()
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            watch(tmp_path, monkeypatch, "time.sleep(30)")
+    finally:
+        stopped.set()
     assert alive(tmp_path) == []
 
 

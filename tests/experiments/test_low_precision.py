@@ -15,7 +15,7 @@ from subspace_jax import nn
 
 CPU, GPU = (dataclasses.replace(low_precision.PRESETS[name], preset=name) for name in ("cpu", "gpu"))
 SMOKE = dataclasses.replace(low_precision.PRESETS["smoke"], preset="smoke")
-ENTRIES, LEAVES, ENDS = 64 * 32 + 32 + 32 * 10 + 10, 4, 4  # parameters, tensors, ends of the ranges of two inputs
+ENTRIES, LEAVES, ENDS = 64 * 16 + 16 + 16 * 10 + 10, 4, 4  # parameters, tensors, ends of the ranges of two inputs
 FIGURES = {"bytes_ratio/int8": 3.95} | {
     f"accuracy_consensus/{name}_skew_{skew}": 0.9
     for name in ("float", "int8", "int8_deep_squeeze", "int8_choco")

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-SMALL = "--preset smoke --batch 8 --epochs 2 --noise 0 --duplicates 0 --widths 8 --probes 1 --score-every 1".split()
+SMALL = (
+    "--preset smoke --batch 8 --epochs 2 --noise 0 --duplicates 0 --widths 8 --probes 1 --score-every 1 --scores fd_norm "
+    "--no-refits"
+).split()
 
 
 @pytest.fixture
@@ -50,7 +53,8 @@ def test_a_folder_of_images_is_searched_and_its_classes_keep_their_names(ask, tm
     assert {(row["given_label"], row["given_name"]) for row in rows_of(run)} == {("0", "cat"), ("1", "dog")}
     assert "label cat" not in (run.workdir / "report.html").read_text()  # it is in the picture
     assert "<td>cat</td>" in (run.workdir / "report.html").read_text()
-    assert (run.workdir / "figures" / "gallery_highest.png").exists()
+    assert (run.workdir / "figures" / "gallery_highest_loss.png").exists()
+    assert (run.workdir / "figures" / "gallery_highest_fd_norm.png").exists()
 
 
 def test_rows_of_numbers_without_a_test_split_give_a_table_of_suspects(ask, own):
@@ -62,7 +66,7 @@ def test_rows_of_numbers_without_a_test_split_give_a_table_of_suspects(ask, own)
     assert len(rows_of(run)) == 40
     page = (run.workdir / "report.html").read_text()
     assert "<th>label high</th><th>label low</th>" in page.replace("\n", "")
-    assert not (run.workdir / "figures" / "gallery_highest.png").exists()
+    assert not (run.workdir / "figures" / "gallery_highest_loss.png").exists()
 
 
 @pytest.mark.parametrize("question", ["class_unlearning", "decentralized", "continual_learning"])
@@ -73,6 +77,14 @@ def test_a_question_that_measures_on_a_test_split_says_so(question, ask, own):
     assert run.err.splitlines()[0] == (
         "error: mine has no test split, on which this experiment measures: put one beside train."
     )
+
+
+def test_own_positions_are_kept(ask, own):
+    run = ask("memorization", *own(train=images(60) | {"index": np.arange(60) + 1000}, test=images(12)))
+    assert not any(name.startswith(("auroc", "precision", "duplicates")) for name in run.figures)
+    found = np.load(run.workdir / "scores.npz")
+    assert set(found["index"]) == set(range(1000, 1060))
+    assert (found["true_label"] == -1).all()
 
 
 def test_labels_with_gaps_are_numbered_anew_and_say_so(ask, own):
@@ -107,7 +119,7 @@ def test_test_images_of_another_size_are_refused(ask, own):
     ],
 )
 def test_folds_and_halves_hold_a_batch(flags, message, ask, own):
-    run = ask("memorization", *own(train=images(60), test=images(12)), *flags)
+    run = ask("memorization", *own(train=images(60), test=images(12)), "--refits", *flags)
     assert run.status == 2
     assert run.err.splitlines()[0] == f"error: {message}."
     assert "--resume" not in run.err
@@ -121,7 +133,7 @@ def test_folds_and_halves_hold_a_batch(flags, message, ask, own):
     ],
 )
 def test_one_class_and_constant_data_are_refused(columns, message, ask, own):
-    run = ask("memorization", *own(train=images(40) | columns, test=images(12)))
+    run = ask("memorization", *own(train=images(40) | columns))
     assert run.status == 2
     assert message in run.err.splitlines()[0]
 

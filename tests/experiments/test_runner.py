@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.harness import runner
+from experiments.harness import flags, runner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,3 +126,10 @@ def test_a_folder_that_may_not_be_written_is_one_sentence(run, tmp_path):
     assert (status, out) == (2, "")
     assert err.startswith("error: [Errno 20] Not a directory: ")
     assert err.count("\n") == 1
+
+
+def test_arguments_of_a_network_are_numbers_lists_and_words():
+    lines = ("filters=16,32", "widths=[8]", "use_bias=false", "norm=group", "width=4", "rate=.5")
+    assert flags.network_arguments(Config(network_args=lines)) == {
+        "filters": [16, 32], "widths": [8], "use_bias": False, "norm": "group", "width": 4, "rate": ".5",
+    }  # fmt: skip

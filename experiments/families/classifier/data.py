@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from experiments.harness import runner, sets
+from experiments.harness import flags, runner, sets
 from subspace_jax import data, nn, training
 
 NOISE_KEY, DUPLICATE_KEY, TRAIN_KEY, SCORE_KEY = range(4)  # folded into the seed's key
@@ -104,7 +104,7 @@ def setup(config: Config, *, test: bool = True) -> Setup:
 def network_arguments(config: Config, classes: int) -> dict[str, Any]:
     """What nn.build takes, beside the name."""
     widths = {"widths": list(config.widths)} if config.widths else {}
-    return {"classes": classes, "dtype": config.dtype} | widths
+    return {"classes": classes, "dtype": config.dtype} | widths | flags.network_arguments(config)
 
 
 def task(config: Config, shared: Setup, seed: int) -> Task:

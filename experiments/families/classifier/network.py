@@ -1,6 +1,7 @@
 """Train or load the network of a run, and save edited networks as checkpoints that any experiment can load."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -32,7 +33,9 @@ def adopt(config: C) -> C:
     kwargs = saved["model"]["kwargs"]
     same = {"data": saved["data"], "samples": saved["samples"], "model": saved["model"]["name"]}
     same |= {name: saved["recipe"][name] for name in SAVED_RECIPE} | saved["corruption"]
+    own = "classes", "dtype", "widths"  # the rest are further arguments
     same |= {"dtype": kwargs.get("dtype", "float32"), "widths": tuple(kwargs.get("widths", ()))}
+    same |= {"network_args": tuple(f"{name}={json.dumps(kwargs[name])}" for name in kwargs if name not in own)}
     known = {field.name for field in dataclasses.fields(config)}
     if lost := {name: value for name, value in same.items() if name not in known and value}:
         raise ValueError(f"the network at {config.checkpoint} was trained with {lost}, which this experiment lacks.")

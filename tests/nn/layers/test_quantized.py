@@ -193,7 +193,7 @@ def test_stochastic_activations_are_unbiased_and_random_in_training_only():
     far = np.abs(draws.mean(0) - x)[inside] / (step / 2 / np.sqrt(2000))  # a deviation is step / 2 at most
     assert far.max() < 4
     assert draws.std(0)[inside].max() > step / 4
-    stats = jax.tree.map(lambda leaf: leaf[0], stats["batch_stats"])
+    stats = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), stats["batch_stats"])
     nearest = grid.quantize(jnp.asarray(x), 4, stats["lo"], stats["hi"])
     np.testing.assert_allclose(infer(layer, {}, x, stats), nearest, rtol=FLOAT32)
 

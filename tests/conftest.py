@@ -24,10 +24,12 @@ settings.load_profile("library")
 jaxtyping.install_import_hook("subspace_jax", "beartype.beartype")
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups become part of the names
+def pytest_itemcollected(item):
+    item.add_marker(pytest.mark.xdist_group(group(item)))
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
         if item.get_closest_marker("gpu") and jax.default_backend() == "cpu":
             item.add_marker(pytest.mark.skip(reason="needs an accelerator"))
         if item.get_closest_marker("data") and "SUBSPACE_DATA_DIR" not in os.environ:
@@ -45,7 +47,7 @@ def pytest_terminal_summary(terminalreporter):
     """Seconds of all workers by folder, question or file, beside the budget of a system."""
     spent = collections.Counter()
     for report in (r for found in terminalreporter.stats.values() for r in found if hasattr(r, "duration")):
-        path = pathlib.PurePath(report.nodeid.partition("::")[0])
+        path = pathlib.PurePath(report.nodeid.partition("::")[0].partition("@")[0])
         spent[path.parts[1] if len(path.parts) > 2 and path.parts[1] != "experiments" else path.stem] += report.duration
     terminalreporter.section("worker-seconds")
     for name, seconds in spent.most_common(25):

@@ -3,7 +3,6 @@
 import json
 import pathlib
 import warnings
-from functools import lru_cache
 from typing import Any
 
 import jax
@@ -67,14 +66,9 @@ def _template(model: Model, shape: list[int]) -> PyTree:
 
 def _built(path: str | pathlib.Path, saved: dict[str, Any]) -> Model:
     try:
-        return _same(saved["name"], json.dumps(saved["kwargs"], sort_keys=True))
+        return nn.build(saved["name"], **saved["kwargs"])
     except ValueError as error:
         raise ValueError(f"{error} The checkpoint at {path} needs load_model(path, model=...) from Python.") from error
-
-
-@lru_cache(maxsize=16)  # the same functions for all seeds, and so one compilation
-def _same(name: str, kwargs: str) -> Model:
-    return nn.build(name, **json.loads(kwargs))
 
 
 def epochs(path: str | pathlib.Path, *, seed: int = 0) -> list[int]:

@@ -7,8 +7,8 @@ It exports modules, not functions, whose short names need the module's to be cle
 import importlib
 
 __all__ = [
-    "capture", "checks", "closures", "compress", "convolution", "costs", "curvature", "exchange", "inference", "keys", "losses",
-    "metrics", "moments", "quantize", "subspace", "topology",
+    "capture", "checks", "closures", "compress", "convolution", "costs", "curvature", "exchange", "inference", "keys",
+    "losses", "metrics", "moments", "quantize", "subspace", "topology",
 ]  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Our networks by name: one table of sizes, arguments that a checkpoint can save as JSON."""
 
 import dataclasses
+from functools import lru_cache
 from typing import Any
 
 import flax.linen as nn
@@ -54,15 +55,20 @@ def build(name: str, **arguments: Any) -> Model:
         if key not in known:
             raise ValueError(f"{name} takes no argument {key!r}; it takes {', '.join(known)}.")
         arguments[key] = _choice(key, value) if key in CHOICES else _size(key, value, getattr(network, key))
-    parts = {key: arguments.pop(key) for key in Parts._fields if key in arguments}
-    parts = network.parts._replace(**parts)
-    if parts.dtype == "float64" and jnp.result_type(float) != parts.dtype:
+    if arguments.get("dtype") == "float64" and jnp.result_type(float) != "float64":
         raise ValueError(
             'dtype "float64" needs jax_enable_x64: jax.config.update("jax_enable_x64", True) before the first array.'
         )
+    return _built(name, tuple(sorted(arguments.items())))
+
+
+@lru_cache(maxsize=64)  # the same functions for the same network, and so one compilation of whatever uses them
+def _built(name: str, arguments: tuple[tuple[str, Any], ...]) -> Model:
+    network = NETWORKS[name]
+    parts = network.parts._replace(**{key: value for key, value in arguments if key in Parts._fields})
     if parts.bits is not None and parts.dtype != "float32":
         raise ValueError(f"bits={parts.bits} is simulated in dtype float32; {parts.dtype} would round its grid again.")
-    return from_linen(network.clone(parts=parts, **arguments))
+    return from_linen(network.clone(parts=parts, **{k: v for k, v in arguments if k not in Parts._fields}))
 
 
 def _choice(key: str, value):

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 SMALL = (
-    "--preset smoke --batch 8 --epochs 2 --noise 0 --duplicates 0 --widths 8 --probes 1 --score-every 1 --scores fd_norm "
-    "--no-refits"
+    "--preset smoke --batch 8 --epochs 2 --noise 0 --duplicates 0 --widths 8 --probes 1 --score-every 1 "
+    "--scores fd_norm --no-refits"
 ).split()
 
 

@@ -24,6 +24,7 @@ from subspace_jax.decentralized.state import State
 from subspace_jax.label_noise import trusted
 from subspace_jax.memorization import confident_learning, scores, stability
 from subspace_jax.nn.layers import quantized
+from subspace_jax.privacy.masks import shadow_masks
 from subspace_jax.training.augment import crop_flip
 from subspace_jax.training.many import train_many
 from subspace_jax.training.minimise import minimise, repeat
@@ -91,6 +92,7 @@ CALLS = {
     confident_learning.folds: lambda key: confident_learning.folds(key, 4),
     scores.score: lambda key: scores.score(key, fn, PARAMS, X, Y, name="loss"),
     stability.subset_tables: lambda key: stability.subset_tables(key, 4, models=2, ratio=0.5),
+    shadow_masks: lambda key: shadow_masks(key, 2, 5),
     quantized.bifurcated: lambda key: jax.grad(
         lambda x: quantized.bifurcated(key, jnp.multiply, 2, x, X).sum()
     )(X),

@@ -15,7 +15,7 @@ from subspace_jax import nn
 from subspace_jax.compression import baselines as compressed
 from subspace_jax.continual import baselines as continual
 from subspace_jax.continual import leak, protocol, tasks
-from subspace_jax.core import capture, compress, keys, quantize
+from subspace_jax.core import capture, compress, keys, quantize, roc
 from subspace_jax.core.exchange import Comm
 from subspace_jax.data import batches, corrupt, partition
 from subspace_jax.decentralized import choco_sgd, codes, deep_squeeze, low_precision, ngc, train
@@ -24,6 +24,7 @@ from subspace_jax.decentralized.state import State
 from subspace_jax.label_noise import trusted
 from subspace_jax.memorization import confident_learning, scores, stability
 from subspace_jax.nn.layers import quantized
+from subspace_jax.privacy.masks import shadow_masks
 from subspace_jax.training.augment import crop_flip
 from subspace_jax.training.many import train_many
 from subspace_jax.training.minimise import minimise, repeat
@@ -69,6 +70,7 @@ CALLS = {
     quantize.codes: lambda key: quantize.codes(ONES, 2, 0, 3, key=key),
     quantize.quantize: lambda key: quantize.quantize(ONES, 2, 0, 3, key=key),
     quantize.quantize_grad: lambda key: quantize.quantize_grad(key, ONES, 2),
+    roc.bootstrap: lambda key: roc.bootstrap(key, ROWS[:, 0], Y == 1, fprs=[1.0], resamples=2),
     quantize.stochastic_round: lambda key: quantize.stochastic_round(key, ONES / 2),
     batches.epoch_order: lambda key: batches.epoch_order(key, 1, 4, 2),
     corrupt.duplicates: lambda key: corrupt.duplicates(key, ROWS, Y, pairs=1, classes=3),
@@ -91,6 +93,7 @@ CALLS = {
     confident_learning.folds: lambda key: confident_learning.folds(key, 4),
     scores.score: lambda key: scores.score(key, fn, PARAMS, X, Y, name="loss"),
     stability.subset_tables: lambda key: stability.subset_tables(key, 4, models=2, ratio=0.5),
+    shadow_masks: lambda key: shadow_masks(key, 2, 5),
     quantized.bifurcated: lambda key: jax.grad(
         lambda x: quantized.bifurcated(key, jnp.multiply, 2, x, X).sum()
     )(X),

@@ -1,0 +1,22 @@
+"""Who can tell that a sample was in the training set? Membership attacks from saved outputs of a few models.
+
+`masks` draws who is trained on what, `statistics` reads saved logits, `membership` has every attack by name, and
+`core.roc` tells how well one works.
+
+Modules load when they are first used.
+"""
+
+import importlib
+
+__all__ = ["attacks", "masks", "membership", "statistics"]
+
+
+def __getattr__(name: str):
+    """Import a module at its first use."""
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; there are {', '.join(__all__)}.")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

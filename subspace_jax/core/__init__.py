@@ -8,7 +8,7 @@ import importlib
 
 __all__ = [
     "capture", "checks", "compress", "convolution", "costs", "curvature", "exchange", "inference", "keys", "losses",
-    "metrics", "moments", "quantize", "subspace", "topology",
+    "metrics", "moments", "quantize", "shares", "subspace", "topology",
 ]  # fmt: skip
 
 

@@ -15,6 +15,8 @@ from subspace_jax.data import corrupt, partition
 from subspace_jax.label_noise import mixup, trusted, verifix
 from subspace_jax.memorization import confident_learning as cl
 from subspace_jax.memorization import duplicates, dynamics, epoch_average, second_split, stability
+from subspace_jax.training.fit import fit
+from subspace_jax.training.minimise import repeat
 from subspace_jax.unlearning import class_projection, evaluation, samples
 from subspace_jax.unlearning.baselines import engine
 
@@ -27,6 +29,7 @@ Y = np.array([0, 1, 2, 0, 1, 2])
 TEXT, ONE_HOT, FLOATS = np.array(["a"] * 6), np.eye(3, dtype=int)[Y], Y / 1.0
 MARKS = Y == 1
 PARAMS = {"w": jnp.asarray(RNG.normal(size=(3, 2)), jnp.float32)}
+VARIABLES = {"params": PARAMS, "batch_stats": {}}
 BROKEN = {"w": PARAMS["w"].at[1, 0].set(NAN)}
 
 
@@ -46,6 +49,11 @@ HOLED_SPACE = SPACE._replace(basis=np.full_like(SPACE.basis, NAN))
 PROBABILITIES = ROWS[:, 0]
 OUTCOME, MASK = np.ones((4, 6), np.float32), RNG.random((4, 6)) < 0.5
 MIXED = mixup.mixup(lambda variables, x, key: (x, {}))
+
+
+def descend(x, y):
+    return engine.descend(KEY, None, VARIABLES, [(x, y)], recipe=engine.RECIPE, label="")
+
 
 SHORT = "must have one entry per sample; got 6 and 5"
 NOT_FINITE = "must be finite; got nan at position"
@@ -78,7 +86,7 @@ CASES = {  # what is called: what it says
     "cross-entropy": (lambda: losses.softmax_cross_entropy(LOGITS, Y[:5]), f"logits and labels {SHORT}"),
     "accuracy": (lambda: metrics.accuracy(LOGITS, Y[:, None]), r"flatten them by .reshape\(-1\)"),
     "ranks": (lambda: metrics.auroc(Y, MARKS[:5]), f"scores and positive {SHORT}"),
-    "marks": (lambda: metrics.roc(Y, Y), "positive marks the positives, booleans .* got int64: compare"),
+    "marks": (lambda: metrics.roc(Y, Y), "positive marks the positives, booleans .* got int32: compare"),
     "correlation": (lambda: metrics.spearman(Y, Y[:1]), "a and b must have one entry per sample; got 6 and 1"),
     # positions and curvatures of trusted samples
     "curvature": (lambda: trusted.select_trusted(FLOATS * NAN, Y, per_class=1), f"curvature {NOT_FINITE} 0"),
@@ -100,7 +108,16 @@ CASES = {  # what is called: what it says
         lambda: evaluation.linear_probe(LOGITS, Y, LOGITS, Y[:5], forget=1), f"test_features and test_y {SHORT}"
     ),
     "NaN samples": (
-        lambda: engine.descend(KEY, fn, PARAMS, [(LOGITS * NAN, Y)], recipe=engine.RECIPE, label=""), f"x {NOT_FINITE}"
+        lambda: descend(LOGITS * NAN, Y), f"x {NOT_FINITE}"
+    ),
+    "labels forgotten": (
+        lambda: descend(LOGITS, TEXT), "number the classes"
+    ),
+    # training sets
+    "NaN images": (lambda: fit(None, None, (LOGITS * NAN, Y), epochs=1), f"x {NOT_FINITE}"),
+    "short labels": (lambda: fit(None, None, (LOGITS, Y[:5]), epochs=1), f"x and y {SHORT}"),
+    "short set": (
+        lambda: repeat(KEY, None, 0, [(LOGITS, Y[:5])], steps=1, batch=2, params=PARAMS), f"x and y {SHORT}"
     ),
     # moments, Grams and kernels
     "utilization": (lambda: utilized_rank.utilization(TABLE, PARAMS, HOLES), r"moments of 'w' 'gram' .* \(1, 0\)"),

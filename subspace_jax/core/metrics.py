@@ -89,7 +89,8 @@ def spearman(a: Vector, b: Vector) -> Float[Array, ""]:
 
 def _check(scores: Any, positive: Any) -> None:
     checks.check_lengths(scores=scores, positive=positive)
-    if (dtype := jnp.asarray(positive).dtype) != bool:
+    dtype = jnp.asarray(positive).dtype
+    if not jnp.issubdtype(dtype, jnp.bool_):
         raise ValueError(f"positive marks the positives, booleans (n,); got {dtype}: compare, as in y == 1.")
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from subspace_jax.core import checks
 from subspace_jax.data import epoch_order, prefetch
 from subspace_jax.nn import Model
 from subspace_jax.training.progress import track
@@ -107,7 +108,12 @@ def fit(
 
     Returns:
       The final state and the carries by name; "metrics" holds {"loss", "accuracy"} (epochs,), NaN where not run.
+
+    Raises:
+      ValueError: inputs that are not finite, or not as many as labels.
     """
+    checks.check_lengths(x=data[0], y=data[1])
+    checks.check_finite("x", data[0])
     hooks = hooks or {}
     carries = dict(carries or initial_carries(hooks, epochs))
     if stays_on_device(state.params, data[0]):

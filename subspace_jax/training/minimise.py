@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from subspace_jax.core import losses
+from subspace_jax.core import checks, losses
 from subspace_jax.core.keys import as_key
 from subspace_jax.data import epoch_order
 from subspace_jax.training.fit import stays_on_device
@@ -53,7 +53,7 @@ def minimise(
       label: name beside the progress bar.
 
     Raises:
-      ValueError: steps or batch below 1, no set or an empty one.
+      ValueError: steps or batch below 1; no set or an empty one; inputs that are not finite or not as many as labels.
     """
     carry = variables["params"], variables["batch_stats"], tx.init(variables["params"])
     step = _descent(objective, tx, prepare)
@@ -95,6 +95,9 @@ def repeat(
     sizes = [len(arrays[0]) for arrays in sets]
     if steps < 1 or batch < 1 or not sizes or not all(sizes):
         raise ValueError(f"there are steps and samples to take; got {steps} steps of {batch} from sets of {sizes}.")
+    for x, y, *_ in sets:
+        checks.check_lengths(x=x, y=y)
+        checks.check_finite("x", x)
     rows = [_order(jax.random.fold_in(key, k), n, min(batch, n), steps) for k, n in enumerate(sizes)]
     one, several = _programs(step)
     if all(stays_on_device(params, arrays[0]) for arrays in sets):

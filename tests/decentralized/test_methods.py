@@ -32,8 +32,7 @@ def test_every_method_is_in_the_table(module):
 def test_a_setting_takes_the_place_of_the_name_s_own():
     assert methods.settings("push_sum") == ("momentum", "weight_decay", "loop")
     dense = methods.build("choco_sgd", cases.loss, compressor=compress.identity(), **COMMON)
-    _, infos = cases.run(dense, dtype=np.float32)
-    assert infos.bytes_model[0, 0] == 2 * 4 * 36
+    np.testing.assert_array_equal(cases.sent(dense), [[2 * 4 * 36] * cases.AGENTS, [0] * cases.AGENTS])
 
 
 def test_ngc_has_any_share_between_its_two_ends():

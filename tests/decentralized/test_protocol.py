@@ -30,6 +30,10 @@ def method(name="compngc", devices=1, lr=0.1):
     return methods.build(name, cases.loss, comm=Comm(AGENTS, devices), weights=GRAPHS["ring"], lr=lr)
 
 
+def infinite_at_the_sixth(step):
+    return jnp.where(step == 5, jnp.inf, 0.1)
+
+
 def run(directory=None, *, own=None, comm=COMM, runner=exchange.vmap, data=SETS, **changed):
     settings = {"apply": apply, "weights": GRAPHS["ring"], "steps": STEPS, "batch": 4, "every": EVERY} | changed
     return protocol.run(
@@ -88,19 +92,16 @@ def test_what_was_saved_is_read_over_other_devices(tmp_path):
 
 
 def test_parameters_that_are_no_numbers_stop_the_run_at_their_step(tmp_path):
-    def late(step):
-        return jnp.where(step == 5, jnp.inf, 0.1)
-
     where = r"agents: step 6, at a loss of \S+, made agent 0 and 7 more NaN or infinite; take a smaller learning rate; "
     with pytest.raises(ValueError, match=where + r"the checkpoint of step 4 is kept in /"):
-        run(tmp_path, own=method(lr=late))
+        run(tmp_path, own=method("d_psgd", lr=infinite_at_the_sixth))
     with checkpoint.manager(tmp_path) as folder:
         assert folder.latest_step() == 2
 
 
 def test_a_run_that_saves_nothing_says_so():
-    with pytest.raises(ValueError, match=r"step 1, .* made agent 0 .*; nothing was saved\."):
-        run(own=method(lr=np.inf), steps=2)
+    with pytest.raises(ValueError, match=r"step 6, .* made agent 0 .*; nothing was saved\."):
+        run(own=method("d_psgd", lr=infinite_at_the_sixth))
 
 
 def test_data_that_are_no_numbers_are_refused():

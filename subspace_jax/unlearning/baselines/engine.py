@@ -59,7 +59,8 @@ def descend(
     if not all(sizes):
         raise ValueError(f"{label} takes samples of each set; got {sizes}: fill the empty one.")
     for x, y in sets:
-        checks.check_data(x, y)
+        checks.check_labels(y)
+        checks.check_lengths(x=x, y=y)
     steps = recipe.epochs * sizes[0] // min(recipe.batch, sizes[0])
     found = training.minimise(
         key, objective, training.optimizer(recipe, steps), variables, sets, steps=steps, batch=recipe.batch,

@@ -94,6 +94,7 @@ def run(
             if not exchange.fetch(_finite(state.params)).all():
                 where = _diverged(lambda state, t: train(draw, state, placed, t, 1), before, range(start, end))
                 raise ValueError(f"{label}: {where}; take a smaller learning rate; {_kept(folder, ends)}.")
+            del before  # the evaluation needs the room
             found, info = judged(state, *test), exchange.fetch(info)
             _note(history, e, end, end - start, found, info)
             history["seconds"] += time.perf_counter() - since

@@ -16,7 +16,7 @@ import optax
 
 from subspace_jax import training
 from subspace_jax.continual.tasks import Task, check_tasks
-from subspace_jax.core import losses
+from subspace_jax.core import losses, shares
 from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 from subspace_jax.typing import Array, Float, Key, PyTree, Variables
@@ -312,7 +312,7 @@ def _learn(
     if isinstance(length, int):
         return steps(key, state, task.x, task.y, length)
     order = np.asarray(jax.random.permutation(key, len(task.x)))
-    judges, rest = np.split(order, [max(1, int(length.held_out * len(order)))])
+    judges, rest = np.split(order, [max(1, shares.at_most(len(order), length.held_out))])
     lowest, best, bad = np.inf, state, 0
     rates = optax.tree.get_all_with_path(state.opt_state, "learning_rate")
     if not rates:

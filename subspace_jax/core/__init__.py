@@ -8,7 +8,7 @@ import importlib
 
 __all__ = [
     "capture", "checks", "closures", "compress", "convolution", "costs", "curvature", "exchange", "inference", "keys",
-    "likelihood", "losses", "metrics", "moments", "quantize", "roc", "subspace", "topology",
+    "likelihood", "losses", "metrics", "moments", "quantize", "roc", "shares", "subspace", "topology",
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from subspace_jax import trees
-from subspace_jax.core import quantize
+from subspace_jax.core import quantize, shares
 from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Key, Num, PyTree, UInt8
 
@@ -74,7 +74,7 @@ def sign() -> Compressor:
 
 @functools.lru_cache
 def top_k(ratio: float, *, bits: int | None = None) -> Compressor:
-    """The max(1, int(n (1 - ratio))) entries of largest magnitude; the others arrive as zero.
+    """The `kept(n, ratio)` entries of largest magnitude; the others arrive as zero.
 
     Sends values and int32 indices: 4 + 4 bytes per kept entry for float32. Of equal magnitudes the first are kept.
 
@@ -91,7 +91,7 @@ def top_k(ratio: float, *, bits: int | None = None) -> Compressor:
         quantize.check_bits(bits)
 
     def encode(key, x):
-        indices = jax.lax.top_k(jnp.abs(x), _kept(x.size, ratio))[1]
+        indices = jax.lax.top_k(jnp.abs(x), kept(x.size, ratio))[1]
         return x[indices] if bits is None else _to_grid(x[indices], bits, None), indices
 
     def decode(part, n):
@@ -103,7 +103,7 @@ def top_k(ratio: float, *, bits: int | None = None) -> Compressor:
 
 @functools.lru_cache
 def random_k(ratio: float) -> Compressor:
-    """max(1, int(n (1 - ratio))) entries at random, not rescaled; the others arrive as zero.
+    """`kept(n, ratio)` entries at random, not rescaled; the others arrive as zero.
 
     Sends the values and the uint32 seed from which the receiver draws their positions again: 4 bytes per kept entry and
     4 per leaf, for float32.
@@ -118,7 +118,7 @@ def random_k(ratio: float) -> Compressor:
 
     def places(seed, n):
         lots = jax.random.uniform(jax.random.key(seed), (n,), jnp.float32)
-        return jax.lax.top_k(lots, _kept(n, ratio))[1]  # with 1 % kept, 20 times faster than a permutation
+        return jax.lax.top_k(lots, kept(n, ratio))[1]  # with 1 % kept, 20 times faster than a permutation
 
     def encode(key, x):
         seed = jax.random.bits(key, dtype=jnp.uint32)
@@ -189,6 +189,15 @@ def k_bit(bits: int, *, stochastic: bool = False) -> Compressor:
     return _per_leaf(encode, lambda part, n: _from_grid(part, bits, n))
 
 
+def kept(n: int, ratio: float) -> int:
+    """Entries of a leaf of n that are sent where the share `ratio` is dropped: n (1 - ratio) rounded down, at least 1.
+
+    >>> kept(10, 0.9), kept(1000, 0.9), kept(10, 0.99)
+    (1, 100, 1)
+    """
+    return max(1, shares.kept(n, ratio))
+
+
 def pack(codes: Num[Array, " n"], bits: int) -> UInt8[Array, " bytes"]:
     """Codes below 2^bits as one stream of bits, lowest bit first: ceil(bits n / 8) bytes.
 
@@ -237,10 +246,6 @@ def _check_leaves(tree: PyTree) -> None:
 def _check_ratio(ratio: float) -> None:
     if not 0 <= ratio < 1:
         raise ValueError(f"ratio is the share of entries that is dropped, in [0, 1); got {ratio}.")
-
-
-def _kept(n: int, ratio: float) -> int:
-    return max(1, int(n * (1 - ratio)))
 
 
 def _scatter(values: Array, indices: Array, n: int) -> Array:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from subspace_jax.core import checks
+from subspace_jax.core import checks, shares
 from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Int, Key
 
@@ -17,7 +17,7 @@ Labels = Int[np.ndarray, " n"]
 
 
 def symmetric(key: Key[Array, ""], labels: np.ndarray, *, fraction: float, classes: int) -> Labels:
-    """Exactly round(fraction * n) samples get a uniformly random OTHER class.
+    """The nearest count to fraction * n (half to even) of samples get a uniformly random OTHER class.
 
     Args:
       key: same key, same noise.
@@ -38,7 +38,7 @@ def symmetric(key: Key[Array, ""], labels: np.ndarray, *, fraction: float, class
 
 
 def pair(key: Key[Array, ""], labels: np.ndarray, *, fraction: float, classes: int) -> Labels:
-    """Asymmetric noise: exactly round(fraction * n) samples go from class y to (y + 1) mod classes.
+    """Asymmetric noise: a share of the samples, as in `symmetric`, go from class y to (y + 1) mod classes.
 
     Arguments, result and errors as `symmetric`. Pair flipping of Han et al., "Co-teaching", NeurIPS 2018.
     """
@@ -132,7 +132,7 @@ def _valid(labels: np.ndarray, classes: int) -> Labels:
 def _chosen(key: Key[Array, ""], n: int, fraction: float) -> np.ndarray:
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction is the share of wrong labels, in [0, 1]; got {fraction}.")
-    return _order(key, n)[: round(fraction * n)]
+    return _order(key, n)[: shares.nearest(n, fraction)]
 
 
 def _order(key: Key[Array, ""], n: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from subspace_jax.core import checks
+from subspace_jax.core import checks, shares
 from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Int, Key, Num
 
@@ -28,7 +28,7 @@ def iid(key: Key[Array, ""], labels: Labels, *, agents: int) -> Parts:
 def label_sorted(key: Key[Array, ""], labels: Labels, *, agents: int, skew: float = 1.0) -> Parts:
     """The share `skew` of every class is dealt out sorted by label, the rest shuffled.
 
-    Of each class of n_c samples the first int(skew * n_c) go to the sorted pool. An agent gets an equal contiguous
+    Of each class of n_c samples the first floor(skew n_c) go to the sorted pool. An agent gets an equal contiguous
     slice of it, then an equal slice of the shuffled rest, which includes the remainder of the sorted pool.
 
     Where agents exceed the classes, neighbouring slices share a class, and neighbours on a ring would; slices are then
@@ -52,7 +52,7 @@ def label_sorted(key: Key[Array, ""], labels: Labels, *, agents: int, skew: floa
     if not 0 <= skew <= 1:
         raise ValueError(f"skew is the share of each class that is dealt out sorted, in [0, 1]; got {skew}.")
     by_class = [np.flatnonzero(labels == c) for c in np.unique(labels)]
-    in_order = [positions[: int(skew * len(positions))] for positions in by_class]
+    in_order = [positions[: shares.at_most(len(positions), skew)] for positions in by_class]
     pool = np.concatenate(in_order)
     each = len(pool) // agents
     dealt = pool[: agents * each].reshape(agents, each)

@@ -1,6 +1,7 @@
 """Gossip: weighted means over neighbours, and D-PSGD, the plain decentralized SGD that is built on them."""
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from subspace_jax.core.exchange import Comm
 from subspace_jax.decentralized.state import Info, Loop, State, check_share, gradient, optimizer, start
 from subspace_jax.typing import Algorithm, Array, Float, PyTree
 
+Order = Literal["combine_then_adapt", "adapt_then_combine"]
 Weights = Float[np.ndarray, "agents agents"] | Float[np.ndarray, "times agents agents"]
 
 
@@ -124,9 +126,14 @@ def d_psgd(
     gamma: float = 1.0,
     momentum: float = 0.0,
     weight_decay: float = 0.0,
+    order: Order = "combine_then_adapt",
     loop: Loop = "vmap",
 ) -> Algorithm:
-    """D-PSGD: x_i <- x_i - lr u_i + gamma (sum_j w_ij x_j - x_i), u_i from the gradient at the x_i that was sent.
+    """D-PSGD, in one of its two orders; in both u_i comes from the gradient at x_i, and both send one model.
+
+    combine_then_adapt: x_i <- x_i + gamma (sum_j w_ij x_j - x_i) - lr u_i, as in the paper: models may travel while the
+    gradient is computed. adapt_then_combine: h_i = x_i - lr u_i, x_i <- h_i + gamma (sum_j w_ij h_j - h_i), as in QGM,
+    push-sum, CHOCO-SGD and the diffusion literature; it is `qgm` with beta 0.
 
     Args:
       loss: see `decentralized.state`.
@@ -136,14 +143,17 @@ def d_psgd(
       gamma: averaging rate in [0, 1]; 0 trains each agent alone.
       momentum: of a local Nesterov buffer; known to hurt where the agents' data differ.
       weight_decay: L2 penalty.
+      order: mix the models that were sent and take the step, or take the step and mix what it made.
       loop: see `state.gradient`.
 
     Raises:
-      ValueError: gamma outside [0, 1]; weights as in `mixing`.
+      ValueError: gamma outside [0, 1]; an unknown order; weights as in `mixing`.
 
     Lian et al., "Can decentralized algorithms outperform centralized algorithms?", NeurIPS 2017.
     """
     check_share("gamma", gamma)
+    if order not in get_args(Order):
+        raise ValueError(f"order is one of {', '.join(get_args(Order))}; got {order!r}.")
     mix, grad = mixing(comm, weights), gradient(loss, loop)
     tx = optimizer(lr, momentum=momentum, weight_decay=weight_decay)
 
@@ -152,10 +162,15 @@ def d_psgd(
 
     def step(key, state, batch):
         x = state.params
-        mixed, sent = mix(state.step, x, x)
         value, batch_stats, grads = grad(x, state.batch_stats, batch, key)
         updates, opt_state = tx.update(grads, state.opt_state, x)
-        params = optax.apply_updates(toward(x, mixed, gamma), updates)
+        if order == "combine_then_adapt":
+            mixed, sent = mix(state.step, x, x)
+            params = optax.apply_updates(toward(x, mixed, gamma), updates)
+        else:
+            half = optax.apply_updates(x, updates)
+            mixed, sent = mix(state.step, half, half)
+            params = toward(half, mixed, gamma)
         new = State(state.step + 1, params, batch_stats, opt_state, state.memory)
         return new, Info(value, jnp.float32(1), sent, jnp.uint32(0))
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from subspace_jax.core import checks, keys
+from subspace_jax.core import checks, keys, shares
 from subspace_jax.typing import Array, Int, Key, Num
 
 Positions = Int[np.ndarray, " chosen"]
@@ -46,7 +46,7 @@ def select_trusted(
     chosen = [np.zeros(0, order.dtype)]
     for label in np.unique(y):
         own = order[y[order] == label]
-        left = own[int(skip * len(own)) :]
+        left = own[shares.at_most(len(own), skip) :]
         if len(left) < per_class:
             raise ValueError(f"class {label} has {len(left)} samples to choose from; {per_class} are asked for.")
         chosen.append(left[:per_class])

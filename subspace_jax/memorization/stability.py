@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspace_jax.core import checks
+from subspace_jax.core import checks, shares
 from subspace_jax.core.keys import as_key
 from subspace_jax.core.losses import softmax_cross_entropy
 from subspace_jax.memorization.dynamics import margin
@@ -61,7 +61,7 @@ def subset_tables(key: Key[Array, ""], samples: int, *, models: int, ratio: floa
     key = as_key(key)
     if models < 1:
         raise ValueError(f"models is the number of subsets, at least 1; got {models}.")
-    size = int(ratio * samples + 1e-9) if 0 < ratio < 1 else 0  # .29 * 100 is 28.999...
+    size = shares.at_most(samples, ratio) if 0 < ratio < 1 else 0
     if size < 1:
         raise ValueError(f"ratio must be in (0, 1) and leave at least one of {samples} samples; got {ratio}.")
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))

@@ -61,13 +61,18 @@ def directed_circulant(n):
         (topology.star(5), nx.star_graph(4)),
         (topology.full(5), nx.complete_graph(5)),
         (topology.torus(12), nx.grid_2d_graph(3, 4, periodic=True)),
+        (topology.grid(24), nx.grid_2d_graph(4, 6)),
+        (topology.grid(9), nx.grid_2d_graph(3, 3)),
         (topology.exponential(8), directed_circulant(8)),
         (topology.exponential(6), directed_circulant(6)),
         (topology.dyck(), nx.LCF_graph(32, [5, -5, 13, -13], 8)),
         (topology.petersen(), nx.petersen_graph()),
     ],
-    ids=["ring", "directed_ring", "chain", "star", "full", "torus", "exponential8", "exponential6", "dyck", "petersen"],
-)
+    ids=[
+        "ring", "directed_ring", "chain", "star", "full", "torus", "grid", "square", "exponential8", "exponential6",
+        "dyck", "petersen",
+    ],
+)  # fmt: skip
 def test_graphs_are_those_of_networkx(ours, theirs):
     np.testing.assert_array_equal(ours, numbered(theirs))
     np.testing.assert_array_equal(ours, topology.from_networkx(theirs))
@@ -188,7 +193,7 @@ def test_undirected_graphs_are_edge_coloured_within_the_bound_of_vizing(seed, n)
         assert all(topology.inverse(source) == source for source in form.sources)
 
 
-@pytest.mark.parametrize("name", ["torus", "chain", "star", "petersen", "dyck", "florentine"])
+@pytest.mark.parametrize("name", ["torus", "grid", "chain", "star", "petersen", "dyck", "florentine"])
 def test_named_undirected_graphs_are_edge_coloured(name):
     n = SIZES.get(name, 8)
     form = check_form(topology.weights(name, n))
@@ -251,6 +256,8 @@ def spoiled(w, place, value):
         (lambda: topology.torus(8), "8 is 2 x 4 at best; take 9 agents"),
         (lambda: topology.torus(14), "14 is 2 x 7 at best; take 15 agents"),
         (lambda: topology.torus(0), "0 is no number of agents; take 9"),
+        (lambda: topology.grid(7), "both at least 2, but 7 is prime; take 8 agents, or a chain"),
+        (lambda: topology.grid(1), "1 is 1 x 1 at best; take 4 agents"),
         (lambda: topology.build("petersen", 8), "petersen has 10 agents; got 8"),
         (lambda: topology.weights("dyck", 16), "dyck has 32 agents; got 16"),
         (lambda: topology.build("florentine", 16), "florentine has 15 agents; got 16"),

@@ -1,5 +1,7 @@
 """Gossip and D-PSGD against dense NumPy."""
 
+from typing import get_args
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from subspace_jax.core import exchange, topology
-from subspace_jax.decentralized import gossip, ngc, state
+from subspace_jax.decentralized import gossip, ngc, qgm, state
 from tests.decentralized import cases
 from tests.decentralized.cases import AGENTS, COMM, GRAPHS
 
@@ -57,6 +59,18 @@ def test_d_psgd_is_its_formula(gamma, momentum):
     cases.assert_close(found.params, x)
 
 
+@pytest.mark.parametrize(("graph", "gamma"), [("chain", 0.3), ("one_peer_exponential", 1.0)])
+def test_the_step_before_the_exchange_is_quasi_global_momentum_without_momentum(graph, gamma):
+    common = {"comm": COMM, "weights": GRAPHS[graph], "lr": 0.1, "gamma": gamma, "weight_decay": 0.01}
+    orders = {order: gossip.d_psgd(cases.loss, order=order, **common) for order in get_args(gossip.Order)}
+    found = {order: cases.run(method, steps=4)[0].params for order, method in orders.items()}
+    other, _ = cases.run(qgm.qgm(cases.loss, mu=0.5, beta=0.0, **common), steps=4)
+    cases.assert_close(found["adapt_then_combine"], other.params)
+    assert np.abs(found["adapt_then_combine"]["kernel"] - found["combine_then_adapt"]["kernel"]).max() > 1e-3
+    apart = {order: cases.distance(params) for order, params in found.items()}
+    assert apart["adapt_then_combine"] < apart["combine_then_adapt"]
+
+
 def test_without_exchange_every_agent_runs_its_own_sgd_bit_for_bit():
     alone = cases.run(gossip.d_psgd(cases.loss, comm=COMM, weights=np.eye(AGENTS), lr=0.1, gamma=0.0), steps=3)[0]
     crossed = ngc.ngc(cases.loss, comm=COMM, weights=np.eye(AGENTS), lr=0.1, gamma=0.0)
@@ -75,7 +89,7 @@ def test_one_by_one_is_all_at_once():
         cases.assert_close(cases.run(method, comm, runner, 3)[0].params, reference.params)
 
 
-def test_weights_of_the_wrong_kind_are_refused():
+def test_weights_of_the_wrong_kind_are_refused(unchecked):
     wrong = np.eye(AGENTS)
     wrong[0, 0] = 1.1
     with pytest.raises(ValueError, match=r"column 0 of the mixing weights sums to 1\.1"):
@@ -85,6 +99,8 @@ def test_weights_of_the_wrong_kind_are_refused():
     for gamma in (-0.1, 1.5):
         with pytest.raises(ValueError, match=rf"gamma must lie in \[0, 1\]; got {gamma}"):
             gossip.d_psgd(cases.loss, comm=COMM, weights=GRAPHS["ring"], lr=0.1, gamma=gamma)
+    with pytest.raises(ValueError, match="order is one of combine_then_adapt, adapt_then_combine; got 'adapt'"):
+        gossip.d_psgd(cases.loss, comm=COMM, weights=GRAPHS["ring"], lr=0.1, order="adapt")
 
 
 def test_the_cosine_of_nothing_is_nothing():

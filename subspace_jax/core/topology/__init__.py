@@ -1,8 +1,10 @@
 """The graph over which agents average their models: adjacency, mixing weights, decomposition into permutations.
 
-An adjacency A is boolean (N, N), A[i, j] where agent i RECEIVES from agent j, without self-loops. A mixing matrix W is
-float64 (N, N), W[i, j] the weight at i of what j sent, W[i, i] of i's own; or a stack (T, N, N) for a graph that
-changes with time, used as W[t % T]. Everything here is NumPy and happens once, before anything is compiled.
+A row is the receiver. An adjacency A is boolean (N, N), A[i, j] where agent i RECEIVES from agent j, without self-loops
+(networkx has the sender in the row: `from_networkx` transposes). A mixing matrix W is float64 (N, N), W[i, j] the
+weight at i of what j sent, W[i, i] of i's own: row i is what agent i makes of what it hears, column j who hears agent
+j. A stack (T, N, N) is a graph that changes with time, used as W[t % T]. Everything here is NumPy and happens once,
+before anything is compiled.
 
 >>> W = metropolis_hastings(ring(5))
 >>> round(spectral_radius(W), 6)
@@ -19,6 +21,7 @@ from subspace_jax.core.topology.graphs import (
     exponential,
     from_networkx,
     full,
+    grid,
     one_peer_exponential,
     ring,
     star,
@@ -50,6 +53,7 @@ __all__ = [
     "florentine",
     "from_networkx",
     "full",
+    "grid",
     "inverse",
     "metropolis_hastings",
     "one_peer_exponential",

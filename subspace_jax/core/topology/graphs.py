@@ -64,6 +64,25 @@ def torus(n: int) -> Bool[np.ndarray, "n n"]:
     return undirected(n, np.concatenate(beside))
 
 
+def grid(n: int) -> Bool[np.ndarray, "n n"]:
+    """The most square mesh rows x columns = n, 24 as 4 x 6: a torus of which no ends are joined; row-major order.
+
+    Two neighbours in a corner, three at a side, four inside.
+
+    Raises:
+      ValueError: n without two factors of at least 2 (a chain has one row).
+    """
+    rows = _rows(n)
+    if rows < 2:
+        raise ValueError(
+            f"a grid is rows x columns with both at least 2, but {n} is {_why(n)}; take "
+            f"{max(n, 3) + 1} agents, or a chain."
+        )
+    agent = np.arange(n).reshape(rows, -1)
+    beside = [(agent[:, :-1], agent[:, 1:]), (agent[:-1], agent[1:])]
+    return undirected(n, np.concatenate([np.stack(pair, -1).reshape(-1, 2) for pair in beside]))
+
+
 def one_peer_exponential(n: int) -> Float[np.ndarray, "steps n n"]:
     """Mixing matrices of the one-peer exponential graph: in step t agent i averages itself with i - 2^(t mod T).
 
@@ -101,6 +120,7 @@ SIZED = {
     "ring": ring,
     "directed_ring": directed_ring,
     "torus": torus,
+    "grid": grid,
     "chain": chain,
     "star": star,
     "full": full,

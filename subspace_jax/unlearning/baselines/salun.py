@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from subspace_jax import training
+from subspace_jax.core import shares
 from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 from subspace_jax.training import Recipe
@@ -44,7 +45,7 @@ def saliency(gradient: Params) -> Params:
     """True for the 10 % of weights, over all leaves together, with the largest absolute gradient, where not zero."""
     sizes = jax.tree.map(jnp.abs, gradient)
     flat = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(sizes)])
-    cut = jnp.sort(flat)[-max(1, int(SHARE * flat.size))]
+    cut = jnp.sort(flat)[-max(1, shares.at_most(flat.size, SHARE))]
     return jax.tree.map(lambda leaf: (leaf >= cut) & (leaf > 0), sizes)
 
 

@@ -84,7 +84,9 @@ def announce(config: Config, shared: classifier.Setup, task: classifier.Task) ->
         seconds[name] = timing.timed(call)[1] * passes * len(task.x) / size
     if sum(seconds.values()) > LONG:
         listed = ", ".join(f"{name} {spent:.0f} s" for name, spent in seconds.items())
-        print(f"scoring takes about {listed} a seed; --scores names fewer.", file=sys.stderr)
+        print(f"scoring takes about {listed} per seed; --scores names fewer.", file=sys.stderr)
+        if config.refits and not config.checkpoint:
+            print("seven further networks are trained after it; --no-refits leaves them out.", file=sys.stderr)
 
 
 def hooks_of(config: Config, network: nn.Model, task: classifier.Task, seed: int, classes: int) -> Hooks:

@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from experiments.harness import plots, report, runner
+from experiments.harness import runner
 from subspace_jax.checkpoint import load_model, running
 from tests.experiments.conftest import Finished, asked
 
@@ -110,7 +110,7 @@ class Stopped(BaseException):
 
 @pytest.fixture
 def stop_at(monkeypatch):
-    """Count the moments before something is written, and stop at one of them; no pictures are drawn."""
+    """Count the moments before something is written, and stop at one of them."""
     seen = {"count": 0, "stop": None}
 
     def moment():
@@ -127,8 +127,6 @@ def stop_at(monkeypatch):
 
         monkeypatch.setattr(module, name, run)
 
-    monkeypatch.setattr(report, "write", lambda *_: None)
-    monkeypatch.setattr(plots, "save", lambda *_: None)
     watched(running, "save")
     watched(runner, "save_arrays")
 

@@ -16,7 +16,7 @@ Modules load when they are first used.
 
 import importlib
 
-__all__ = ["masks"]
+__all__ = ["masks", "shadows", "zeroth_order"]
 
 
 def __getattr__(name: str):

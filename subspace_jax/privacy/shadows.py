@@ -102,8 +102,8 @@ def train(
             prepare=prepare, label=label,
         )  # fmt: skip
         own = variables(states)
-        found = {"logits": ask(lambda part, own=own: predict(apply, own, part), inputs, queries)}
-        store.write(start, found | {name: measure(own) for name, measure in (measures or {}).items()})
+        logits = ask(lambda part, own=own: np.moveaxis(np.asarray(predict(apply, own, part)), 1, 0), inputs, queries)
+        store.write(start, {"logits": logits} | {name: measure(own) for name, measure in (measures or {}).items()})
     return store.read()
 
 
@@ -120,9 +120,9 @@ def stacked(apply: ApplyFn, loop: Loop = "vmap") -> ApplyFn:
 
 
 def ask(fn: Callable, inputs: Shaped[Any, "n ..."], queries: int = 1) -> Shaped[np.ndarray, "models queries n ..."]:
-    """What fn(inputs) -> (n, models, ...) says of every query: the inputs, and for queries = 2 their mirror images."""
+    """What fn(inputs) -> (models, n, ...) says of every query: the inputs, and for queries = 2 their mirror images."""
     asked = [inputs, *([inputs[:, :, ::-1]] if queries == QUERIES else [])]
-    return np.stack([np.moveaxis(np.asarray(fn(part)), 1, 0) for part in asked], axis=1)
+    return np.stack([np.asarray(fn(part)) for part in asked], axis=1)
 
 
 def _check(x: Any, y: Any, keep: Any, inputs: Any, queries: int) -> None:

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspace_jax.core import checks, curvature
+from subspace_jax.core import checks, curvature, likelihood
 from subspace_jax.core.keys import as_key, rademacher, sample_keys
 from subspace_jax.training import score_dataset
 from subspace_jax.typing import ApplyFn, Array, Float, Int, Key, Variables
@@ -50,12 +50,12 @@ def zeroth_order(
     step: float = 1e-2,
     index: Int[Array | np.ndarray, " n"] | None = None,
     batch: int = 512,
-) -> Float[np.ndarray, "n ..."]:
+) -> Float[np.ndarray, "*models n"]:
     """Curvature of every sample, of one network or of several at once, by one compiled program of forward passes.
 
     Args:
       key: of the directions.
-      apply: (variables, x) -> logits (b, classes), in inference mode; (b, models, classes) gives one value a model.
+      apply: (variables, x) -> logits (b, classes), in inference mode; of several networks (b, models, classes).
       variables: what `apply` needs.
       x: inputs scaled as in training.
       y: the labels the networks were trained with.
@@ -66,7 +66,7 @@ def zeroth_order(
       batch: samples per call, each with 4 or 2 points; see `training.score_dataset`.
 
     Returns:
-      float64 (n,), or (n, models).
+      float64 (n,), or (models, n).
 
     Raises:
       ValueError: x not floating, y no class numbers, or another number of them; an unknown kind, probes < 1, step <= 0;
@@ -82,7 +82,7 @@ def zeroth_order(
         asked = variables, jnp.int32(number), jnp.asarray(step, x.dtype)
         name = f"{kind} curvature, probe {number + 1} of {probes}"
         logits = score_dataset(key, _moved(apply, offsets), asked, (x,), index=index, batch=batch, label=name)
-        return np.moveaxis(_log_losses(np.asarray(logits), y), 1, 0)
+        return _log_losses(np.moveaxis(np.asarray(logits), 0, -2), y)
 
     return _curvature(losses, kind, probes, step)
 
@@ -121,6 +121,8 @@ def black_box(
     """
     key = as_key(key)
     _check(x, y, kind, probes, step)
+    if batch < 1:
+        raise ValueError(f"batch, samples per call, must be at least 1; got {batch}.")
     x, y = np.asarray(x), np.asarray(y)
     keys = sample_keys(key, np.arange(len(x)) if index is None else np.asarray(index))
 
@@ -180,7 +182,7 @@ def _check(x: Any, y: Any, kind: str, probes: int, step: float) -> None:
 
 
 def _curvature(losses: Callable, kind: str, probes: int, step: float) -> np.ndarray:
-    """Mean over the probes; losses(offsets, number of the probe) is (len(offsets), n, ...)."""
+    """Mean over the probes; losses(offsets, number of the probe) is (len(offsets), ..., n)."""
     centre = losses(((0, 0),), 0)[0] if kind == "trace" else 0.0
     total: Any = 0.0
     for number in range(probes):
@@ -218,12 +220,7 @@ def _shifts(v: Any, u: Any, step: Any, offsets: Offsets) -> list[Any]:
 
 
 def _log_losses(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """-log softmax(logits)[y] in float64: log(1 + sum of exp(z_k - z_y), k != y) keeps all digits of small losses."""
+    """-log softmax(logits)[y] in float64, of rows (..., n): log(1 + exp(-label logit)) keeps digits of small losses."""
     checks.check_labels(y, logits.shape[-1])
     checks.check_finite("logits", logits, remedy="a network diverged")
-    own = np.expand_dims(y, tuple(range(1, logits.ndim)))
-    gaps = logits.astype(np.float64)
-    gaps -= np.take_along_axis(gaps, own, axis=-1)
-    np.put_along_axis(gaps, own, -np.inf, axis=-1)
-    most = gaps.max(axis=-1)
-    return np.logaddexp(0, most + np.log(np.exp(gaps - most[..., None]).sum(axis=-1)))
+    return np.logaddexp(0, -likelihood.label_logit(logits.astype(np.float64), y))

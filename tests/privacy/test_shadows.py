@@ -1,6 +1,5 @@
 """Shadow models: each as if trained alone, all on disk, continued where they were stopped."""
 
-import functools
 import json
 
 import jax
@@ -111,8 +110,8 @@ def test_two_queries_are_images_and_their_mirror_images():
         return x[:, 0, :, 0] * own["w"][None]
 
     for loop in ("vmap", "map"):
-        asked = functools.partial(shadows.stacked(apply, loop), several)
-        found = shadows.ask(asked, images, 2)
+        network = shadows.stacked(apply, loop)
+        found = shadows.ask(lambda part, network=network: np.moveaxis(network(several, part), 1, 0), images, 2)
         assert found.shape == (5, 2, 3, 4)
         plain = images[None, :, 0, :, 0] * several["w"][:, None]
         np.testing.assert_allclose(found[:, 0], plain, rtol=1e-6)

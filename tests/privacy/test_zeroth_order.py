@@ -103,8 +103,8 @@ def test_several_networks_at_once_give_what_each_gives_alone():
     each = [jax.tree.map(lambda leaf, k=k: leaf[..., k], variables) for k in range(4)]
     together = jax.vmap(apply, in_axes=(-1, None), out_axes=1)
     found = zeroth_order.zeroth_order(KEY, together, variables, x, Y, probes=2)
-    assert found.shape == (N, 4)
-    alone = np.stack([zeroth_order.zeroth_order(KEY, apply, own, x, Y, probes=2) for own in each], axis=1)
+    assert found.shape == (4, N)
+    alone = np.stack([zeroth_order.zeroth_order(KEY, apply, own, x, Y, probes=2) for own in each])
     np.testing.assert_allclose(found, alone, rtol=FLOAT32, atol=FLOAT32 * alone.max())
 
 
@@ -149,6 +149,7 @@ GOOD = np.ones((N, D), np.float32)
         ({"kind": "diagonal"}, "no kind 'diagonal'; there are cross, trace"),
         ({"probes": 0}, "probes must be at least 1"),
         ({"step": 0.0}, "step must be positive"),
+        ({"batch": 0}, "batch, samples per call, must be at least 1; got 0"),
         ({"x": GOOD.astype(np.uint8)}, "inputs must be float"),
         ({"x": GOOD * np.nan}, "x must be finite"),
         ({"y": Y[:-1]}, "one entry per sample"),

@@ -146,33 +146,6 @@ def black_box(
     return _curvature(losses, kind, probes, step)
 
 
-def log_curvature(values: Float[Array | np.ndarray, "*models n"]) -> Float[np.ndarray, "*models n"]:
-    """Log c, the score of the attacks; zeros count as censored.
-
-    A zero says that c lies below what the numbers resolve: it gets the smallest positive value of the same sample under
-    the other models, or, where there is none, of all. The released log(c + 1e-22) puts it at -50.7, and a single such
-    model then rules the mean and the spread of the sample.
-
-    Args:
-      values: kind `cross`, samples on the last axis.
-
-    Raises:
-      ValueError: values that are not finite, or negative (kind `trace`: take it as it is); no positive one.
-    """
-    values = np.asarray(values, np.float64)
-    checks.check_finite("curvatures", values, remedy="a network diverged")
-    if values.min(initial=0) < 0:
-        raise ValueError(
-            f"kind cross is never negative; got {values.min():.3g}: rank by the trace without a logarithm."
-        )
-    if not (values > 0).any():
-        raise ValueError(f"all {values.size} curvatures are 0: the step is too small, or the loss constant.")
-    positive = np.where(values > 0, values, np.inf)
-    floor = positive.reshape(-1, values.shape[-1]).min(axis=0)
-    floor = np.where(np.isfinite(floor), floor, floor.min())
-    return np.log(np.where(values > 0, values, floor))
-
-
 def _check(x: Any, y: Any, kind: str, probes: int, step: float) -> None:
     if kind not in POINTS:
         raise ValueError(f"there is no kind {kind!r}; there are {', '.join(POINTS)}.")

@@ -1,0 +1,111 @@
+"""The experiment on membership: its figures, the table of risks, runs that go on, data of one's own, flags it refuses."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from subspace_jax.core import roc
+from subspace_jax.privacy import membership
+
+KINDS = "auroc", "auroc_target_std", "balanced_accuracy", "tpr_at_fpr_1e-2"
+TINY = "--preset smoke --models 6 --epochs 1 --batch 8 --widths 8 --noise 0 --probes 1".split()
+
+
+def rows_of(run):
+    with (run.workdir / "risk.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def stage(run):
+    with np.load(run.workdir / "stages" / "seed0.npz") as found:
+        return dict(found)
+
+
+def test_every_attack_has_its_figures(finished):
+    run = finished("membership_inference")
+    single = {"train_accuracy", "test_accuracy", "models", "negatives", "log_curvature/members", "log_curvature/others"}
+    assert run.figures.keys() == {f"{kind}/{name}" for kind in KINDS for name in membership.TABLE} | single
+    assert (run.figures["models"], run.figures["negatives"]) == (8, 150)
+    rows = [json.loads(row) for row in (run.workdir / "metrics.jsonl").read_text().splitlines()]
+    assert sorted((row["attack"], row["target"]) for row in rows) == sorted(
+        (name, target) for name in membership.TABLE for target in (0, 1)
+    )
+    page = (run.workdir / "report.html").read_text()
+    assert page.count("<td>as released</td>") == sum(name.endswith("as_released") for name in membership.TABLE)
+    assert run.line["claims"] == []  # of the fixed recipe alone
+
+
+def test_targets_are_a_whole_pair_and_their_figures_those_of_their_scores(finished):
+    run, arrays = finished("membership_inference"), stage(finished("membership_inference"))
+    assert (arrays["member"][0] != arrays["member"][1]).all(), "complementary halves of an even number of samples"
+    assert arrays["member"].sum(axis=1).tolist() == [150, 150]
+    for name in ("yeom", "lira_fixed_variance", "curvature_nll"):
+        found = [roc.summary(*pair, fprs=[0.01]).auroc for pair in zip(arrays[f"score/{name}"], arrays["member"])]
+        assert run.figures[f"auroc/{name}"] == pytest.approx(np.mean(found))
+        assert run.figures[f"auroc_target_std/{name}"] == pytest.approx(abs(found[0] - found[1]) / np.sqrt(2))
+    for side, mask in (("members", arrays["member"]), ("others", ~arrays["member"])):
+        assert run.figures[f"log_curvature/{side}"] == pytest.approx(arrays["log_curvature"][mask].mean())
+
+
+def test_the_table_of_risks_holds_every_member_once_a_target_the_most_exposed_first(finished):
+    run = finished("membership_inference")
+    rows, arrays = rows_of(run), stage(run)
+    assert list(rows[0]) == ["seed", "target", "index", "label", "score", "exposed_at_fpr"]
+    assert len({(row["target"], row["index"]) for row in rows}) == len(rows) == 300
+    exposed = [float(row["exposed_at_fpr"]) for row in rows]
+    assert exposed == sorted(exposed)
+    for row in rows[:20]:
+        values, member = (arrays[key][int(row["target"])] for key in ("score/lira_fixed_variance", "member"))
+        assert float(row["score"]) in values[member]
+        assert float(row["exposed_at_fpr"]) == pytest.approx((values[~member] >= float(row["score"])).mean())
+
+
+def test_a_stopped_run_goes_on_with_the_networks_it_has(finished, ask, tmp_path):
+    first = finished("membership_inference")
+    shutil.copytree(first.workdir, tmp_path / "w")
+    (tmp_path / "w" / "stages" / "seed0.npz").unlink()
+    logits = tmp_path / "w" / "shadows" / "seed0" / "logits.npy"
+    written = logits.stat().st_mtime_ns
+    again = ask("membership_inference", "--resume")
+    assert again.figures == first.figures
+    assert logits.stat().st_mtime_ns == written
+
+
+def test_rows_of_numbers_without_a_test_split_are_attacked_by_what_needs_none(ask, tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "mine").mkdir()
+    x, label = rng.normal(size=(41, 5)).astype(np.float32), np.arange(41) % 2
+    np.savez(tmp_path / "mine" / "train.npz", x=x, label=label, index=np.arange(41) + 1000)
+    flags = ["--data", "mine", "--data-dir", str(tmp_path), "--attacks", "yeom", "rmia", "--score", "watson"]
+    with pytest.warns(UserWarning, match="21 non-members cannot show a false positive rate of 0.01"):
+        run = ask("membership_inference", *TINY, *flags)
+    assert {name for name in run.figures if name.startswith("auroc/")} == {"auroc/yeom", "auroc/watson"}
+    assert "test_accuracy" not in run.figures
+    assert not (run.workdir / "shadows" / "seed0" / "curvature.npy").exists(), "measured, and no attack looks at it"
+    assert {int(row["index"]) for row in rows_of(run)} <= set(range(1000, 1041))
+    assert not (run.workdir / "figures" / "exposed.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--models", "7"], "--models come in pairs, an even number from 6 on; got 7"),
+        (["--models", "4"], "--models come in pairs, an even number from 6 on; got 4"),
+        (["--targets", "3"], "--targets are whole pairs, an even number in [2, 4]"),
+        (["--targets", "6"], "so that 4 shadow models are left; got 6"),
+        (["--group", "0"], "--group is the number of networks trained at a time, at least 1; got 0"),
+        (["--probes", "0"], "probes must be at least 1; got 0"),
+        (["--step", "0"], "step must be positive; got 0"),
+        (["--queries", "3"], "queries is 1, or 2 for images and their mirror images; got 3"),
+        (["--attacks", "lira"], "--attacks: no attack 'lira'; there are yeom, "),
+        (["--score", "best"], "--score: no attack 'best'; there are yeom, "),
+        (["--dtype", "bfloat16"], "--dtype bfloat16 rounds a step of 0.01 away: curvature takes float32"),
+        (["--batch", "151"], "each model trains on 150 samples, fewer than batch 151"),
+        (["--model", "lstm"], "there is no network 'lstm'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_nothing_is_trained(flags, message, refuse):
+    refuse("membership_inference", *flags, message=message)

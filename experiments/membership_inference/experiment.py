@@ -13,6 +13,7 @@ import dataclasses
 import functools
 
 from experiments.families import classifier
+from experiments.families.classifier import retrained
 from experiments.harness import runner
 from experiments.membership_inference import protocol, report
 from subspace_jax.core import curvature
@@ -56,6 +57,7 @@ def main(config: Config) -> runner.Summary:
     """Run all seeds and put the report together."""
     check(config)
     shared = classifier.setup(config, test=False)
+    retrained.check(config, len(shared.columns["label"]) // 2, "halves")
     found = []
     for seed in runner.seeds(config):
         task = classifier.task(config, shared, seed)

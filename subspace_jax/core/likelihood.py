@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from subspace_jax.typing import Array, Bool, Float, Int
+from subspace_jax.typing import Bool, Float, Int
 
 STD_FLOOR = 1e-3  # of logits and logarithms; models that agree exactly would divide by zero
 
-Values = Float[Array | np.ndarray, "..."]
+Values = Float[Any, "..."]  # NumPy or JAX
 
 
 class Gaussian(NamedTuple):
@@ -21,7 +21,7 @@ class Gaussian(NamedTuple):
     std: Values
 
 
-def fit(values: Values, mask: Bool[Array | np.ndarray, "..."], *, axis: int) -> Gaussian:
+def fit(values: Values, mask: Bool[Any, "..."], *, axis: int) -> Gaussian:
     """Mean and standard deviation (dividing by the count) of the masked values along an axis, for each of the others.
 
     Args:
@@ -50,7 +50,7 @@ def log_ratio(values: Values, inside: Gaussian, outside: Gaussian) -> Values:
     return log_density(values, inside) - log_density(values, outside)
 
 
-def label_logit(logits: Float[Array | np.ndarray, "*rows classes"], y: Int[Array | np.ndarray, "..."]) -> Values:
+def label_logit(logits: Float[Any, "*rows classes"], y: Int[Any, "..."]) -> Values:
     """log(p_y / (1 - p_y)) = z_y - log sum_{k != y} exp z_k, without rounding where p_y is near 1.
 
     Logits and log-probabilities give the same. +inf where all other classes have probability 0.

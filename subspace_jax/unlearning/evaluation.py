@@ -88,7 +88,7 @@ def label_logit(logits: Float[Array | np.ndarray, "n classes"], y: Int[Array | n
       ValueError: as `confusion_matrix`.
     """
     _check_scores(logits, y)
-    return jnp.asarray(likelihood.label_logit(jnp.asarray(logits), y))
+    return likelihood.label_logit(jnp.asarray(logits), y)
 
 
 def svc_mia(retain_train: Real, forget_train: Real, forget_test: Real) -> float:

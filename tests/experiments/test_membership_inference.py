@@ -1,4 +1,4 @@
-"""The experiment on membership: its figures, the table of risks, runs that go on, data of one's own, flags it refuses."""
+"""The experiment on membership: its figures, who is exposed, runs that go on, data of one's own, flags it refuses."""
 
 import csv
 import json
@@ -43,7 +43,8 @@ def test_targets_are_a_whole_pair_and_their_figures_those_of_their_scores(finish
     assert (arrays["member"][0] != arrays["member"][1]).all(), "complementary halves of an even number of samples"
     assert arrays["member"].sum(axis=1).tolist() == [150, 150]
     for name in ("yeom", "lira_fixed_variance", "curvature_nll"):
-        found = [roc.summary(*pair, fprs=[0.01]).auroc for pair in zip(arrays[f"score/{name}"], arrays["member"])]
+        values, member = arrays[f"score/{name}"], arrays["member"]
+        found = [roc.summary(values[k], member[k], fprs=[0.01]).auroc for k in (0, 1)]
         assert run.figures[f"auroc/{name}"] == pytest.approx(np.mean(found))
         assert run.figures[f"auroc_target_std/{name}"] == pytest.approx(abs(found[0] - found[1]) / np.sqrt(2))
     for side, mask in (("members", arrays["member"]), ("others", ~arrays["member"])):
@@ -103,7 +104,7 @@ def test_rows_of_numbers_without_a_test_split_are_attacked_by_what_needs_none(as
         (["--attacks", "lira"], "--attacks: no attack 'lira'; there are yeom, "),
         (["--score", "best"], "--score: no attack 'best'; there are yeom, "),
         (["--dtype", "bfloat16"], "--dtype bfloat16 rounds a step of 0.01 away: curvature takes float32"),
-        (["--batch", "151"], "each model trains on 150 samples, fewer than batch 151"),
+        (["--batch", "151"], "--batch 151 is larger than the 150 samples of the halves: at most 150"),
         (["--model", "lstm"], "there is no network 'lstm'"),
     ],
 )

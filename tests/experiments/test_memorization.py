@@ -14,8 +14,10 @@ import time
 import numpy as np
 import pytest
 
+from experiments.families.classifier import retrained
 from experiments.harness import runner
 from subspace_jax import checkpoint
+from subspace_jax.core import closures
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = (  # what is tested is the order of files and keys, not what is learned
@@ -195,3 +197,10 @@ def test_a_killed_process_goes_on_to_the_same(moment, ask, tmp_path):
     a, b = (np.load(tmp_path / name / "scores.npz") for name in ("whole", "killed"))
     for column in a.files:
         np.testing.assert_array_equal(a[column], b[column])
+
+
+def test_networks_that_are_trained_again_are_compiled_once():
+    def apply(own, x):
+        return x @ own
+
+    assert closures.current(retrained.stacked(apply)) is closures.current(retrained.stacked(apply))

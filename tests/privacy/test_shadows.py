@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from subspace_jax import nn, training
-from subspace_jax.core import closures
 from subspace_jax.privacy import shadows, zeroth_order
 from subspace_jax.privacy.masks import shadow_masks
 
@@ -112,10 +111,6 @@ def test_several_networks_answer_together_or_in_turn(monkeypatch):
         found.append(shadows.stacked(lambda own, x: x @ own["w"], "vmap")(several, X))
     np.testing.assert_allclose(found[0], np.einsum("nd,mdc->nmc", X, several["w"]), atol=CLOSE)
     np.testing.assert_allclose(*found, atol=CLOSE)
-
-
-def test_the_same_networks_are_compiled_once():
-    assert closures.current(shadows.stacked(MODEL.apply)) is closures.current(shadows.stacked(MODEL.apply))
 
 
 def test_two_queries_are_images_and_their_mirror_images():

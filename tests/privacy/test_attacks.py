@@ -9,7 +9,7 @@ from scipy.stats import norm
 
 from subspace_jax.core import roc
 from subspace_jax.privacy import membership
-from subspace_jax.privacy.attacks import curvature, fits, lira, thresholds
+from subspace_jax.privacy.attacks import curvature, fits, lira, rmia, thresholds
 from subspace_jax.unlearning import evaluation
 from tests.privacy.synthetic import outputs, population, take
 
@@ -186,6 +186,18 @@ def test_a_positive_factor_of_the_curvature_drops_out_and_zeros_are_censored():
         at_least = flat.copy()
         at_least[0, :, 3] = least
         np.testing.assert_array_equal(attack(flat, shadows, keep), attack(at_least, shadows, keep))
+
+
+@pytest.mark.parametrize(("gamma", "a"), [(0.5, 0.0), (1.0, 1.0), (2.0, 0.6)])
+def test_a_sample_beats_others_by_the_factor_asked_for(gamma, a):
+    (seen, keep), others = outputs(9), population(5)
+    p, of_z = np.exp(-seen.loss), np.exp(-others.loss)
+    outside = np.stack([p[:12][~keep[:12, i], :, i].mean(0) for i in range(40)], axis=-1)
+    ratio_x = p[12] / ((1 + a) * outside + 1 - a) * 2
+    ratio_z = of_z[12] / ((1 + a) * of_z[:12].mean(0) + 1 - a) * 2
+    expected = (ratio_x[:, :, None] / ratio_z[:, None] > gamma).mean(axis=(0, 2))
+    losses = seen.loss[12:13], seen.loss[:12], keep[:12], others.loss[12:13], others.loss[:12]
+    np.testing.assert_allclose(rmia.rmia(*losses, gamma=gamma, a=a)[0], expected, rtol=CLOSE)
 
 
 @given(SEEDS, st.sampled_from([0.0, 1e-4, 0.3, 0.5, 1.0]))

@@ -5,17 +5,21 @@
     paper:    CIFAR-10, ResNet-18: curvature .690, LiRA as released .618 (NeurIPS 2024, arXiv 2407.02747)
 
 Half of the samples are in the training set of each network. All but the last --targets networks are the attacker's
-shadow models; the targets are attacked. The run leaves risk.csv and risk.npz: of every member of every target its
+shadow models; the targets are attacked. With --checkpoint the network saved there is: its training set against its test
+set, with shadow models by its own recipe. The run leaves risk.csv and risk.npz: of every member of every target its
 score and the false positive rate at which it is exposed.
 """
 
 import dataclasses
 import functools
+from collections.abc import Iterator
+
+import numpy as np
 
 from experiments.families import classifier
 from experiments.families.classifier import retrained
 from experiments.harness import runner
-from experiments.membership_inference import protocol, report
+from experiments.membership_inference import methods, protocol, report
 from subspace_jax.core import curvature
 
 
@@ -41,6 +45,13 @@ class Config(classifier.Config):
     """Networks trained at a time; a finished group is saved."""
     score_batch: int = 512
     """Samples per call where curvature is measured."""
+    logits: str = ""
+    """Attack saved outputs, nothing is trained: an npz file with logits (models, n, classes) or (models, queries, n,
+    classes) of shadow models, keep (models, n), target as logits, label (n,), and member (targets, n); where they were
+    measured curvature and target_curvature, and index (n,)."""
+    members: str = ""
+    """Who was trained on, for --logits and --checkpoint: a file of their indices, .npy or text; of a checkpoint all
+    training samples when not given."""
 
 
 PRESETS = {
@@ -52,32 +63,59 @@ PRESETS = {
     ),
 }  # fmt: skip
 
+FREE = "seed", "seeds", "workdir", "resume", "data_dir", "group", "score", "score_batch"  # no part of the recipe
+
 
 def main(config: Config) -> runner.Summary:
     """Run all seeds and put the report together."""
+    if config.checkpoint and not config.logits:
+        config = classifier.adopt(config)
     check(config)
-    shared = classifier.setup(config, test=False)
-    retrained.check(config, len(shared.columns["label"]) // 2, "halves")
-    found = []
-    for seed in runner.seeds(config):
-        task = classifier.task(config, shared, seed)
-        one_seed = functools.partial(protocol.attacked, config, shared, task, seed)
-        found.append((seed, task, runner.stage(config, f"seed{seed}", one_seed)))
-    figures, std = runner.over_seeds([report.judge(config, task, arrays) for _, task, arrays in found])
+    if config.logits:
+        case, task = methods.from_file(config)
+        protocol.check_score(config, population=False, curvature=case.targets.curvature is not None)
+        found = [(config.seed, task, protocol.scored(protocol.attacks(config), case))]
+    else:
+        found = list(trained(config))
+    figures, std = runner.over_seeds([report.judge(arrays) for *_, arrays in found])
     report.write_table(config, found)
     rows = [row for seed, _, arrays in found for row in report.metric_rows(seed, arrays)]
     return runner.Summary(figures, std, claims(config, figures), report.sections(config, figures, found), rows)
 
 
+def trained(config: Config) -> Iterator[tuple[int, classifier.Task, dict[str, np.ndarray]]]:
+    """(seed, candidates, scores) of every seed."""
+    shared = classifier.setup(config, test=bool(config.checkpoint))
+    size = len(shared.columns["label"]) + (len(shared.test["label"]) if config.checkpoint else 0)
+    retrained.check(config, size // 2, "halves")
+    protocol.check_score(config, population=len(shared.test["label"]) > 0 and not config.checkpoint)
+    for seed in runner.seeds(config):
+        task = classifier.task(config, shared, seed)
+        task = methods.candidates(shared, task) if config.checkpoint else task
+        yield (
+            seed,
+            task,
+            runner.stage(config, f"seed{seed}", functools.partial(protocol.attacked, config, shared, task, seed)),
+        )
+
+
 def check(config: Config) -> None:
-    """Refuse numbers of networks and names of attacks that there are not.
+    """Refuse flags that do not go together, numbers of networks and names of attacks that there are not.
 
     Raises:
       ValueError: names the flag, its value and what it may be.
     """
-    if config.models % 2 or config.models < 6:
-        raise ValueError(f"--models come in pairs, an even number from 6 on; got {config.models}.")
-    if config.targets % 2 or not 2 <= config.targets <= config.models - 4:
+    protocol.check_attacks(config)
+    if config.logits and config.checkpoint:
+        raise ValueError("--logits attacks what a file holds, --checkpoint a saved network: give one of them.")
+    if config.members and not config.logits and not config.checkpoint:
+        raise ValueError("--members tells of --checkpoint or --logits who was trained on; give one of these.")
+    if config.logits:
+        return
+    least = 4 if config.checkpoint else 6
+    if config.models % 2 or config.models < least:
+        raise ValueError(f"--models come in pairs, an even number from {least} on; got {config.models}.")
+    if not config.checkpoint and (config.targets % 2 or not 2 <= config.targets <= config.models - 4):
         raise ValueError(
             f"--targets are whole pairs, an even number in [2, {config.models - 4}], so that 4 shadow models are left; "
             f"got {config.targets}."
@@ -85,17 +123,14 @@ def check(config: Config) -> None:
     if config.group < 1:
         raise ValueError(f"--group is the number of networks trained at a time, at least 1; got {config.group}.")
     curvature.check_settings(probes=config.probes, step=config.step)
-    protocol.check_attacks(config)
     if config.dtype != "float32" and protocol.needs_curvature(protocol.attacks(config)):
         raise ValueError(f"--dtype {config.dtype} rounds a step of {config.step} away: curvature takes float32.")
 
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the recipe of the cpu preset on digits must show; two of them say who is right about curvature and LiRA."""
-    known = config == dataclasses.replace(
-        PRESETS["cpu"], **{name: getattr(config, name) for name in ("seed", "seeds", "workdir", "resume", "group")}
-    )
-    if not known:
+    own = {name: getattr(config, name) for name in FREE}
+    if config != dataclasses.replace(PRESETS["cpu"], **own):
         return []
     lira, released = figures["auroc/lira_fixed_variance"], figures["auroc/lira_as_released"]
     curved = figures["auroc/curvature_nll"]

@@ -40,22 +40,22 @@ def summaries(arrays: Arrays) -> dict[str, list[roc.Summary]]:
     }
 
 
-def judge(config: Config, task: classifier.Task, arrays: Arrays) -> dict[str, float]:
+def judge(arrays: Arrays) -> dict[str, float]:
     """Means over the targets, the deviation between them, accuracies of the networks, curvature of both sides."""
     figures = {}
     for name, found in summaries(arrays).items():
         aurocs = [one.auroc for one in found]
         figures[f"auroc/{name}"] = float(np.mean(aurocs))
-        figures[f"auroc_target_std/{name}"] = float(np.std(aurocs, ddof=1))
+        figures[f"auroc_target_std/{name}"] = float(np.std(aurocs, ddof=1)) if len(aurocs) > 1 else 0.0
         figures[f"balanced_accuracy/{name}"] = float(np.mean([one.balanced_accuracy for one in found]))
         for rate, value in zip(rates(arrays), np.mean([one.tpr for one in found], axis=0), strict=True):
             figures[f"tpr_at_fpr_{rate}/{name}"] = float(value)
     if "log_curvature" in arrays:
         for side, mask in (("members", arrays["member"]), ("others", ~arrays["member"])):
             figures[f"log_curvature/{side}"] = float(arrays["log_curvature"][mask].mean())
-    figures |= {name: float(arrays[name]) for name in ("train_accuracy", "test_accuracy") if name in arrays}
-    negatives = (~arrays["member"]).sum(axis=1).mean()
-    return figures | {"models": float(config.models), "negatives": float(negatives)}
+    single = "train_accuracy", "test_accuracy", "models"
+    figures |= {name: float(arrays[name]) for name in single if name in arrays}
+    return figures | {"negatives": float((~arrays["member"]).sum(axis=1).mean())}
 
 
 def metric_rows(seed: int, arrays: Arrays) -> list[dict[str, Any]]:

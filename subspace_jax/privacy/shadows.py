@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from subspace_jax import training
 from subspace_jax.core import checks
 from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
-from subspace_jax.training import predict, train_many, variables
-from subspace_jax.typing import ApplyFn, Array, Bool, Key, Shaped, Variables
+from subspace_jax.typing import ApplyFn, Array, Bool, Float, Key, Shaped, Variables
 
 QUERIES = 2  # every input as it is, and mirrored
 Loop = Literal["vmap", "map"]
@@ -97,13 +97,13 @@ def train(
     table, group = np.nonzero(keep)[1].reshape(len(keep), -1), group or len(keep)
     apply = stacked(model.apply, loop)
     for start in range(store.done, len(keep), group):
-        states, _ = train_many(
+        states, _ = training.train_many(
             key, model, tx, data, table[start : start + group], epochs=epochs, batch=batch, loop=loop, first=start,
             prepare=prepare, label=label,
         )  # fmt: skip
-        own = variables(states)
-        logits = ask(lambda part, own=own: np.moveaxis(np.asarray(predict(apply, own, part)), 1, 0), inputs, queries)
-        store.write(start, {"logits": logits} | {name: measure(own) for name, measure in (measures or {}).items()})
+        own = training.variables(states)
+        found = {"logits": logits(apply, own, inputs, queries)}
+        store.write(start, found | {name: measure(own) for name, measure in (measures or {}).items()})
     return store.read()
 
 
@@ -121,6 +121,13 @@ def stacked(apply: ApplyFn, loop: Loop = "vmap") -> ApplyFn:
         return jax.vmap(apply, in_axes=(0, None), out_axes=1)(several, x)
 
     return one_by_one if loop == "map" or jax.default_backend() == "cpu" else together
+
+
+def logits(
+    network: ApplyFn, variables: Variables, inputs: Shaped[Any, "n ..."], queries: int = 1
+) -> Float[np.ndarray, "models queries n classes"]:
+    """What several networks, see `stacked`, say of every query."""
+    return ask(lambda part: np.moveaxis(np.asarray(training.predict(network, variables, part)), 1, 0), inputs, queries)
 
 
 def ask(fn: Callable, inputs: Shaped[Any, "n ..."], queries: int = 1) -> Shaped[np.ndarray, "models queries n ..."]:

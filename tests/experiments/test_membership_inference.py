@@ -1,14 +1,22 @@
 """The experiment on membership: its figures, who is exposed, runs that go on, data of one's own, flags it refuses."""
 
 import csv
+import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
+from experiments import membership_inference
+from experiments.families import classifier
+from experiments.membership_inference import methods
+from subspace_jax import checkpoint
 from subspace_jax.core import roc
-from subspace_jax.privacy import membership
+from subspace_jax.privacy import masks, membership
+
+SMOKE = membership_inference.PRESETS["smoke"]
 
 KINDS = "auroc", "auroc_target_std", "balanced_accuracy", "tpr_at_fpr_1e-2"
 TINY = "--preset smoke --models 6 --epochs 1 --batch 8 --widths 8 --noise 0 --probes 1".split()
@@ -90,6 +98,96 @@ def test_rows_of_numbers_without_a_test_split_are_attacked_by_what_needs_none(as
     assert not (run.workdir / "figures" / "exposed.png").exists()
 
 
+def saved_outputs(run, folder, **changed):
+    """The outputs of a finished run as a file for --logits."""
+    arrays = stage(run)
+    logits, curvature = (np.load(run.workdir / "shadows" / "seed0" / f"{name}.npy") for name in ("logits", "curvature"))
+    task = classifier.task(SMOKE, classifier.setup(SMOKE), 0)
+    keep = masks.shadow_masks(jax.random.key(0), 8, 300)
+    content = {
+        "logits": logits[:6, 0, :300], "keep": keep[:6], "target": logits[6:, :, :300], "label": task.label,
+        "member": arrays["member"], "index": task.index, "curvature": curvature[:6], "target_curvature": curvature[6:],
+    }  # fmt: skip
+    content = {name: value for name, value in (content | changed).items() if value is not None}
+    np.savez(folder / "outputs.npz", **content)
+    return task
+
+
+def test_saved_outputs_give_what_the_run_gave_that_made_them(finished, ask, tmp_path):
+    run = finished("membership_inference")
+    saved_outputs(run, tmp_path)
+    again = ask("membership_inference", "--logits", "outputs.npz")
+    same = [name for name in run.figures if "rmia" not in name and name not in ("models", "test_accuracy")]
+    for name in [name for name in same if name != "train_accuracy"]:
+        assert again.figures[name] == pytest.approx(run.figures[name], rel=1e-9), name
+    assert again.figures["models"] == 6
+    assert not any("rmia" in name for name in again.figures), "there is no population"
+    assert (again.workdir / "risk.csv").read_text() == (run.workdir / "risk.csv").read_text()
+    assert not (again.workdir / "shadows").exists()
+
+
+def test_members_of_saved_outputs_may_stand_in_a_file(finished, ask, tmp_path):
+    run = finished("membership_inference")
+    task = saved_outputs(run, tmp_path, target=None, member=None, curvature=None, target_curvature=None)
+    member = stage(run)["member"][0]
+    np.savetxt(tmp_path / "members.txt", task.index[member], fmt="%d")
+    with np.load(tmp_path / "outputs.npz") as found:
+        content = dict(found)
+    logits = np.load(run.workdir / "shadows" / "seed0" / "logits.npy")
+    np.savez(tmp_path / "outputs.npz", target=logits[6:7, 0, :300], **content)
+    again = ask("membership_inference", "--logits", "outputs.npz", "--members", "members.txt", "--attacks", "watson")
+    found = roc.auroc(roc.curve(stage(run)["score/watson"][0], member))
+    assert again.figures["auroc/watson"] == pytest.approx(found)
+    assert again.figures["auroc_target_std/watson"] == 0
+    assert {int(row["index"]) for row in rows_of(again)} == set(task.index[member].tolist())
+
+
+def test_a_network_of_another_experiment_is_attacked_by_its_test_set(finished, ask):
+    other = finished("memorization").workdir
+    flags = ["--checkpoint", str(other), "--models", "4", "--attacks", "yeom", "curvature_nll", "--probes", "1"]
+    run = ask("membership_inference", "--preset", "smoke", *flags)
+    assert {name for name in run.figures if name.startswith("auroc/")} == {
+        "auroc/yeom", "auroc/curvature_nll", "auroc/lira_fixed_variance",
+    }  # fmt: skip
+    assert (run.figures["models"], run.figures["negatives"]) == (4, 360)
+    about = checkpoint.load_model(other)[2]
+    assert run.figures["test_accuracy"] == pytest.approx(finished("memorization").figures["test_accuracy"])
+    assert len(rows_of(run)) == about["samples"] == 500
+    assert np.load(run.workdir / "shadows" / "seed0" / "logits.npy").shape == (4, 1, 860, 10)
+
+
+def test_members_are_all_or_those_of_a_list(tmp_path):
+    index = np.array([7, 3, 900, 12])
+    np.save(tmp_path / "some.npy", np.array([900, 7]))
+    (tmp_path / "one.txt").write_text("12\n")
+    assert methods.members(SMOKE, index, None).all()
+    assert methods.members(SMOKE, index, [3, 12]).tolist() == [False, True, False, True]
+    for file, expected in (("some.npy", [True, False, True, False]), ("one.txt", [False, False, False, True])):
+        config = dataclasses.replace(SMOKE, members=str(tmp_path / file))
+        assert methods.members(config, index, [3]).tolist() == expected, "the flag goes before the checkpoint"
+    with pytest.raises(ValueError, match=r"member 5 is none of the 4 samples \(2 of 3\)"):
+        methods.members(SMOKE, index, [3, 5, 6])
+
+
+@pytest.mark.parametrize(
+    ("changed", "flags", "message"),
+    [
+        ({"keep": None}, [], "outputs.npz has no keep; it holds logits, target, label"),
+        ({"member": None}, [], "outputs.npz has no member (targets, n): give --members, a file of their numbers"),
+        ({"member": np.ones((2, 300), bool)}, [], "there is nothing to tell apart"),
+        ({"index": np.arange(299)}, [], "label and index must have one entry per sample; got 300 and 299"),
+        ({"keep": np.ones((6, 300), bool)}, [], "300 of 300 samples are OUT for fewer than"),
+        ({"curvature": None, "target_curvature": None}, ["--score", "curvature_lr"], "--score curvature_lr needs curv"),
+        ({}, ["--score", "rmia"], "--score rmia needs samples that no network was trained on"),
+    ],
+)
+def test_outputs_that_do_not_fit_are_refused(changed, flags, message, finished, ask, tmp_path):
+    saved_outputs(finished("membership_inference"), tmp_path, **changed)
+    run = ask("membership_inference", "--logits", "outputs.npz", *flags)
+    assert run.status == 2
+    assert message in run.err.splitlines()[0]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -106,6 +204,10 @@ def test_rows_of_numbers_without_a_test_split_are_attacked_by_what_needs_none(as
         (["--dtype", "bfloat16"], "--dtype bfloat16 rounds a step of 0.01 away: curvature takes float32"),
         (["--batch", "151"], "--batch 151 is larger than the 150 samples of the halves: at most 150"),
         (["--model", "lstm"], "there is no network 'lstm'"),
+        (["--members", "m.txt"], "--members tells of --checkpoint or --logits who was trained on; give one of these"),
+        (["--logits", "a.npz", "--checkpoint", "b"], "give one of them"),
+        (["--logits", "nothing.npz"], "nothing.npz"),
+        (["--checkpoint", "nothing"], "no checkpoint of seed 0 at nothing"),
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_is_trained(flags, message, refuse):

@@ -63,7 +63,7 @@ def test_groups_of_any_size_and_either_loop_give_the_same(whole, tmp_path):
 
 
 def test_a_stopped_run_goes_on_behind_its_last_group(whole, tmp_path, monkeypatch):
-    trained, real = [], shadows.train_many
+    trained, real = [], training.train_many
 
     def stopping(*args, first, **more):
         if first == 4 and not trained.count("stopped"):
@@ -72,7 +72,7 @@ def test_a_stopped_run_goes_on_behind_its_last_group(whole, tmp_path, monkeypatc
         trained.append(first)
         return real(*args, first=first, **more)
 
-    monkeypatch.setattr(shadows, "train_many", stopping)
+    monkeypatch.setattr(training, "train_many", stopping)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, group=2)
     assert json.loads((tmp_path / "progress.json").read_text())["done"] == 4

@@ -13,6 +13,7 @@ score and the false positive rate at which it is exposed.
 import dataclasses
 import functools
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 
@@ -37,6 +38,8 @@ class Config(classifier.Config):
     """The attack whose scores make the risk table."""
     queries: int = 1
     """1: every image as it is; 2: also mirrored left to right."""
+    curvature: Literal["cross", "fd_norm", "hv_norm", "ggn_exact"] = "cross"
+    """What the attacks on curvature look at: cross asks for losses alone, the others take derivatives."""
     probes: int = 10
     """Pairs of random directions for the curvature of a sample, each four questions to a network."""
     step: float = 1e-2

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from experiments.families import classifier
 from subspace_jax import checkpoint, data, training
 from subspace_jax.core import checks
 from subspace_jax.core.inference import check_inference
+from subspace_jax.memorization import scores
 from subspace_jax.privacy import shadows, statistics, zeroth_order
 from subspace_jax.privacy.statistics import Statistics
 
@@ -59,9 +61,8 @@ def saved(
     member = np.append(members(config, task.index[:size], about.get("subset")), np.zeros(len(task.x) - size, bool))
     said = outputs(config, shared, task, seed, keep, curved=curved)
     own = jax.tree.map(lambda leaf: leaf[None], variables)
-    network = shadows.stacked(model.apply)
-    logits = shadows.logits(network, own, task.x, config.queries)
-    found = curvatures(config, network, task, seed)(own) if curved else None
+    logits = shadows.logits(shadows.stacked(model.apply), own, task.x, config.queries)
+    found = curvatures(config, model.apply, task, seed)(own) if curved else None
     target = statistics.from_logits(logits, task.label, curvature=found)
     others = statistics.from_logits(said["logits"], task.label, curvature=said.get("curvature"))
     right = logits[0, 0].argmax(axis=-1) == task.label
@@ -125,35 +126,55 @@ def outputs(
     config: Config, shared: classifier.Setup, task: classifier.Task, seed: int, keep: np.ndarray, *, curved: bool
 ) -> dict[str, np.ndarray]:
     """What every network trained here says of all samples, and the curvature of its loss around the candidates."""
-    loop = "vmap" if config.model == "mlp" else "map"
-    network = shadows.stacked(shared.network.apply, loop)
-    measures = {"curvature": curvatures(config, network, task, seed)} if curved else None
+    measures = {"curvature": curvatures(config, shared.network.apply, task, seed)} if curved else None
     saved = classifier.checkpoint_config(config, shared, seed)
     steps = config.epochs * (int(keep[0].sum()) // config.batch)
     return shadows.train(
         jax.random.fold_in(jax.random.key(seed), classifier.TRAIN_KEY), shared.network,
         training.optimizer(shared.recipe, steps), (task.image, task.label), keep,
         f"{config.workdir}/shadows/seed{seed}", epochs=config.epochs, batch=config.batch,
-        inputs=np.concatenate([task.x, task.test_x]), queries=config.queries, group=config.group, loop=loop,
+        inputs=np.concatenate([task.x, task.test_x]), queries=config.queries, group=config.group, loop=loop(config),
         prepare=shared.prepare, measures=measures, label=f"seed {seed}, networks",
-        recipe=saved["recipe"] | saved["model"] | {"probes": config.probes, "step": config.step},
+        recipe=saved["recipe"] | saved["model"] | {n: getattr(config, n) for n in ("curvature", "probes", "step")},
     )  # fmt: skip
 
 
-def curvatures(config: Config, network: Any, task: classifier.Task, seed: int) -> Callable[[Any], np.ndarray]:
+def curvatures(config: Config, apply: Any, task: classifier.Task, seed: int) -> Callable[[Any], np.ndarray]:
     """(stacked variables) -> (models, queries, n): every network is asked at the same points."""
     key = jax.random.fold_in(jax.random.key(seed), classifier.SCORE_KEY)
+    options = {"probes": config.probes, "step": config.step}
 
-    def measure(own: Any) -> np.ndarray:
-        def of(x: Any) -> np.ndarray:
-            return zeroth_order.zeroth_order(
-                key, network, own, x, task.label, probes=config.probes, step=config.step, index=task.index,
-                batch=config.score_batch,
-            )  # fmt: skip
+    def black_box(own: Any, x: Any) -> np.ndarray:
+        return zeroth_order.zeroth_order(
+            key, shadows.stacked(apply, loop(config)), own, x, task.label, index=task.index, batch=config.score_batch,
+            **options,
+        )  # fmt: skip
 
-        return shadows.ask(of, task.x, config.queries)
+    def white_box(own: Any, x: Any) -> np.ndarray:
+        values = training.score_dataset(
+            key, derivatives(apply, config.curvature, **options), own, (x, task.label), index=task.index,
+            batch=config.score_batch, label=config.curvature,
+        )  # fmt: skip
+        return np.asarray(values).T
 
-    return measure
+    of = black_box if config.curvature == "cross" else white_box
+    return lambda own: shadows.ask(lambda x: of(own, x), task.x, config.queries)
+
+
+@functools.lru_cache  # one function object, and so one compilation
+def derivatives(apply: Any, name: str, **options: Any) -> Callable:
+    """(keys, stacked variables, x, y) -> (b, models): a curvature by derivatives, one network after the other."""
+    one = scores.scorer(name, apply, **options)
+
+    def fn(keys, several, x, y):
+        return jax.lax.map(lambda own: one(keys, own, x, y), several).T
+
+    return fn
+
+
+def loop(config: Config) -> Literal["vmap", "map"]:
+    """Side by side, or one after the other, as it pays."""
+    return "vmap" if config.model == "mlp" else "map"
 
 
 def candidates(shared: classifier.Setup, task: classifier.Task) -> classifier.Task:

@@ -14,6 +14,8 @@ from experiments.families import classifier
 from experiments.membership_inference import methods
 from subspace_jax import checkpoint
 from subspace_jax.core import roc
+from subspace_jax.core.keys import sample_keys
+from subspace_jax.memorization import scores
 from subspace_jax.privacy import masks, membership
 
 SMOKE = membership_inference.PRESETS["smoke"]
@@ -145,7 +147,7 @@ def test_members_of_saved_outputs_may_stand_in_a_file(finished, ask, tmp_path):
 def test_a_network_of_another_experiment_is_attacked_by_its_test_set(finished, ask):
     other = finished("memorization").workdir
     flags = ["--checkpoint", str(other), "--models", "4", "--attacks", "yeom", "curvature_nll", "--probes", "1"]
-    run = ask("membership_inference", "--preset", "smoke", *flags)
+    run = ask("membership_inference", "--preset", "smoke", "--curvature", "fd_norm", *flags)
     assert {name for name in run.figures if name.startswith("auroc/")} == {
         "auroc/yeom", "auroc/curvature_nll", "auroc/lira_fixed_variance",
     }  # fmt: skip
@@ -154,6 +156,19 @@ def test_a_network_of_another_experiment_is_attacked_by_its_test_set(finished, a
     assert run.figures["test_accuracy"] == pytest.approx(finished("memorization").figures["test_accuracy"])
     assert len(rows_of(run)) == about["samples"] == 500
     assert np.load(run.workdir / "shadows" / "seed0" / "logits.npy").shape == (4, 1, 860, 10)
+
+
+def test_curvature_by_derivatives_of_several_networks_is_that_of_each():
+    rng = np.random.default_rng(0)
+    several, x = rng.normal(size=(3, 6, 4)).astype(np.float32), rng.normal(size=(5, 6)).astype(np.float32)
+    keys, y = sample_keys(jax.random.key(0), np.arange(5)), np.arange(5) % 4
+
+    def apply(own, x):
+        return x @ own
+
+    found = methods.derivatives(apply, "ggn_exact")(keys, several, x, y)
+    alone = [scores.scorer("ggn_exact", apply)(keys, own, x, y) for own in several]
+    np.testing.assert_allclose(found, np.stack(alone, axis=1), rtol=1e-4)
 
 
 def test_members_are_all_or_those_of_a_list(tmp_path):

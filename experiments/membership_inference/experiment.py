@@ -1,7 +1,7 @@
 """Can one tell who was in the training set? Shadow models, every attack, as released and as it should be.
 
     uv run python -m experiments.membership_inference          (digits, 10 % wrong labels, 64 networks, 3 seeds)
-    expected: AUROC of LiRA with a fixed variance >= .69, of curvature >= .64, of the released LiRA .05 lower; 2 min
+    expected: AUROC of LiRA with a fixed variance >= .69, of curvature >= .64, of the released LiRA .05 lower; 1 min
     paper:    CIFAR-10, ResNet-18: curvature .690, LiRA as released .618 (NeurIPS 2024, arXiv 2407.02747)
 
 Half of the samples are in the training set of each network. All but the last --targets networks are the attacker's
@@ -95,11 +95,8 @@ def trained(config: Config) -> Iterator[tuple[int, classifier.Task, dict[str, np
     for seed in runner.seeds(config):
         task = classifier.task(config, shared, seed)
         task = methods.candidates(shared, task) if config.checkpoint else task
-        yield (
-            seed,
-            task,
-            runner.stage(config, f"seed{seed}", functools.partial(protocol.attacked, config, shared, task, seed)),
-        )
+        one_seed = functools.partial(protocol.attacked, config, shared, task, seed)
+        yield seed, task, runner.stage(config, f"seed{seed}", one_seed)
 
 
 def check(config: Config) -> None:

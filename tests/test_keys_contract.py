@@ -24,6 +24,7 @@ from subspace_jax.decentralized.state import State
 from subspace_jax.label_noise import trusted
 from subspace_jax.memorization import confident_learning, scores, stability
 from subspace_jax.nn.layers import quantized
+from subspace_jax.privacy import shadows, zeroth_order
 from subspace_jax.privacy.masks import shadow_masks
 from subspace_jax.training.augment import crop_flip
 from subspace_jax.training.many import train_many
@@ -94,6 +95,8 @@ CALLS = {
     scores.score: lambda key: scores.score(key, fn, PARAMS, X, Y, name="loss"),
     stability.subset_tables: lambda key: stability.subset_tables(key, 4, models=2, ratio=0.5),
     shadow_masks: lambda key: shadow_masks(key, 2, 5),
+    zeroth_order.black_box: lambda key: zeroth_order.black_box(key, lambda x, y: (x**3).sum(1), ROWS, Y),
+    zeroth_order.zeroth_order: lambda key: zeroth_order.zeroth_order(key, fn, PARAMS, X, Y, probes=1),
     quantized.bifurcated: lambda key: jax.grad(
         lambda x: quantized.bifurcated(key, jnp.multiply, 2, x, X).sum()
     )(X),
@@ -119,6 +122,9 @@ TRAINING = {  # what trains, and is compiled for a second: refused here, equal b
     of_agents.run: lambda key: of_agents.run(
         key, None, VARIABLES, (X, Y), (X, Y), comm=ALONE, runner=None, apply=fn, weights=np.ones((1, 1)), steps=1,
         batch=2, every=1,
+    ),
+    shadows.train: lambda key: shadows.train(
+        key, MODEL, SGD, (ROWS, Y), shadow_masks(jax.random.key(0), 2, 4), "nowhere", epochs=1, batch=2
     ),
     train_many: lambda key: train_many(key, MODEL, SGD, (X, Y), Y[None], epochs=1, batch=2),
     repeat: lambda key: repeat(key, print, 0, [(X, Y)], steps=1, batch=2, params=PARAMS),

@@ -8,7 +8,7 @@ Modules load when they are first used.
 
 import importlib
 
-__all__ = ["attacks", "masks", "membership", "statistics"]
+__all__ = ["attacks", "masks", "membership", "shadows", "statistics", "zeroth_order"]
 
 
 def __getattr__(name: str):

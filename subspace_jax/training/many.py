@@ -30,6 +30,7 @@ def train_many(
     batch: int,
     loop: Literal["vmap", "map"] = "vmap",
     chunk: int | None = None,
+    first: int = 0,
     prepare: Callable | None = None,
     start: Variables | None = None,
     hooks: dict[str, Hook] | None = None,
@@ -40,7 +41,7 @@ def train_many(
     Model t depends on (key, t, table[t]) alone, not on `loop`, `chunk` or the devices, up to rounding.
 
     Args:
-      key: fold_in(key, t) gives the initialisation and sample order of model t.
+      key: fold_in(key, first + t) gives the initialisation and sample order of model t.
       model: the network.
       tx: any optax chain, the same for every model.
       data: (x, y), whole.
@@ -50,6 +51,7 @@ def train_many(
       loop: "vmap" trains all side by side (pays for MLPs and small networks), "map" one after the other in one program
         (pays for convolutions on a GPU). Ignored for convolutional networks on a CPU, which are trained one by one.
       chunk: models trained at a time; all when None. They are split over gcd(chunk, number of devices) devices.
+      first: number of the first model, where these are some of a larger study.
       prepare: (key, x) -> x on the device, see `train_step`.
       start: stacked variables to start from; fresh ones when None.
       hooks: as for `fit`, on stacked states; carries are passed on from one chunk to the next.
@@ -72,13 +74,13 @@ def train_many(
     example, fresh = _example(data[0], prepare), _fresh(model, tx)
     run = _epoch(model, tx, batch=batch, loop=loop, prepare=prepare)
     done, carries = [], None
-    for first in range(0, models, chunk or models):
-        rows = slice(first, min(first + (chunk or models), models))
-        states = fresh(key, np.arange(rows.start, rows.stop), example)
+    for begin in range(0, models, chunk or models):
+        rows = slice(begin, min(begin + (chunk or models), models))
+        states = fresh(key, np.arange(first + rows.start, first + rows.stop), example)
         if start is not None:
             states = states._replace(**jax.tree.map(lambda leaf, rows=rows: leaf[rows], start))
         part = jnp.asarray(table[rows])
-        name = f"{label} {first + 1}-{first + len(part)} of {models}"
+        name = f"{label} {first + rows.start + 1}-{first + rows.stop}"
         states, carries = fit(
             lambda s, x, y, part=part: run(s, x, y, part), states, data,
             epochs=epochs, hooks=hooks, carries=carries, label=name,

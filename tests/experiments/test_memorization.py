@@ -14,8 +14,10 @@ import time
 import numpy as np
 import pytest
 
+from experiments.families.classifier import retrained
 from experiments.harness import runner
 from subspace_jax.checkpoint import load_model, running
+from subspace_jax.core import closures
 from tests.experiments.conftest import Finished, asked
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -183,3 +185,10 @@ def test_a_killed_process_goes_on_to_the_same(moment, whole, tmp_path):
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout.count("\n") == 1
     assert_same_run(Finished(tmp_path / "w", json.loads(resumed.stdout), resumed.stderr, 0), whole)
+
+
+def test_networks_that_are_trained_again_are_compiled_once():
+    def apply(own, x):
+        return x @ own
+
+    assert closures.current(retrained.stacked(apply)) is closures.current(retrained.stacked(apply))

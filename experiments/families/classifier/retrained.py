@@ -93,7 +93,11 @@ def train_on(
 @functools.lru_cache
 def stacked(apply: Callable) -> Callable:
     """Apply several networks to one batch: logits (n, models, classes)."""
-    return jax.vmap(apply, in_axes=(0, None), out_axes=1)
+
+    def together(variables, x):  # what jax.vmap gives cannot be compared, and would be compiled at every call
+        return jax.vmap(apply, in_axes=(0, None), out_axes=1)(variables, x)
+
+    return together
 
 
 def own_model(logits: Any, model: np.ndarray) -> Any:

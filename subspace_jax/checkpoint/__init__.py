@@ -6,9 +6,9 @@
 
 from subspace_jax.checkpoint.folder import Manager, NotSavedError, manager
 from subspace_jax.checkpoint.network import epochs, load_model, seeds
-from subspace_jax.checkpoint.running import restore, resumable_fit, save, versions
+from subspace_jax.checkpoint.running import latest_config, restore, resumable_fit, save, versions
 
 __all__ = [
-    "Manager", "NotSavedError", "epochs", "load_model", "manager", "restore", "resumable_fit", "save", "seeds",
-    "versions",
+    "Manager", "NotSavedError", "epochs", "latest_config", "load_model", "manager", "restore", "resumable_fit",
+    "save", "seeds", "versions",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ Modules load when they are first used.
 
 import importlib
 
-__all__ = ["masks"]
+__all__ = ["accounting", "audit", "clipping", "dp_sgd", "masks", "noise", "reports", "sampling"]
 
 
 def __getattr__(name: str):

@@ -21,7 +21,8 @@ SIGMAS = 1e-3, 1e6  # the noise multipliers tried
 INTERVAL = (
     1e-3  # of the discretised losses; 1e-4, dp-accounting's own, changes sigma by 1e-4 and takes 10 times as long
 )
-FINE = 1e-4  # below epsilon 1, where the rounding to the grid would show
+FINE = 1e-4  # below epsilon 1, where the rounding to the grid would show; it does below .01
+ORDERS = 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256, 512, 1024  # a rough bound, which chooses the grid
 CELLS = 1e6  # of the grid at most, roughly: beyond, for epsilons of thousands, it is coarser
 
 
@@ -163,12 +164,14 @@ def _total(steps: tuple[tuple[float, float, int], ...], delta: float, accountant
         dp.SelfComposedDpEvent(dp.PoissonSampledDpEvent(q, dp.GaussianDpEvent(sigma)), count)
         for q, sigma, count in steps
     ]
-    bound = float(rdp.RdpAccountant().compose(dp.ComposedDpEvent(events)).get_epsilon(delta))
-    if accountant == "rdp" or not np.isfinite(bound):
-        return bound
-    interval = FINE if bound <= 1 else max(INTERVAL, bound / CELLS)
-    counted = pld.PLDAccountant(value_discretization_interval=interval).compose(dp.ComposedDpEvent(events))
-    return float(counted.get_epsilon(delta))
+    whole = dp.ComposedDpEvent(events)
+    if accountant == "rdp":
+        return float(rdp.RdpAccountant().compose(whole).get_epsilon(delta))
+    rough = float(rdp.RdpAccountant(ORDERS).compose(whole).get_epsilon(delta))
+    if not np.isfinite(rough):
+        return rough
+    interval = FINE if rough <= 1 else max(INTERVAL, rough / CELLS)
+    return float(pld.PLDAccountant(value_discretization_interval=interval).compose(whole).get_epsilon(delta))
 
 
 @functools.lru_cache

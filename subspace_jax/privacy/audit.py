@@ -26,7 +26,6 @@ from subspace_jax.typing import Array, Bool, Float, Key, LossFn, PyTree, Variabl
 
 PUSH = 2.0  # the gradient of a canary before clipping, in units of clip
 PRECISION = 1e-6  # of the bound
-Real = Float[Array | np.ndarray, " n"]
 
 
 class Case(NamedTuple):
@@ -79,7 +78,10 @@ def scores(case: Case, variables: Variables) -> tuple[np.ndarray, np.ndarray]:
     return released[case.included], released[~case.included]
 
 
-def epsilon_one_run(in_scores: Real, out_scores: Real, *, significance: float = 0.05, delta: float) -> float:
+def epsilon_one_run(
+    in_scores: Float[Array | np.ndarray, " included"], out_scores: Float[Array | np.ndarray, " left"],
+    *, significance: float = 0.05, delta: float,
+) -> float:  # fmt: skip
     """Largest epsilon that the guesses refute: a lower bound that is wrong with chance at most `significance`.
 
     Every threshold calls the scores at or above it members. Of r guesses v are right; under (epsilon, delta)-DP with m

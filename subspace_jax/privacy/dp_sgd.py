@@ -10,6 +10,9 @@ Guarantees
     together; noise once a step, independent between steps and entries; B, not the number drawn, as divisor.
   - What follows the noise costs nothing: momentum, Adam, schedules, averages of weights, weight decay.
   - No set is cut: one larger than max_batch is an error, so that nothing was truncated in silence.
+  - The key is a secret: whoever knows it takes the noise off again. For a network that is released, draw it by
+    jax.random.wrap_key_data(np.frombuffer(os.urandom(8), np.uint32)), and hand out the variables alone: the `state` of
+    a checkpoint holds the key.
   - Not covered: metrics (loss, norms, clip fraction, batch sizes), the choice of hyper-parameters by looking at
     results, means and deviations of the data with which inputs are scaled, test figures of the same people.
   - Floating point: noise and sums are float32 (float64 under x64). Attacks on the rounding of Gaussian samples, the
@@ -73,7 +76,7 @@ def fit(
     *,
     sigma: float,
     clip: float = 1.0,
-    batch: float,
+    batch: float | int,
     steps: int,
     delta: float,
     accountant: Accountant = "pld",
@@ -121,7 +124,7 @@ def fit(
     reports.check_delta(delta, samples)
     spend = partial(accounting.total, delta=delta, accountant=accountant)
     now = Segment(batch / samples, float(sigma), steps, float(clip))
-    spend((now,))  # refuses what cannot be accounted, before anything is trained
+    _check_step(loss, variables["params"], data, now, spend, max_epsilon, microbatch)
     numbers = {"sigma": float(sigma), "clip": float(clip), "expected_batch": float(batch)}
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(checkpoint.manager(directory)) if directory else None
@@ -167,13 +170,7 @@ def _allowed(budget: float | None, spent: tuple[Segment, ...], more: Segment, de
     """Of the steps to come, those within the budget."""
     if budget is None or not more.steps:
         return more.steps
-    found = accounting.steps_within(budget, spent, more, delta=delta, accountant=accountant)
-    if not found and not spent:
-        one = accounting.total((more._replace(steps=1),), delta=delta, accountant=accountant)
-        raise ValueError(
-            f"the largest epsilon, {budget:g}, allows no step: the first would spend {one:.4g}; raise it or sigma."
-        )
-    return found
+    return accounting.steps_within(budget, spent, more, delta=delta, accountant=accountant)
 
 
 def _sets(key: Key[Array, ""], samples: int, q: float, steps: int, done: int, more: int, max_batch: int | None):
@@ -212,7 +209,7 @@ def _program(loss: Callable, tx: optax.GradientTransformation, microbatch: int |
     return scanned if scan else looped
 
 
-def _check_run(data: tuple[Any, Any], *, batch: float, steps: int, every: int) -> int:
+def _check_run(data: tuple[Any, Any], *, batch: float | int, steps: int, every: int) -> int:
     """The number of samples."""
     leaves = trees.flatten(dict(zip("xy", data, strict=True)))
     checks.check_lengths(**leaves)
@@ -223,3 +220,18 @@ def _check_run(data: tuple[Any, Any], *, batch: float, steps: int, every: int) -
     if steps < 1 or every < 1:
         raise ValueError(f"steps and every are at least 1; got {steps} and {every}.")
     return samples
+
+
+def _check_step(
+    loss: LossFn, params: PyTree, data: tuple[Any, Any], now: Segment, spend: Callable, budget: float | None,
+    microbatch: int | None,
+) -> None:  # fmt: skip
+    """Refuse, before a folder is opened, a step that cannot be taken: by its loss, its numbers or its budget."""
+    one = spend((now._replace(steps=1),))
+    if budget is not None and 0 < budget < one:
+        raise ValueError(
+            f"the largest epsilon, {budget:g}, allows no step: the first spends {one:.4g}; raise it or sigma."
+        )
+    x, y = jax.tree.map(lambda leaf: leaf[:2], data)
+    step = partial(clipped_sum, of_params(loss), clip=now.clip, microbatch=microbatch)
+    jax.eval_shape(lambda params: step(params, x, y, np.zeros(len(jax.tree.leaves(x)[0]), bool)), params)

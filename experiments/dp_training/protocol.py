@@ -33,6 +33,7 @@ def one_network(
     """Accuracy, membership by the loss, what was spent, and the metrics of every step."""
     key = jax.random.fold_in(jax.random.key(seed), classifier.TRAIN_KEY)
     model, saved = shared.network, classifier.checkpoint_config(config, shared, seed)
+    saved["recipe"] |= {"lr": case.lr}
     fitted = dp_sgd.fit(
         key, loss_of(model.apply), optimizer(config, shared, case), fresh(model)(key, task.x[:1]),
         (task.x, task.label), batch=config.batch, **shared_arguments(config, case), every=config.save_every,

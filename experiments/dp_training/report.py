@@ -82,7 +82,7 @@ def audited(config: Config, cases: list[Case], runs: Runs, found: Found) -> repo
     }
     first = plots.curves(config.workdir, "audits", lines, x="stated epsilon", y="epsilon", log_x=True)
     seed, pictures = next(iter(runs)), [first]
-    for name in (private[0].name, private[-1].name):
+    for name in dict.fromkeys((private[0].name, private[-1].name)):
         arrays = found[seed, name]
         groups = {"included": arrays["canaries_in"], "left out": arrays["canaries_out"]}
         pictures.append(plots.histograms(config.workdir, f"canaries_{name}", groups, x=f"score of a canary, {name}"))

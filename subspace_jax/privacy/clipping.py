@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from subspace_jax import trees
 from subspace_jax.core import checks
+from subspace_jax.training.fit import likes_scan
 from subspace_jax.typing import Array, Bool, Float, Int, LossFn, Params, PyTree, Variables
 
 
@@ -77,7 +78,7 @@ def clipped_sum(
         ))  # fmt: skip
         (total, sums), _ = jax.lax.scan(
             lambda carry, part: (jax.tree.map(jnp.add, carry, _sum(loss, params, part, clip)), None),
-            blank, (*parts, padding),
+            blank, (*parts, padding), unroll=not likes_scan(params),
         )  # fmt: skip
     at_least_one = jnp.maximum(sums.samples, 1)
     return total, jax.tree.map(lambda part: part / at_least_one, sums)._replace(samples=sums.samples)

@@ -60,7 +60,7 @@ NOISE_KEY, SAMPLE_KEY = range(2)  # folded into the key of a run
 
 
 class Fitted(NamedTuple):
-    """A trained network, what it cost, and one entry a step of every metric (NOT private; NaN where not run)."""
+    """A trained network, what it cost, and one entry a step of every metric (NOT private)."""
 
     variables: Variables
     report: PrivacyReport
@@ -135,7 +135,7 @@ def fit(
         program = _program(of_params(loss), tx, microbatch, likes_scan(state.params))
         data, stops = jax.device_put(data), [*range(done + every, done + more, every), done + more] if more else []
         cost = [spend(spent)]
-        say = {"label": lambda: f"{label}, epsilon {cost[-1]:.3g}", "samples": int(every * batch)}
+        say = {"label": lambda: f"{label}, epsilon {cost[-1]:.3g}", "samples": int(batch * more) // max(1, len(stops))}
         for stop in track(stops, total=len(stops), **say):
             state, metrics = program(state, *data, *(rows[done:stop] for rows in sets), numbers)
             history = jax.tree.map(lambda a, b: np.concatenate([a, b]), history, metrics._asdict())

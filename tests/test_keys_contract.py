@@ -15,7 +15,7 @@ from subspace_jax import nn
 from subspace_jax.compression import baselines as compressed
 from subspace_jax.continual import baselines as continual
 from subspace_jax.continual import leak, protocol, tasks
-from subspace_jax.core import capture, compress, keys, quantize
+from subspace_jax.core import capture, compress, keys, quantize, roc
 from subspace_jax.core.exchange import Comm
 from subspace_jax.data import batches, corrupt, partition
 from subspace_jax.decentralized import choco_sgd, codes, deep_squeeze, low_precision, ngc, train
@@ -75,6 +75,7 @@ CALLS = {
     quantize.codes: lambda key: quantize.codes(ONES, 2, 0, 3, key=key),
     quantize.quantize: lambda key: quantize.quantize(ONES, 2, 0, 3, key=key),
     quantize.quantize_grad: lambda key: quantize.quantize_grad(key, ONES, 2),
+    roc.bootstrap: lambda key: roc.bootstrap(key, ROWS[:, 0], Y == 1, fprs=[1.0], resamples=2),
     quantize.stochastic_round: lambda key: quantize.stochastic_round(key, ONES / 2),
     batches.epoch_order: lambda key: batches.epoch_order(key, 1, 4, 2),
     corrupt.duplicates: lambda key: corrupt.duplicates(key, ROWS, Y, pairs=1, classes=3),

@@ -7,8 +7,8 @@ twice (`capture.observe`, `quantize.observe`): `from subspace_jax.core import ca
 import importlib
 
 __all__ = [
-    "capture", "checks", "compress", "convolution", "costs", "curvature", "exchange", "inference", "keys", "losses",
-    "metrics", "moments", "quantize", "subspace", "topology",
+    "capture", "checks", "closures", "compress", "convolution", "costs", "curvature", "exchange", "inference", "keys",
+    "likelihood", "losses", "metrics", "moments", "quantize", "roc", "subspace", "topology",
 ]  # fmt: skip
 
 

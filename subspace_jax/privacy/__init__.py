@@ -1,22 +1,20 @@
-"""Who can tell that a sample was in the training set? Membership attacks from saved outputs of a few models.
+"""Who can tell that a sample was in the training set, and how to train so that nobody can.
 
-The pieces, in the order of an audit (those without a module yet are named as they will be):
+Membership attacks from saved outputs of a few models: `masks` draws who is trained on what, `statistics` reads saved
+logits, `membership` has every attack by name, and `core.roc` tells how well one works.
 
-    keep = masks.shadow_masks(key, 64, len(y))  # bool (models, n): who is trained on what
-    ...                                         # train a model on each row, save its logits, maybe its curvature
-    said = statistics.from_logits(logits, y, curvature=c)  # (models, queries, n, classes) and (models, queries, n)
-        -> Statistics(loss, label_logit, top_logit, entropy, curvature), each float64 (models, queries, n)
-    score = membership.attack(name, target, shadows, keep, population=None)  # Statistics -> (targets, n), high = member
-    membership.TABLE[name] -> Attack(function, statistic, needs)  # needs: some of "shadows", "population"
-    core.roc.summary(score[0], member) -> Summary(auroc, balanced_accuracy, tpr, negatives)
-    core.roc.curve(score[0], member) -> Curve(fpr, tpr, threshold); core.roc.exposure(...), core.roc.bootstrap(key, ...)
+Differentially private training: `dp_sgd` trains by `sampling`, `clipping` and `noise`, `accounting` says what it costs,
+`reports` keeps that, `audit` checks it.
 
 Modules load when they are first used.
 """
 
 import importlib
 
-__all__ = ["accounting", "audit", "clipping", "dp_sgd", "masks", "noise", "reports", "sampling"]
+__all__ = [
+    "accounting", "attacks", "audit", "clipping", "dp_sgd", "masks", "membership", "noise", "reports", "sampling",
+    "statistics",
+]  # fmt: skip
 
 
 def __getattr__(name: str):

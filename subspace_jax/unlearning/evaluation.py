@@ -11,12 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspace_jax.core import capture, checks, metrics
+from subspace_jax.core import capture, checks, likelihood, metrics
 from subspace_jax.core.capture import Layers
 from subspace_jax.typing import Array, Float, Int, Params
 from subspace_jax.unlearning.samples import Classes, as_classes
-
-STD_FLOOR = 1e-3  # of logits; saturated models that agree exactly would divide by zero
 
 Real = Float[Array | np.ndarray, "..."]
 
@@ -90,9 +88,7 @@ def label_logit(logits: Float[Array | np.ndarray, "n classes"], y: Int[Array | n
       ValueError: as `confusion_matrix`.
     """
     _check_scores(logits, y)
-    logits = jnp.asarray(logits)
-    own = jax.nn.one_hot(y, logits.shape[1], dtype=bool)
-    return jnp.sum(logits, axis=1, where=own) - jax.nn.logsumexp(logits, axis=1, where=~own)
+    return likelihood.label_logit(jnp.asarray(logits), y)
 
 
 def svc_mia(retain_train: Real, forget_train: Real, forget_test: Real) -> float:
@@ -164,10 +160,9 @@ def _held_out(sides: Float[Array, "2 models n"]) -> tuple[Array, Array]:
 
     def one(model: Array) -> tuple[Array, Array]:
         others = (jnp.arange(models) != model)[None, :, None]
-        mean = sides.mean(axis=1, where=others)
-        std = jnp.maximum(sides.std(axis=1, where=others), STD_FLOOR)
-        densities = [jax.scipy.stats.norm.logpdf(sides[:, model], mean[i][None], std[i][None]) for i in (0, 1)]
-        ratio = (densities[0] - densities[1]).ravel()
+        fitted = likelihood.floored(likelihood.fit(sides, others, axis=1))
+        unlearned, retrained = (likelihood.Gaussian(fitted.mean[i][None], fitted.std[i][None]) for i in (0, 1))
+        ratio = likelihood.log_ratio(sides[:, model], unlearned, retrained).ravel()
         fpr, tpr = metrics.roc(ratio, member)
         at = jnp.argmin(jnp.abs(fpr + tpr - 1))
         return metrics.auroc(ratio, member), (tpr[at] + 1 - fpr[at]) / 2

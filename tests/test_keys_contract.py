@@ -24,7 +24,7 @@ from subspace_jax.decentralized.state import State
 from subspace_jax.label_noise import trusted
 from subspace_jax.memorization import confident_learning, scores, stability
 from subspace_jax.nn.layers import quantized
-from subspace_jax.privacy import shadows, zeroth_order
+from subspace_jax.privacy import audit, dp_sgd, noise, sampling, shadows, zeroth_order
 from subspace_jax.privacy.masks import shadow_masks
 from subspace_jax.training.augment import crop_flip
 from subspace_jax.training.many import train_many
@@ -52,6 +52,10 @@ def fn(params, x):
 
 def loss(params, batch_stats, batches, constants, key):
     return jnp.sum(params["w"]), batch_stats
+
+
+def per_sample(variables, x, y):
+    return fn(variables["params"], x)[:, 0]
 
 
 TABLE = capture.layers(fn, PARAMS, X)
@@ -102,6 +106,13 @@ CALLS = {
     )(X),
     crop_flip: lambda key: crop_flip(key, X[None, ..., None], pad=1),
     minimise: lambda key: minimise(key, loss, SGD, VARIABLES, [(X, Y)], steps=1, batch=2),
+    noise.gaussian_noise: lambda key: (
+        (tx := noise.gaussian_noise(key, sigma=1.0, clip=1.0, expected_batch=2.0)).update(PARAMS, tx.init(PARAMS))
+    ),
+    sampling.poisson_sets: lambda key: sampling.poisson_sets(key, 4, q=0.5, steps=2),
+    audit.plant: lambda key: audit.plant(
+        key, per_sample, SGD, VARIABLES, (X, Y), canaries=4
+    )[3:],
     score_dataset: lambda key: score_dataset(key, lambda keys, v, x: x[:, 0], PARAMS, (X,)),
     create: lambda key: create(key, MODEL, SGD, X),
     descent.uniform: lambda key: descent.uniform(key, MODEL, VARIABLES, X),
@@ -125,6 +136,9 @@ TRAINING = {  # what trains, and is compiled for a second: refused here, equal b
     ),
     shadows.train: lambda key: shadows.train(
         key, MODEL, SGD, (ROWS, Y), shadow_masks(jax.random.key(0), 2, 4), "nowhere", epochs=1, batch=2
+    ),
+    dp_sgd.fit: lambda key: dp_sgd.fit(
+        key, per_sample, SGD, VARIABLES, (X, Y), sigma=1.0, batch=2, steps=1, delta=0.1
     ),
     train_many: lambda key: train_many(key, MODEL, SGD, (X, Y), Y[None], epochs=1, batch=2),
     repeat: lambda key: repeat(key, print, 0, [(X, Y)], steps=1, batch=2, params=PARAMS),

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from subspace_jax.checkpoint.folder import Manager, NotSavedError, manager
     from subspace_jax.checkpoint.network import epochs, load_model, seeds
-    from subspace_jax.checkpoint.running import restore, resumable_fit, save, versions
+    from subspace_jax.checkpoint.running import latest_config, restore, resumable_fit, save, versions
 
 PLACES = {
     "folder": ("Manager", "NotSavedError", "manager"),
     "network": ("epochs", "load_model", "seeds"),
-    "running": ("restore", "resumable_fit", "save", "versions"),
+    "running": ("latest_config", "restore", "resumable_fit", "save", "versions"),
 }
 __all__ = [
-    "Manager", "NotSavedError", "epochs", "load_model", "manager", "restore", "resumable_fit", "save", "seeds",
-    "versions",
+    "Manager", "NotSavedError", "epochs", "latest_config", "load_model", "manager", "restore", "resumable_fit",
+    "save", "seeds", "versions",
 ]  # fmt: skip
 
 

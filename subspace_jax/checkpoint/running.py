@@ -83,6 +83,16 @@ def restore(
     return epoch, restored, found["state"]["carries"]
 
 
+def latest_config(source: Manager) -> dict[str, Any] | None:
+    """The config of the latest checkpoint, or None where there is none.
+
+    Raises:
+      ValueError: damaged files.
+    """
+    kept = whole(pathlib.Path(source.directory))
+    return read(source, kept[-1], "config", None, way_out=_move_away) if kept else None
+
+
 def _move_away(damaged: int, newest: int) -> str:
     return f"move the folder {damaged} away and continue with --resume"
 

@@ -1,14 +1,20 @@
-"""Who can tell that a sample was in the training set? Membership attacks from saved outputs of a few models.
+"""Who can tell that a sample was in the training set, and how to train so that nobody can.
 
-`masks` draws who is trained on what, `statistics` reads saved logits, `membership` has every attack by name, and
-`core.roc` tells how well one works.
+Membership attacks from saved outputs of a few models: `masks` draws who is trained on what, `statistics` reads saved
+logits, `membership` has every attack by name, and `core.roc` tells how well one works.
+
+Differentially private training: `dp_sgd` trains by `sampling`, `clipping` and `noise`, `accounting` says what it costs,
+`reports` keeps that, `audit` checks it.
 
 Modules load when they are first used.
 """
 
 import importlib
 
-__all__ = ["attacks", "masks", "membership", "shadows", "statistics", "zeroth_order"]
+__all__ = [
+    "accounting", "attacks", "audit", "clipping", "dp_sgd", "masks", "membership", "noise", "reports", "sampling",
+    "shadows", "statistics", "zeroth_order",
+]  # fmt: skip
 
 
 def __getattr__(name: str):

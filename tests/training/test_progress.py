@@ -10,3 +10,11 @@ def test_lines_say_rate_and_remaining_time_where_stderr_is_no_terminal(monkeypat
     assert capsys.readouterr().err.splitlines() == [
         "scores: 4 of 6, 5 samples/s, 40 s left", "scores: 6 of 6, 5 samples/s, 0 s left",
     ]  # fmt: skip
+
+
+def test_a_label_may_tell_what_changes(monkeypatch, capsys):
+    clock, spent = iter(range(0, 1000, 40)), []
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    for step in progress.track(range(2), label=lambda: f"spent {len(spent)}", total=2, samples=1):
+        spent.append(step)
+    assert [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()] == ["spent 1", "spent 2"]

@@ -1,6 +1,7 @@
 """Checkpoints: resumed bit for bit, loaded by anyone, and what is said where files are damaged or cannot be written."""
 
 import errno
+import logging
 import resource
 import shutil
 
@@ -239,3 +240,13 @@ def test_an_equinox_module_is_split_first(tmp_path):
     model = nn.from_function(lambda key, x: module, lambda params, x: jax.vmap(params)(x))
     with pytest.raises(ValueError, match=r"its init gives others too; .*eqx.partition"):
         checkpoint.load_model(tmp_path, model=model)
+
+
+def test_errors_of_files_read_beside_the_damaged_one_are_not_logged(copy, caplog):
+    cut(copy, "6/variables/d/*")
+    with pytest.raises(ValueError, match="is damaged"):
+        checkpoint.load_model(copy)
+    logger = logging.getLogger("asyncio")
+    logger.error("Future exception was never retrieved\nfuture: <Future [tensorstore_spec='{}']>")
+    logger.error("of somebody else")
+    assert [record.getMessage() for record in caplog.records] == ["of somebody else"]

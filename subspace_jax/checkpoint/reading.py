@@ -58,9 +58,10 @@ def read(
 def _quiet() -> Iterator[None]:
     """Suppress what Orbax logs and TensorStore's threads print about damaged files; the raised message says it.
 
-    After a failure the threads run on for a while, so the filter of their errors then stays in place.
+    After a failure the threads run on for a while, so the filters of their errors then stay in place.
     """
     hook, logger = sys.unraisablehook, logging.getLogger("absl")
+    logging.getLogger("asyncio").addFilter(_is_of_others)
     level = logger.level
     if not isinstance(hook, _WithoutLastWords):
         sys.unraisablehook = _WithoutLastWords(hook)
@@ -70,6 +71,11 @@ def _quiet() -> Iterator[None]:
         sys.unraisablehook = hook
     finally:
         logger.setLevel(level)
+
+
+def _is_of_others(record: logging.LogRecord) -> bool:
+    """Log filter: drop errors of files that were read beside the one whose error is raised."""
+    return "tensorstore_spec" not in record.getMessage()
 
 
 class _WithoutLastWords(NamedTuple):

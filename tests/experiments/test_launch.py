@@ -212,18 +212,15 @@ def test_the_parent_names_who_failed_and_ends_the_others(code, status, message, 
 
 
 def test_an_interrupted_parent_ends_its_processes(tmp_path, monkeypatch):
-    stopped = threading.Event()
-
-    def interrupt():  # until it is heard: one that comes inside a callback of the collector is lost
-        while not stopped.wait(1):
-            _thread.interrupt_main()
-
-    threading.Thread(target=interrupt, daemon=True).start()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    timer = threading.Timer(2, _thread.interrupt_main)
+    timer.start()
     try:
         with pytest.raises(KeyboardInterrupt):
             watch(tmp_path, monkeypatch, "time.sleep(30)")
     finally:
-        stopped.set()
+        timer.cancel()
+        signal.signal(signal.SIGINT, before)
     assert alive(tmp_path) == []
 
 

@@ -154,7 +154,7 @@ def test_a_network_of_another_experiment_is_attacked_by_its_test_set(finished, a
     assert (run.figures["models"], run.figures["negatives"]) == (4, 360)
     about = checkpoint.load_model(other)[2]
     assert run.figures["test_accuracy"] == pytest.approx(finished("memorization").figures["test_accuracy"])
-    assert len(rows_of(run)) == about["samples"] == 500
+    assert len(rows_of(run)) == about["samples"] == 300
     assert np.load(run.workdir / "shadows" / "seed0" / "logits.npy").shape == (4, 1, 860, 10)
 
 

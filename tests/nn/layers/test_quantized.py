@@ -241,7 +241,7 @@ RESNET = {"classes": 3, "blocks": (1,), "width": 8, "norm": "range_evonorm"}
 
 @functools.cache
 def resnet(bits=None):
-    model, x = nn.build("resnet20", bits=bits, **RESNET), draw(0, 3, 8, 8, 1)
+    model, x = nn.build("resnet20", bits=bits, **RESNET), jax.random.normal(KEY, (3, 8, 8, 1))
     return model, x, jax.jit(model.init)(KEY, x)
 
 

@@ -5,6 +5,8 @@ Every function takes NumPy or JAX arrays and returns the same kind: float64 on t
 
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from subspace_jax.typing import Bool, Float, Int
@@ -72,4 +74,4 @@ def label_logit(logits: Float[Any, "*rows classes"], y: Int[Any, "..."]) -> Valu
 
 def _namespace(values: Any) -> Any:
     """`numpy` or `jax.numpy`, whichever made the array."""
-    return values.__array_namespace__()
+    return jnp if isinstance(values, jax.Array) else np

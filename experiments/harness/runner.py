@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, cast
 
 import jax
 import numpy as np
@@ -81,8 +81,11 @@ def stage(config: Config, name: str, compute: Callable[[], dict[str, Any]]) -> d
 
 
 def save_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write an npz file."""
-    np.savez(path, allow_pickle=False, **arrays)
+    """Write an npz file; it is read back without pickles, so objects are refused here."""
+    for name, values in arrays.items():
+        if np.asarray(values).dtype.hasobject:
+            raise TypeError(f"{name} holds Python objects, and not numbers or text.")
+    np.savez(path, **cast("dict[str, Any]", arrays))  # before NumPy 2.2 there is no allow_pickle
 
 
 def write_table(config: Config, name: str, columns: dict[str, np.ndarray]) -> None:

@@ -133,3 +133,11 @@ def test_arguments_of_a_network_are_numbers_lists_and_words():
     assert flags.network_arguments(Config(network_args=lines)) == {
         "filters": [16, 32], "widths": [8], "use_bias": False, "norm": "group", "width": 4, "rate": ".5",
     }  # fmt: skip
+
+
+def test_arrays_are_written_without_pickles_and_read_back(tmp_path):
+    runner.save_arrays(tmp_path / "a.npz", {"a": np.arange(3), "b": np.array(["x", "yz"])})
+    with np.load(tmp_path / "a.npz") as found:
+        assert sorted(found.files) == ["a", "b"]
+    with pytest.raises(TypeError, match="c holds Python objects"):
+        runner.save_arrays(tmp_path / "b.npz", {"c": np.array([None])})

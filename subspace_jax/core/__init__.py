@@ -4,20 +4,10 @@ It exports modules, not functions, whose short names need the module's to be cle
 (`capture.observe`, `quantize.observe`): `from subspace_jax.core import capture`. Modules load at their first use.
 """
 
-import importlib
+from subspace_jax.lazy import modules
 
 __all__ = [
     "capture", "checks", "closures", "compress", "convolution", "costs", "curvature", "exchange", "inference", "keys",
     "likelihood", "losses", "metrics", "moments", "quantize", "roc", "shares", "subspace", "topology",
 ]  # fmt: skip
-
-
-def __getattr__(name: str):
-    """Import a module at its first use."""
-    if name in __all__:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; there are {', '.join(__all__)}.")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = modules(__name__, __all__)

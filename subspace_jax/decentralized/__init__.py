@@ -6,20 +6,10 @@ Every method is an `Algorithm` for ONE agent, written against `core.exchange.Com
 Modules load when they are first used: `protocol` needs the library that writes checkpoints, the methods do not.
 """
 
-import importlib
+from subspace_jax.lazy import modules
 
 __all__ = [
     "cga", "choco_sgd", "codes", "deep_squeeze", "gossip", "low_precision", "methods", "ngc", "protocol", "push_sum",
     "qgm", "state", "train",
 ]  # fmt: skip
-
-
-def __getattr__(name: str):
-    """Import a module at its first use."""
-    if name in __all__:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; there are {', '.join(__all__)}.")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = modules(__name__, __all__)

@@ -9,20 +9,10 @@ Differentially private training: `dp_sgd` trains by `sampling`, `clipping` and `
 Modules load when they are first used.
 """
 
-import importlib
+from subspace_jax.lazy import modules
 
 __all__ = [
     "accounting", "attacks", "audit", "clipping", "dp_sgd", "masks", "membership", "noise", "reports", "sampling",
     "shadows", "statistics", "zeroth_order",
 ]  # fmt: skip
-
-
-def __getattr__(name: str):
-    """Import a module at its first use."""
-    if name in __all__:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; there are {', '.join(__all__)}.")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = modules(__name__, __all__)

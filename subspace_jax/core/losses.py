@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspace_jax.core.checks import check_labels, check_lengths
+from subspace_jax.core.checks import check_labels, check_lengths, check_probabilities, is_known
 from subspace_jax.typing import ApplyFn, Array, Float, Int, LossFn
 
 
@@ -25,6 +25,29 @@ def softmax_cross_entropy(
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     chosen = jnp.take_along_axis(logits, jnp.clip(y, 0, classes - 1)[:, None], axis=-1)[:, 0]
     return jnp.where((y >= 0) & (y < classes), jax.nn.logsumexp(logits, axis=-1) - chosen, jnp.nan)
+
+
+def soft_cross_entropy(
+    logits: Float[Array | np.ndarray, "b classes"], targets: Float[Array | np.ndarray, "b classes"]
+) -> Float[Array, " b"]:
+    """-sum_k targets_k log softmax(logits)_k, in nats, in float32 or wider.
+
+    One-hot targets give `softmax_cross_entropy`; a row of zeros gives zero. Rows that are no distribution are refused
+    where their values are known, all-zero ones excepted: a sample without a label.
+
+    Raises:
+      ValueError: targets of another shape than the logits; known rows that are no distribution.
+    """
+    if np.shape(targets) != np.shape(logits):
+        raise ValueError(
+            f"soft targets have the logits' shape, a share per class; got {np.shape(targets)} for {np.shape(logits)}."
+        )
+    if is_known(targets):
+        rows = np.asarray(targets)
+        check_probabilities("targets", rows[rows.any(axis=1)])
+    logits = jnp.asarray(logits)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    return -(targets * jax.nn.log_softmax(logits, axis=-1)).sum(axis=-1)
 
 
 def cross_entropy(apply: ApplyFn) -> LossFn:

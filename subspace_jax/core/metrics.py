@@ -7,6 +7,7 @@ a `positive` that is not boolean raise ValueError.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,6 +24,23 @@ def accuracy(logits: Float[Array | np.ndarray, "n classes"], y: Int[Array | np.n
     checks.check_lengths(logits=logits, labels=y)
     logits = jnp.asarray(logits)
     return jnp.mean((logits.argmax(axis=1) == y) & ~jnp.isnan(logits).any(axis=1))
+
+
+def msp(logits: Float[Array | np.ndarray, "*rows classes"], *, temperature: float = 1.0) -> Float[Array, "*rows"]:
+    """Maximum softmax probability max_k softmax(logits / temperature)_k, in [1 / classes, 1], in float32 or wider.
+
+    It does not change where a constant is added to a row.
+
+    Raises:
+      ValueError: a temperature that is not positive and finite.
+
+    Source: Hendrycks and Gimpel, A baseline for detecting misclassified and out-of-distribution examples, ICLR 2017.
+    """
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature divides the logits, in (0, inf); got {temperature}.")
+    logits = jnp.asarray(logits)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) / temperature
+    return jnp.exp(logits.max(axis=-1) - jax.nn.logsumexp(logits, axis=-1))
 
 
 def auroc(scores: Vector, positive: Mask) -> Float[Array, ""]:

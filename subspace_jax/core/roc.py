@@ -87,6 +87,17 @@ def balanced_accuracy(of: Curve) -> float:
     return float(np.max(of.tpr - of.fpr) + 1) / 2
 
 
+def youden_threshold(of: Curve) -> float:
+    """Score t at which TPR - FPR is largest, samples with scores of at least t being called positive.
+
+    Youden's J = TPR - FPR is 1 where the scores are separated; of several such thresholds the highest. Where no score
+    tells the two apart (J = 0) it is inf: nothing is called positive. Depends on the order of the scores alone.
+
+    Source: Youden, Index for rating diagnostic tests, Cancer 1950.
+    """
+    return float(of.threshold[np.argmax(of.tpr - of.fpr)])
+
+
 def tpr_at(of: Curve, fprs: Any = FPRS) -> Float[np.ndarray, " fprs"]:
     """True positive rate at false positive rates in [0, 1], interpolated linearly; of several the highest.
 

@@ -57,3 +57,24 @@ def test_a_label_that_is_no_class_is_refused_and_nan_under_jit(label):
         losses.softmax_cross_entropy(jnp.zeros((4, 4)), y)
     out = jax.jit(losses.softmax_cross_entropy)(jnp.zeros((4, 4)), y)
     np.testing.assert_array_equal(jnp.isnan(out), [False, False, True, False])
+
+
+@given(SEEDS)
+def test_soft_targets_are_weighed_as_scipy_does_and_one_hot_ones_are_labels(seed):
+    logits, y = draw(seed)
+    targets = scipy.special.softmax(draw(seed + 1)[0], axis=1)
+    oracle = -(targets * scipy.special.log_softmax(logits.astype(np.float64), axis=1)).sum(1)
+    np.testing.assert_allclose(losses.soft_cross_entropy(logits, targets), oracle, atol=FLOAT32 * 3)
+    one_hot = np.eye(4, dtype=np.float32)[y]
+    np.testing.assert_allclose(
+        losses.soft_cross_entropy(logits, one_hot), losses.softmax_cross_entropy(logits, y), atol=FLOAT32
+    )
+    assert not np.any(losses.soft_cross_entropy(logits, np.zeros_like(logits)))
+
+
+@pytest.mark.parametrize(
+    ("targets", "match"), [(np.ones((9, 3)), "logits' shape"), (np.ones((9, 4)), "targets are no probabilities")]
+)
+def test_soft_targets_that_are_none_are_refused(targets, match, unchecked):
+    with pytest.raises(ValueError, match=match):
+        losses.soft_cross_entropy(draw(0)[0], targets.astype(np.float32))

@@ -3,6 +3,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 import sklearn.metrics
 from hypothesis import given
@@ -126,3 +127,16 @@ def test_accuracy_counts_and_nan_rows_are_wrong():
 def test_precision_outside_the_scores_is_refused(k):
     with pytest.raises(ValueError, match=rf"k must lie in \[1, 4\], the number of scores; got {k}"):
         metrics.precision_at(np.arange(4.0), np.ones(4, bool), k)
+
+
+@given(SEEDS, st.sampled_from([0.5, 1.0, 4.0]))
+def test_maximum_softmax_probability_is_that_of_scipy_and_a_shift_changes_nothing(seed, temperature):
+    logits = np.random.default_rng(seed).normal(size=(9, 4)).astype(np.float32) * 5
+    oracle = scipy.special.softmax(logits.astype(np.float64) / temperature, axis=1).max(1)
+    for shifted in (logits, logits + 7):
+        np.testing.assert_allclose(metrics.msp(shifted, temperature=temperature), oracle, atol=ACCURATE)
+
+
+def test_a_temperature_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"temperature divides the logits.*got 0"):
+        metrics.msp(np.zeros((2, 3), np.float32), temperature=0.0)

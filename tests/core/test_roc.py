@@ -117,3 +117,20 @@ def test_rates_and_levels_that_are_none_are_refused():
     for bad in ({"resamples": 1}, {"level": 1.0}):
         with pytest.raises(ValueError, match="an interval takes 2 resamples"):
             roc.bootstrap(jax.random.key(0), *GOOD, **bad)
+
+
+@given(SEEDS, TIED)
+def test_youdens_threshold_is_the_best_of_all_scores_whatever_their_scale(seed, tied):
+    scores, positive = draw(seed, tied)
+    threshold = roc.youden_threshold(roc.curve(scores, positive))
+    gain = [(scores[positive] >= t).mean() - (scores[~positive] >= t).mean() for t in np.unique(scores)]
+    called = scores >= threshold
+    assert called[positive].mean() - called[~positive].mean() == pytest.approx(max(gain), abs=EXACT)
+    stretched = np.exp(scores) + 3
+    assert np.array_equal(stretched >= roc.youden_threshold(roc.curve(stretched, positive)), called)
+
+
+def test_separated_scores_are_told_apart_and_equal_ones_call_nobody():
+    positive = np.array([True, True, False])
+    assert roc.youden_threshold(roc.curve(np.array([3.0, 2.0, 1.0]), positive)) == 2
+    assert roc.youden_threshold(roc.curve(np.ones(3), positive)) == np.inf

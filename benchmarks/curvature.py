@@ -236,10 +236,8 @@ def show(title: str, rows: dict[str, dict]) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Measure the parts that are asked for, one after the other."""
-    report: dict[str, Any] = {
-        "command": f"python -m benchmarks.curvature --networks {' '.join(args.networks)}",
-        "networks": {},
-    }
+    flags = " ".join(["--networks", *args.networks, "--parts", *args.parts])
+    report: dict[str, Any] = {"command": f"python -m benchmarks.curvature {flags}", "networks": {}}
     report |= {"device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "jax": jax.__version__}
     report["arguments"] = vars(args)
     for name in args.networks:

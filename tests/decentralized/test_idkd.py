@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from subspace_jax.core import exchange
 from subspace_jax.core.exchange import Comm
-from subspace_jax.decentralized import idkd, labelling, methods, train
+from subspace_jax.decentralized import idkd, labelling, methods, protocol, train
 from subspace_jax.decentralized.state import State
 from tests.decentralized import cases
 from tests.decentralized.cases import AGENTS, CLASSES, COMM, GRAPHS, INPUTS
@@ -153,6 +153,24 @@ def test_over_devices_labels_and_training_are_the_same():
             ends.append((exchange.fetch(state), noted))
     cases.assert_close(*ends, atol=FLOAT64)
     assert ends[0][0].memory.labels.dtype == np.float64
+
+
+def test_a_run_is_saved_with_its_labels_and_read_back(tmp_path):
+    start = exchange.fetch(labelled("tpr95")[0])
+
+    def run():
+        return protocol.run(
+            KEY, algorithm()[1], start, SETS, (SETS[0][0], SETS[1][0]), comm=COMM, runner=exchange.vmap, apply=apply,
+            weights=GRAPHS["ring"], steps=3, batch=BATCH, every=3, directory=tmp_path, draw=idkd.draw, common=PUBLIC,
+            final=protocol.PARTS,
+        )  # fmt: skip
+
+    whole, again = run(), run()
+    assert whole.keys() == again.keys() > {"final/memory/labels", "final/memory/covered", "final/memory/base/kernel"}
+    for name, values in whole.items():
+        np.testing.assert_array_equal(again[name], values, err_msg=name)
+    np.testing.assert_array_equal(whole["step"], [6])
+    np.testing.assert_array_equal(whole["final/memory/labels"], start.memory.labels)
 
 
 # --- labels

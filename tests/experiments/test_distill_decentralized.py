@@ -217,3 +217,9 @@ def test_public_images_of_another_size_are_refused(tmp_path):
     config = dataclasses.replace(SMOKE, public_from=str(tmp_path / "a.npz"))
     with pytest.raises(ValueError, match=r"public images are \(9, 8, 1\), those of digits \(8, 8, 1\): bring both"):
         protocol.public_images(config)
+
+
+def test_a_graph_in_pieces_is_refused(monkeypatch):
+    monkeypatch.setattr("experiments.families.agents.protocol.graph", lambda config, agents: np.eye(agents))
+    with pytest.raises(ValueError, match="8 components"):
+        protocol.setup(SMOKE, None)

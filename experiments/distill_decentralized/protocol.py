@@ -34,7 +34,8 @@ class Setup(NamedTuple):
     data: agents.Data
     model: nn.Model
     public: np.ndarray | None  # raw; None: half of the training samples
-    label: Callable  # (variables, raw x) -> logits
+    apply: Callable  # (variables, x) -> logits at inference, of one agent after the other for --loop map
+    label: Callable  # the same of raw x
 
 
 class Split(NamedTuple):
@@ -60,7 +61,8 @@ def setup(config: Config, public: np.ndarray | None) -> Setup:
     own |= ({"widths": list(config.widths)} if config.widths else {}) | flags.network_arguments(config)
     model = nn.build(config.model, **own)
     agents.warn_of_statistics(model, found, config.norm)
-    return Setup(found, model, public, lambda variables, x: model.apply(variables, data.scale(x, found.scaling)))
+    apply = jax.custom_batching.sequential_vmap(model.apply) if config.loop == "map" else model.apply
+    return Setup(found, model, public, apply, lambda variables, x: apply(variables, data.scale(x, found.scaling)))
 
 
 def public_images(config: Config) -> np.ndarray | None:
@@ -168,7 +170,7 @@ class OneSeed(NamedTuple):
         comm, run = launch.exchange_of(config, world.agents)
         return runner.stage(config, f"{name}_seed{self.seed}", lambda: protocol.run(
             self.key, self.method, start, self.split.sets, self.shared.data.test, comm=comm, runner=run,
-            apply=self.shared.model.apply, weights=agents.graph(config, world.agents), steps=steps, batch=config.batch,
+            apply=self.shared.apply, weights=agents.graph(config, world.agents), steps=steps, batch=config.batch,
             every=config.every, directory=f"{config.workdir}/checkpoints/{name}/seed{self.seed}",
             save_every=config.save_every, label=f"{name}, seed {self.seed}", prepare=self.shared.data.prepare,
             draw=idkd.draw, common=self.split.public, final=protocol.PARTS,

@@ -151,7 +151,8 @@ def shares(config: Config, one: methods.Run, arrays: Arrays) -> report.Section:
     figure = plots.bars(
         config.workdir, f"kept_{one.name}", rows, labels=range(len(arrays["kept"])), x="agent", y="share of the images"
     )
-    return report.Section(f"Whose labels: {one.name}", "First seed: kept by the agent, covered after it.", (figure,))
+    text = "First seed: kept by the agent itself, and covered after the exchange."
+    return report.Section(f"Whose labels: {one.name}", text, (figure,))
 
 
 def classes(config: Config, one: methods.Run, first: dict[str, Arrays]) -> report.Section:

@@ -22,6 +22,7 @@ from typing import Literal
 from experiments.families import classifier
 from experiments.harness import runner
 from experiments.privacy_links import methods, protocol, report
+from subspace_jax.core import curvature
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +114,7 @@ def main(config: Config) -> runner.Summary:
         arrays |= protocol.planted(config, task, seed)
         found.append((seed, task, arrays))
     runs = [report.judge(config, task, arrays) for _, task, arrays in found]
+    runs = [{name: run[name] for name in runs[0] if all(name in other for other in runs)} for run in runs]
     figures, std = runner.over_seeds(runs)
     report.write_table(config, found)
     rows = [{"seed": seed} | run for (seed, *_), run in zip(found, runs, strict=True)]
@@ -138,8 +140,9 @@ def check(config: Config) -> None:
             f"--bins are at least 3, --trace-samples and --steps at least 1; got {config.bins}, "
             f"{config.trace_samples} and {config.steps}."
         )
-    for flag, names, least in (("optimizers", config.optimizers, 1), ("memorize", config.memorize, 1)):
-        if len(names) < least or len(set(names)) < len(names):
+    curvature.check_settings(probes=config.probes, step=config.step)
+    for flag, names in (("optimizers", config.optimizers), ("memorize", config.memorize)):
+        if not names or len(set(names)) < len(names):
             raise ValueError(f"--{flag} names each optimiser once, at least one; got {' '.join(names) or 'none'}.")
     for flag, budgets, least in (("epsilons", config.epsilons, 2), ("memorization-epsilons",
                                  config.memorization_epsilons, 1)):  # fmt: skip

@@ -19,6 +19,7 @@ Arrays = dict[str, np.ndarray]
 Found = list[tuple[int, classifier.Task, Arrays]]  # seed, task, arrays
 KINDS = "curvature", "trace", "accuracy"
 BEYOND = 4  # times the largest epsilon, where networks without noise are drawn
+LEAST = 1e-3  # memorization drawn on a logarithmic axis
 SHOWN = 10  # images a row
 MEMORIZED = "mean", "noisy", "noisy_stderr", "rms", "largest", "largest_of_tight"
 
@@ -78,7 +79,7 @@ def above_planted(config: Config, arrays: Arrays) -> int:
 
 
 def binned(config: Config, arrays: Arrays) -> trends.Bins:
-    """Mean curvature in bins of memorization, by right and wrong answers."""
+    """Mean curvature in bins of memorization by right answers."""
     return trends.bin_means(arrays["correct/value"], arrays["fd_norm"], np.linspace(0, 1, config.bins + 1))
 
 
@@ -88,25 +89,26 @@ def relation(config: Config, task: classifier.Task, arrays: Arrays) -> dict[str,
     found = {
         "pearson/link1": pearson(mem, curvature),
         "pearson/link1_trace": pearson(mem, arrays["ggn_exact"]),
-        "pearson/link1_bins": pearson(bins.x, bins.y),
         "cosine/link1": cosine(mem, curvature),
         "train_accuracy": arrays["train_accuracy"],
         "test_accuracy": arrays["test_accuracy"],
     }
-    line, groups = fits(bins)
-    found |= {"r2/line": line.r2} | ({"r2/subpopulation": groups.r2} if groups else {})
+    if len(bins.x) > 2:
+        found["pearson/link1_bins"] = pearson(bins.x, bins.y)
+    found |= {f"r2/{name}": fit.r2 for name, (_, fit) in fits(bins).items()}
     if task.noisy.any():
         found |= {"memorization_correct/noisy": mem[task.noisy].mean()}
         found |= {"memorization_correct/clean": mem[~task.noisy].mean()}
     return {name: float(value) for name, value in found.items()}
 
 
-def fits(bins: trends.Bins) -> tuple[trends.Fit, trends.Fit | None]:
-    """A line, and the curve for groups of other sizes where enough bins have more than one sample."""
+def fits(bins: trends.Bins) -> dict[str, tuple[np.ndarray, trends.Fit]]:
+    """By name, memorization and the curve there: of a line, and for groups of other sizes; {} where bins are few."""
     several = bins.count > 1
-    enough = several.sum() >= 3
-    groups = trends.fit_subpopulation(bins.x[several], bins.y[several], bins.count[several]) if enough else None
-    return trends.fit_line(bins.x, bins.y), groups
+    if several.sum() < 3:
+        return {}
+    x, y, count = bins.x[several], bins.y[several], bins.count[several]
+    return {"line": (x, trends.fit_line(x, y)), "subpopulation": (x, trends.fit_subpopulation(x, y, count))}
 
 
 def write_table(config: Config, found: Found) -> None:
@@ -125,7 +127,7 @@ def write_table(config: Config, found: Found) -> None:
 def sections(config: Config, figures: dict[str, float], found: Found) -> list[report.Section]:
     """The report: means over the seeds, pictures of samples from the first."""
     return [against_epsilon(config, figures), against_bounds(config, figures), against_curvature(config, found[0][2]),
-            most(config, *found[0])]  # fmt: skip
+            most(config, *found[0][1:])]  # fmt: skip
 
 
 def against_epsilon(config: Config, figures: dict[str, float]) -> report.Section:
@@ -172,7 +174,7 @@ def against_bounds(config: Config, figures: dict[str, float]) -> report.Section:
     for name in config.memorize:
         for kind in ("largest", "rms"):
             keys = [f"memorization_{kind}/{name}/{called(epsilon)}" for epsilon in config.memorization_epsilons]
-            lines[f"{name}, {kind}"] = config.memorization_epsilons, np.maximum([figures[key] for key in keys], 1e-5)
+            lines[f"{name}, {kind}"] = config.memorization_epsilons, np.maximum([figures[key] for key in keys], LEAST)
     picture = plots.curves(
         config.workdir, "memorization_epsilon", lines, x=f"epsilon at delta {config.delta:g}", y="memorization",
         log_x=True, log_y=True,
@@ -197,11 +199,10 @@ def against_bounds(config: Config, figures: dict[str, float]) -> report.Section:
 def against_curvature(config: Config, arrays: Arrays) -> report.Section:
     """Link 1: bins, fits, and single samples."""
     bins = binned(config, arrays)
-    line, groups = fits(bins)
-    lines = {"means of bins": (bins.x, bins.y), "fit: a line": (bins.x, line.predicted)}
-    if groups:
-        lines["fit: groups of other sizes"] = bins.x[bins.count > 1], groups.predicted
-    y = "curvature, mean over networks"
+    curves = fits(bins)
+    lines = {"means of bins": (bins.x, bins.y)}
+    lines |= {f"fit: {name}, R^2 {fit.r2:.3f}": (x, fit.predicted) for name, (x, fit) in curves.items()}
+    y = "mean ||g(x + h v) - g(x)|| over networks"
     pictures = (
         plots.curves(config.workdir, "link1_bins", lines, x="memorization, mean of a bin", y=y),
         plots.scatter(config.workdir, "link1", {"samples": (arrays["correct/value"], arrays["fd_norm"])},
@@ -210,15 +211,14 @@ def against_curvature(config: Config, arrays: Arrays) -> report.Section:
     head = ("memorization", "curvature", "its deviation", "samples")
     rows = [(f"{x:.2f}", f"{y:.4g}", f"{s:.2g}", int(n)) for x, y, s, n in zip(*bins, strict=True)]
     text = (
-        f"{config.models} ordinary networks on random halves, at the end of training; first seed. R^2 of the line "
-        f"{line.r2:.3f}" + (f", of the curve for groups {groups.r2:.3f}." if groups else ".")
+        f"{config.models} ordinary networks on random halves, at the end of training; first seed. Fitted to bins of "
+        "more than one sample; subpopulation: slopes that depend on the number of samples in a bin."
     )
     return report.Section("Curvature and memorization", text, pictures, (head, *rows))
 
 
-def most(config: Config, seed: int, task: classifier.Task, arrays: Arrays) -> report.Section:
+def most(config: Config, task: classifier.Task, arrays: Arrays) -> report.Section:
     """The samples that ordinary networks memorize most: what is left of it under privacy."""
-    del seed
     case = cases(config)[-1][0]
     without, private = arrays["memorization/non_private/value"], arrays[f"memorization/{case}/value"]
     order = np.argsort(-without, kind="stable")

@@ -129,6 +129,7 @@ def test_the_gpu_preset_at_small_size_with_convolutions(ask):
         (["--batch", "151"], "--batch is in (0, 150], the samples of a half; got 151"),
         (["--group", "0"], "--group is the number of networks trained at a time, at least 1; got 0"),
         (["--bins", "2"], "--bins are at least 3"),
+        (["--probes", "0"], "probes must be at least 1; got 0"),
         (["--delta", "0"], "delta is the chance of no guarantee, in (0, 1); got 0.0"),
         (["--checkpoint", "runs/memorization/1"], "--checkpoint has no use here"),
         (["--augment"], "--augment has no use here"),

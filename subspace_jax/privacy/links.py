@@ -172,13 +172,15 @@ def sampling_error(outcome: Float[Any, "models n"], keep: Bool[Any, "models n"])
       keep: True where a model was trained on a sample.
 
     Raises:
-      ValueError: other shapes; samples with fewer than two models on a side, listed by position.
+      ValueError: other shapes; outcomes outside [0, 1]; samples with fewer than two models on a side, by position.
     """
     outcome, keep = np.asarray(outcome, np.float64), np.asarray(keep)
     if outcome.shape != keep.shape or keep.dtype != bool or keep.ndim != 2:
         raise ValueError(
             f"outcome and keep are (models, n), keep boolean; got {outcome.shape} and {keep.dtype} {keep.shape}."
         )
+    if not ((outcome >= 0) & (outcome <= 1)).all():  # nor NaN
+        raise ValueError(f"outcomes lie in [0, 1]; got {outcome.min():g} to {outcome.max():g}: take probabilities.")
     few = np.flatnonzero((keep.sum(axis=0) < 2) | ((~keep).sum(axis=0) < 2))
     if len(few):
         raise ValueError(

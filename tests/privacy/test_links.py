@@ -147,6 +147,11 @@ BOUND, LIMIT = links.memorization_bound, {"loss_limit": 1.0}
         (lambda: links.violations([0.1], [0.1], 0.5, significance=0.0), "significance is a chance"),
         (lambda: links.sampling_error(np.ones((4, 3)), np.ones((4, 3), bool)), r"3 of 3 samples .*: \[0, 1, 2\]"),
         (lambda: links.sampling_error(np.ones((4, 3)), np.ones((4, 3))), "keep boolean; got"),
+        (
+            lambda: links.sampling_error(np.full((4, 3), 1.5), np.ones((4, 3), bool)),
+            "got 1.5 to 1.5: take",
+        ),
+        (lambda: links.sampling_error(np.full((4, 3), np.nan), np.ones((4, 3), bool)), "got nan to nan"),
     ],
 )
 def test_what_has_no_bound_is_refused(call, message, unchecked):

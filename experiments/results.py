@@ -87,6 +87,7 @@ temporary memory of the program; trace error: median, relative to the exact trac
 TABLES = {
     "subspace": ("From layer inputs to a projector", ("routes", "growth", "vit")),
     "continual": ("Gradient projection", ("after", "step")),
+    "privacy": ("Shadow models and private steps", ("models", "step")),
     "decentralized": ("Agents on a graph", ("step", "bytes", "graphs", "links", "accuracy")),
 }
 

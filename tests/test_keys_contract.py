@@ -25,7 +25,7 @@ from subspace_jax.label_noise import trusted
 from subspace_jax.memorization import confident_learning, scores, stability
 from subspace_jax.nn.layers import quantized
 from subspace_jax.privacy import audit, dp_sgd, noise, sampling, shadows, zeroth_order
-from subspace_jax.privacy.masks import shadow_masks
+from subspace_jax.privacy.masks import independent_masks, shadow_masks
 from subspace_jax.training.augment import crop_flip
 from subspace_jax.training.many import train_many
 from subspace_jax.training.minimise import minimise, repeat
@@ -103,6 +103,7 @@ CALLS = {
     confident_learning.folds: lambda key: confident_learning.folds(key, 4),
     scores.score: lambda key: scores.score(key, fn, PARAMS, X, Y, name="loss"),
     stability.subset_tables: lambda key: stability.subset_tables(key, 4, models=2, ratio=0.5),
+    independent_masks: lambda key: independent_masks(key, 2, 5),
     shadow_masks: lambda key: shadow_masks(key, 2, 5),
     zeroth_order.black_box: lambda key: zeroth_order.black_box(key, lambda x, y: (x**3).sum(1), ROWS, Y),
     zeroth_order.zeroth_order: lambda key: zeroth_order.zeroth_order(key, fn, PARAMS, X, Y, probes=1),

@@ -10,15 +10,19 @@ import jax.numpy as jnp
 from subspace_jax.nn.alexnet import AlexNet, LeNet
 from subspace_jax.nn.model import Model, from_linen
 from subspace_jax.nn.parts import CHOICES, Parts
-from subspace_jax.nn.vision import CNN5, MLP, VGG, LeNet5, ResNet
+from subspace_jax.nn.vision import CNN, CNN5, MLP, VGG, LeNet5, ResNet
 from subspace_jax.nn.vit import ViT
 
 NETWORKS: dict[str, nn.Module] = {
     "mlp": MLP(widths=(256, 128)),
     "lenet5": LeNet5(filters=(6, 16), widths=(120, 84)),
+    "cnn": CNN(),
     "cnn5": CNN5(),
     "lenet": LeNet(),
     "alexnet": AlexNet(),
+    "vgg": CNN(  # VGG-16, layer by layer, so that each width can be chosen
+        widths=(64, 64, 128, 128, 256, 256, 256, *(512,) * 6), pools=(2, 4, 7, 10, 13), parts=Parts(norm="batch")
+    ),
     "vgg11": VGG(convs=(1, 1, 2, 2, 2), width=64),
     "vgg16": VGG(convs=(2, 2, 3, 3, 3), width=64),
     "resnet18": ResNet(blocks=(2, 2, 2, 2), width=64),
@@ -32,9 +36,9 @@ def build(name: str, **arguments: Any) -> Model:
     """A network by its name in NETWORKS; the fields of that entry are the defaults of the arguments.
 
     Args:
-      name: mlp, lenet5, cnn5, lenet, alexnet, vgg11, vgg16, resnet18, resnet20, vit_tiny or vit_b16.
-      **arguments: `classes` (10; 0: without a head, for `multi_head`), the sizes of that network (`widths`, `filters`,
-        `convs`, `blocks`, `width`, `patch`, `depth`, `heads`) and the fields of Parts: `norm`, `use_bias`,
+      name: mlp, lenet5, cnn, cnn5, lenet, alexnet, vgg, vgg11, vgg16, resnet18, resnet20, vit_tiny or vit_b16.
+      **arguments: `classes` (10; 0: without a head, for `multi_head`), the sizes of that network (`widths`, `pools`,
+        `filters`, `convs`, `blocks`, `width`, `patch`, `depth`, `heads`) and the fields of Parts: `norm`, `use_bias`,
         `activation`, `init`, `dtype`, `bits`, `stochastic_act`. Lists serve as tuples, so that what JSON gives back
         builds the same network.
 

@@ -5,8 +5,9 @@ from subspace_jax.compression import (
     channel_groups,
     eigenpairs,
     factorised,
+    hybrid_net,
     pca_design,
     utilized_rank,
 )
 
-__all__ = ["baselines", "channel_groups", "eigenpairs", "factorised", "pca_design", "utilized_rank"]
+__all__ = ["baselines", "channel_groups", "eigenpairs", "factorised", "hybrid_net", "pca_design", "utilized_rank"]

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from subspace_jax.compression.channel_groups import INPUT, channel_groups
-from subspace_jax.core import capture, moments
+from subspace_jax.core import capture, checks, moments
 from subspace_jax.core.moments import Moments
 from subspace_jax.core.subspace import Rule, participation_ratio, significant_dims
 from subspace_jax.nn import Model
@@ -121,7 +121,12 @@ def spectra(model: Model, variables: Variables, batches: Iterable[Any]) -> list[
 
 
 def spectrum(path: str, response: Moments, *, images: int, group: str | None = None) -> LayerSpectrum:
-    """The spectrum of one response from its moments, float64: `spectra` for responses that were measured elsewhere."""
+    """The spectrum of one response from its moments, float64: `spectra` for responses that were measured elsewhere.
+
+    Raises:
+      ValueError: moments that are not finite.
+    """
+    checks.check_finite(f"response of {path!r}", response, remedy="drop samples that are not finite, or train again")
     covariance = np.asarray(moments.covariance(response), np.float64)
     values = np.linalg.eigvalsh(covariance)[::-1].clip(0)
     if np.trace(covariance) <= DEAD * np.trace(response.gram) / max(float(response.count), 1.0):

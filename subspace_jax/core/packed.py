@@ -52,6 +52,13 @@ def popcount_dot(
       b: packed columns.
       mask: packed bits of the values that count; its leading axes may be 1.
     """
-    columns = b.reshape(*(1,) * (a.ndim - 1), *b.shape)
-    differ = jax.lax.population_count((a[..., None] ^ columns) & mask[..., None])
-    return jax.lax.population_count(mask).sum(-1, dtype=jnp.int32)[..., None] - 2 * differ.sum(-2, dtype=jnp.int32)
+
+    def add(differ: Array, word: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        row, column, own = word
+        changed = (row[..., None] ^ column.reshape(*(1,) * row.ndim, -1)) & own[..., None]
+        return differ + jax.lax.population_count(changed).astype(jnp.int32), None
+
+    words = jnp.moveaxis(a, -1, 0), b, jnp.moveaxis(mask, -1, 0)
+    blank = jnp.zeros((*a.shape[:-1], b.shape[-1]), jnp.int32)
+    differ, _ = jax.lax.scan(add, blank, words)  # in one expression XLA keeps all words of all pairs
+    return jax.lax.population_count(mask).sum(-1, dtype=jnp.int32)[..., None] - 2 * differ

@@ -240,3 +240,8 @@ def test_networks_that_cannot_be_measured_are_refused(net):
 def test_a_dead_layer_has_no_spectrum():
     rows = np.ones((50, 3)) * np.array([1e6, 2.0, 3.0])
     assert not pca_design.spectrum("w", sums(rows), images=50).eigenvalues.any()
+
+
+def test_responses_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match="response of 'w' 'gram' must be finite; got nan"):
+        pca_design.spectrum("w", sums(np.full((50, 3), np.nan)), images=50)

@@ -64,6 +64,16 @@ def test_another_saved_network_is_refused(finished, refuse, monkeypatch):
     refuse("mixed_precision", "--checkpoint", str(folder), message="is no binary network without skips (bits [32")
 
 
+@pytest.mark.process
+def test_the_gpu_preset_runs_at_small_size(ask):
+    """Augmentation and skips, for which the plain twin is counted."""
+    flags = ["--data", "digits", "--samples", "300", "--widths", "2", "4", "8", "--network-args", "strides=[1,2,1]"]
+    run = ask("mixed_precision", "--preset", "gpu", *flags, "--steps", "4", "--batch", "64", "--seeds", "1")
+    assert run.status == 0, run.err
+    saved = {name: checkpoint.load_model(run.workdir / "checkpoints" / name)[2] for name in ("xnor", "xnor_plain")}
+    assert [own["model"]["kwargs"]["skip"] for own in saved.values()] == [True, False]
+
+
 def test_controls_are_as_many_other_layers():
     config = dataclasses.replace(CPU, bits=(2, 4))
     plans = methods.plans(config, {f"conv{i}": k for i, k in enumerate((3, 3, 6, 6, 9), start=1)}, seed=0)

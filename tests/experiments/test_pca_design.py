@@ -75,6 +75,15 @@ def test_the_designed_network_is_opened_by_other_questions(question, finished, a
     assert again.status == 0, again.err
 
 
+@pytest.mark.process
+def test_the_gpu_preset_runs_at_small_size(ask):
+    """Augmentation, bfloat16 with counts in float32, batch norm, all controls."""
+    flags = ["--data", "digits", "--samples", "300", "--widths", "4", "6", "8", "--network-args", "pools=[1,2]"]
+    run = ask("pca_design", "--preset", "gpu", *flags, "--epochs", "1", "--batch", "64", "--taus", ".9")
+    assert run.status == 0, run.err
+    assert {f"accuracy/{name}_0.9" for name in ("tau", "depth", "uniform", "random")} <= run.figures.keys()
+
+
 def test_a_vgg_becomes_a_chain_of_equal_cost_and_keeps_its_poolings():
     full = methods.chain("vgg11", {"convs": (1, 2), "width": 4, "classes": 3})
     assert full == methods.Network("vgg", {"widths": [4, 8, 8], "pools": [1, 3], "classes": 3})

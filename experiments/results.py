@@ -85,6 +85,7 @@ temporary memory of the program; trace error: median, relative to the exact trac
 {% endfor %}{% endif %}{% endfor %}"""
 
 TABLES = {
+    "compression": ("Counts and packed convolutions", ("counting", "packed")),
     "subspace": ("From layer inputs to a projector", ("routes", "growth", "vit")),
     "continual": ("Gradient projection", ("after", "step")),
     "privacy": ("Shadow models and private steps", ("models", "step")),

@@ -15,7 +15,7 @@ in every new column, all counted in its rank: what is projected with it is NaN, 
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,10 @@ Share = Float[Array, "*lead"] | Float[np.ndarray, "*lead"]
 EIGH_FLOOR = {"float32": 1e-6, "float64": 1e-12}  # relative energy below which an eigenpair is noise
 SAME_DIRECTION = {"float32": 1e-3, "float64": 1e-6}  # residual norm below which a unit vector is in the span already
 REACHED = 1e-6  # shortfall in the share of energy that is due to rounding a basis to float32
+TIE = 1e-12  # shares of float64 sums that differ by less are equal
+
+Rule = Literal["reach", "below", "at_most"]
+Eigenvalues = Float[Array, "*lead d"] | Float[np.ndarray, "*lead d"]
 
 
 class Subspace(NamedTuple):
@@ -210,6 +214,61 @@ def _soften(gram: Array, alpha: Any) -> Array:
     system = (strength - 1) * share + jnp.broadcast_to(jnp.eye(gram.shape[-1], dtype=gram.dtype), gram.shape)
     solved = strength * jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(system), share)
     return jnp.where(alpha > 0, (solved + solved.mT) / 2, 0.0)
+
+
+def significant_dims(eigenvalues: Eigenvalues, *, tau: float | int, rule: Rule = "reach") -> Int[np.ndarray, "*lead"]:
+    """How many leading eigenvalues it takes for the share tau of their sum; three papers, three ways to count.
+
+    With c_i the share of the i largest (c_0 = 0):
+      "reach": the i with c_{i-1} < tau, the smallest number that reaches tau (Garg et al. 2020);
+      "below": the i with c_i < tau, one fewer (Saha et al. 2021);
+      "at_most": the i with c_i <= tau, which counts every zero eigenvalue at tau = 1 (Chakraborty et al. 2020).
+    Counted in float64 on the host, not for `jit`; shares that are equal up to rounding are equal. Neither the scale nor
+    the order of the eigenvalues matters.
+
+    Args:
+      eigenvalues: of a covariance or a Gram, (..., d), in any order; negative ones are rounding and count as 0.
+      tau: in (0, 1]; with "reach", 1 gives the numerical rank.
+      rule: see above.
+
+    Returns:
+      The count of each leading entry, 0 ... d; 0 where all eigenvalues are 0.
+
+    Raises:
+      ValueError: tau outside (0, 1], another rule, eigenvalues that are not finite.
+
+    >>> [int(significant_dims(np.array([6.0, 3.0, 1.0]), tau=0.9, rule=rule)) for rule in ("reach", "below", "at_most")]
+    [2, 1, 2]
+    """
+    if not 0 < tau <= 1:
+        raise ValueError(f"tau is a share of the sum of the eigenvalues, in (0, 1]; got {tau}.")
+    if rule not in ("reach", "below", "at_most"):
+        raise ValueError(f'rule is one of "reach", "below", "at_most"; got {rule!r}.')
+    values, total = _spectrum(eigenvalues)
+    share = np.cumsum(values, -1) / np.where(total > 0, total, 1.0)
+    if rule == "reach":
+        share = np.concatenate([np.zeros_like(share[..., :1]), share[..., :-1]], -1)
+    counted = share <= tau + TIE if rule == "at_most" else share < tau - TIE
+    return np.asarray((counted & (total > 0)).sum(-1), np.int32)
+
+
+def participation_ratio(eigenvalues: Eigenvalues) -> Float[np.ndarray, "*lead"]:
+    """(sum e)^2 / sum e^2, a count without threshold: d for equal eigenvalues, 1 for a single one, 0 for none.
+
+    Where one dominating channel makes every tau loose, this is near 1 and says so.
+    """
+    values, total = _spectrum(eigenvalues)
+    squares = (values**2).sum(-1)
+    return np.asarray(total[..., 0] ** 2 / np.where(squares > 0, squares, 1.0))
+
+
+def _spectrum(eigenvalues: Eigenvalues) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues in descending order, relative to the largest, so that squares neither over- nor underflow; sums."""
+    checks.check_finite("eigenvalues", eigenvalues, remedy="the network diverged, or it was given such a sample")
+    values = -np.sort(-np.maximum(np.asarray(eigenvalues, np.float64), 0.0), -1)
+    largest = values.max(-1, keepdims=True, initial=0.0)
+    values = values / np.where(largest > 0, largest, 1.0)
+    return values, values.sum(-1, keepdims=True)
 
 
 def _eigh(operator: Callable, gram: Any, matrix: Callable, rows: int | None) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""The MLP and the convolutional networks: LeNet-5, a 5-layer CNN, VGG and ResNet for small images.
+"""The MLP and the convolutional networks: plain chains, LeNet-5, a 5-layer CNN, VGG and ResNet for small images.
 
 Each returns its stages as a dict (see `parts.Stages`). Stages are counted from 1, since the stem comes first; layers
 and blocks from 0: "stage1/block0/conv1/kernel".
@@ -47,6 +47,40 @@ class LeNet5(nn.Module):
             stages[f"conv{i}"] = x = halve(x)
             classic = (classic - 4) // 2
         return stages | _classifier(parts, x, self.widths, self.classes, train)
+
+
+class CNN(nn.Module):
+    """A chain of 3x3 convolutions, each of its own width, and one dense layer on the flattened map.
+
+    Attributes:
+      classes: outputs.
+      widths: channels of each convolution.
+      pools: after how many convolutions each 2x2 max-pooling comes, in ascending order; a number that is there twice
+        halves twice.
+      parts: layer options.
+
+    Raises:
+      ValueError: poolings that are not in order, or after more convolutions than there are.
+    """
+
+    classes: int = 10
+    widths: tuple[int, ...] = (32, 32, 64, 64, 64, 64)
+    pools: tuple[int, ...] = (2,)
+    parts: Parts = Parts()
+
+    @nn.compact
+    def __call__(self, x: Images, train: bool = False) -> Stages:
+        """Stages: conv0, conv1, ... after their pooling, penultimate, logits."""
+        if list(self.pools) != sorted(self.pools) or max(self.pools, default=0) > len(self.widths):
+            raise ValueError(f"pools count convolutions, in order, up to {len(self.widths)}; got {self.pools}.")
+        stages = {}
+        for i, width in enumerate(self.widths):
+            x = self.parts.conv(width, 3, name=f"conv{i}")(x)
+            x = self.parts.act(self.parts.normalize(x, train, name=f"conv{i}_norm"))
+            for _ in range(self.pools.count(i + 1)):
+                x = halve(x)
+            stages[f"conv{i}"] = x
+        return stages | self.parts.head(x.reshape(len(x), -1), self.classes)
 
 
 class CNN5(nn.Module):

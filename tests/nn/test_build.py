@@ -21,6 +21,7 @@ PUBLISHED = [
     ("lenet5", (28, 28, 1), 10, 61_706),
     ("lenet5", (32, 32, 1), 10, 61_706),
     ("cnn5", (32, 32, 3), 10, 76_202),  # 864 + 9,216 + 18,432 + 36,864, three vectors a norm, 10,250
+    ("vgg", (32, 32, 3), 10, 14_728_266),
     ("vgg11", (32, 32, 3), 10, 9_231_114),
     ("vgg16", (32, 32, 3), 10, 14_728_266),
     ("resnet18", (32, 32, 3), 10, 11_173_962),
@@ -30,6 +31,7 @@ PUBLISHED = [
 TINY = {
     "mlp": {"widths": (5, 4)},
     "lenet5": {"filters": (2, 3), "widths": (5, 4)},
+    "cnn": {"widths": (2, 3), "pools": (1, 2, 2)},
     "cnn5": {"filters": (8, 8)},
     "vgg11": {"convs": (1, 1), "width": 2},
     "resnet18": {"blocks": (1, 1), "width": 2},
@@ -38,6 +40,7 @@ TINY = {
 STAGES = {
     "mlp": {"dense0": (5,), "dense1": (4,), "penultimate": (4,)},
     "lenet5": {"conv0": (4, 4, 2), "conv1": (2, 2, 3), "dense0": (5,), "dense1": (4,), "penultimate": (4,)},
+    "cnn": {"conv0": (4, 4, 2), "conv1": (1, 1, 3), "penultimate": (3,)},
     "cnn5": {"conv0": (8, 8, 8), "conv1": (4, 4, 8), "penultimate": (128,)},
     "vgg11": {"stage1": (4, 4, 2), "stage2": (2, 2, 4), "penultimate": (4,)},
     "resnet18": {"stem": (8, 8, 2), "stage1": (8, 8, 2), "stage2": (4, 4, 4), "penultimate": (4,)},

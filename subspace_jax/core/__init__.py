@@ -8,6 +8,6 @@ from subspace_jax.lazy import modules
 
 __all__ = [
     "capture", "checks", "closures", "compress", "convolution", "costs", "curvature", "exchange", "inference", "keys",
-    "likelihood", "losses", "metrics", "moments", "quantize", "roc", "shares", "subspace", "topology",
+    "likelihood", "losses", "meshes", "metrics", "moments", "quantize", "roc", "shares", "subspace", "topology",
 ]  # fmt: skip
 __getattr__, __dir__ = modules(__name__, __all__)

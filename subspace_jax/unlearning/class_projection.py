@@ -21,11 +21,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from subspace_jax.core import capture, checks, subspace
 from subspace_jax.core.capture import Layer, Layers
-from subspace_jax.core.moments import Moments
+from subspace_jax.core.moments import Moments, wide
 from subspace_jax.core.subspace import Scalar, Square
 from subspace_jax.typing import Float, Params
 
@@ -166,8 +167,10 @@ def _kernels(
         _check(table[path], retain, "retain")
         _check(table[path], forget, "forget")
     matrices = capture.kernels(Layers({path: table[path] for path in paths}, ()), params)
-    wide = {path for path in paths if forget[path].gram.dtype == np.float64}
-    return {path: np.asarray(matrix, np.float64) if path in wide else matrix for path, matrix in matrices.items()}
+    exact = {path for path in paths if forget[path].gram.dtype in subspace.WIDE}  # traced kernels keep their precision
+    return {
+        path: wide(matrix) if path in exact and checks.is_known(matrix) else matrix for path, matrix in matrices.items()
+    }
 
 
 def _asked(table: Layers, layers: Iterable[str] | None) -> list[str]:
@@ -199,7 +202,9 @@ def _projectors(table: Layers, moments: Mapping[str, Moments], paths: Iterable[s
     solved: Matrices = {}
     for path in paths:
         if table[path].shares not in solved:
-            solved[table[path].shares] = subspace.resolvent(moments[path].gram, alpha)
+            gram = moments[path].gram
+            traced = not checks.is_known(alpha)  # float64 is for the host
+            solved[table[path].shares] = subspace.resolvent(jnp.asarray(gram) if traced else gram, alpha)
     return {path: solved[table[path].shares] for path in paths}
 
 

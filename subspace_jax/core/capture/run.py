@@ -28,6 +28,7 @@ class Call(NamedTuple):
     product: Product
     part: Part | None
     x: Array
+    kernel: Array
     result: Callable[[], Array]
 
     def inputs(self) -> Array:
@@ -51,15 +52,19 @@ class Visitor(NamedTuple):
       swap: (call, extras) -> what the layer gives instead, in the layout of the product.
       watch: (call, result of the whole product, extras) -> the same values.
       streams: records of several uses of a layer are summed; otherwise they are rows, and are concatenated.
+      once: they are all the same, and the last is kept.
     """
 
     record: Callable[[Call, Any], Any] | None = None
     swap: Callable[[Call, Any], Array] | None = None
     watch: Callable[[Call, Array, Any], Array] | None = None
     streams: bool = False
+    once: bool = False
 
     def join(self, a: PyTree, b: PyTree) -> PyTree:
         """One record from those of two uses of one layer."""
+        if self.once:
+            return b
         return jax.tree.map(operator.add, a, b) if self.streams else jnp.concatenate([a, b], -2)
 
     def add(self, records: dict, path: str, record: PyTree) -> None:
@@ -133,9 +138,10 @@ class _Run(NamedTuple):
         return functools.reduce(operator.add, results)
 
     def _call(self, eqn: Any, use: Use, values: list, whole: Callable[[], Array]) -> Call:
-        x = values[use.product.data_side]
-        x = parts.take(x, use.part.data) if use.part else x
-        return Call(self.names[use.key], use.product, use.part, x, lambda: _own(eqn, use, values, whole))
+        x, kernel = (values[side] for side in (use.product.data_side, 1 - use.product.data_side))
+        if use.part:
+            x, kernel = parts.take(x, use.part.data), parts.take(kernel, use.part.kernel)
+        return Call(self.names[use.key], use.product, use.part, x, kernel, lambda: _own(eqn, use, values, whole))
 
     def _enter(self, eqn: Any, nested: Nested, values: list, extras: dict) -> tuple[Sequence, dict]:
         """Evaluate the inner jaxpr under the same transformation."""
@@ -171,13 +177,14 @@ class _Run(NamedTuple):
 
         def iterate(state: tuple, xs: tuple) -> tuple[tuple, tuple]:
             carry, outs, own, shared = step(state[0], *xs)
-            if self.visitor.streams:
-                return (carry, jax.tree.map(operator.add, state[1], shared)), (outs, own, {})
+            if carried:
+                sums = {path: self.visitor.join(state[1][path], record) for path, record in shared.items()}
+                return (carry, sums), (outs, own, {})
             return (carry, {}), (outs, own, shared)
 
         xs = values[n + m :], walked
-        start = {}
-        if self.visitor.streams:
+        start, carried = {}, self.visitor.streams or self.visitor.once
+        if carried:
             first = jax.tree.map(lambda a: a[0], xs)
             start = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: step(values[n : n + m], *first)[3]))
         options = {name: eqn.params[name] for name in ("length", "reverse", "unroll")}

@@ -8,6 +8,7 @@ they are static under `jit` and can be saved before the first task. Leading axes
 Precision follows the input. Arrays of JAX are computed in their own dtype, jit-safe: float32 inside a training step.
 A float64 NumPy array (what `capture.collect(..., dtype=float64)` gives), or a complex128 one, is computed in it on the
 device, whatever `jax_enable_x64` says, and comes back as NumPy: every edit documented as lossless takes this route.
+Beside a traced argument it is an array of JAX like any other.
 
 NaN and infinities raise ValueError. Inside `jit`, where values cannot be checked, such a Gram gives a basis that is NaN
 in every new column, all counted in its rank: what is projected with it is NaN, never silently unprotected.
@@ -60,11 +61,16 @@ def _in_own_precision(fn: Callable) -> Callable:
                 checks.check_finite(name, value, remedy="the network diverged, or it was given such a sample")
         if not any(isinstance(x, np.ndarray) and x.dtype in WIDE for x in jax.tree.leaves(args)):
             return fn(*args, **kwargs)
-        with jax.enable_x64(True):
-            args = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, args)
-            return jax.tree.map(np.asarray, fn(*args, **kwargs))
+        if not all(map(checks.is_known, jax.tree.leaves((args, kwargs)))):
+            return fn(*_on_device(args), **kwargs)
+        with jax.enable_x64(True), jax.ensure_compile_time_eval():  # the host's numbers are known inside `jit` too
+            return jax.tree.map(np.asarray, fn(*_on_device(args), **kwargs))
 
     return call
+
+
+def _on_device(args: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, args)
 
 
 @_in_own_precision

@@ -90,8 +90,7 @@ def verifix(
     grams = [_gram(table[paths[0]], moments) for paths in sharing.values()]
     kernels, edited = capture.kernels(table, params), {}
     for paths, gram in zip(sharing.values(), grams, strict=True):
-        traced = not checks.is_known(alpha)
-        soft = subspace.resolvent(jnp.asarray(gram) if traced else gram, alpha if traced else float(alpha))
+        soft = subspace.resolvent(gram, float(alpha) if checks.is_known(alpha) else alpha)
         if checks.is_known(soft) and not np.isfinite(soft).all():
             raise ValueError(
                 f"the Gram of {paths[0]!r} is too coarse for alpha={alpha:g}: lower it or collect in dtype='float64'."

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from subspace_jax.core import capture, checks, subspace
@@ -202,9 +201,7 @@ def _projectors(table: Layers, moments: Mapping[str, Moments], paths: Iterable[s
     solved: Matrices = {}
     for path in paths:
         if table[path].shares not in solved:
-            gram = moments[path].gram
-            traced = not checks.is_known(alpha)  # float64 is for the host
-            solved[table[path].shares] = subspace.resolvent(jnp.asarray(gram) if traced else gram, alpha)
+            solved[table[path].shares] = subspace.resolvent(moments[path].gram, alpha)
     return {path: solved[table[path].shares] for path in paths}
 
 

@@ -100,11 +100,18 @@ def jraph():
     return fn, {"update": draw(1, 7, 9) / 3, "head": draw(2, 9, 3) / 3}, x, ["head", "update"]
 
 
+@pytest.fixture(autouse=True)
+def as_users_run(unchecked):
+    """These libraries add biases of fewer axes."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
 MADE = {fn.__name__: fn for fn in (haiku, haiku_stack, haiku_recurrent, keras, keras_adapter, equimo, jraph)}
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_layers_of_other_libraries_are_found_and_edited_without_loss(name, unchecked):
+def test_layers_of_other_libraries_are_found_and_edited_without_loss(name):
     fn, params, x, expected = MADE[name]()
     table = capture.layers(fn, params, x)
     if expected is not None:
@@ -122,7 +129,7 @@ def test_layers_of_other_libraries_are_found_and_edited_without_loss(name, unche
     np.testing.assert_allclose(fn(new, x), out, atol=LOSSLESS)
 
 
-def test_the_solver_of_a_differential_equation_is_refused_by_name(unchecked):
+def test_the_solver_of_a_differential_equation_is_refused_by_name():
     diffrax = pytest.importorskip("diffrax")
 
     def fn(params, x):

@@ -120,7 +120,7 @@ class Walk:
             return [self._choice(kinds[0], kinds[1:], name)]
         if not any(isinstance(kind, Data) for kind in kinds):
             one = self._join(kinds, name)
-            if outs > 1:
+            if outs != 1:
                 return [self._fresh(one) for _ in range(outs)]
             return [one._replace(repeats=repeats(kinds, eqn)) if isinstance(one, Known) else one]
         if name in JOINING:

@@ -189,6 +189,31 @@ def test_values_after_a_loop_whose_length_data_decide_are_data():
         capture.layers(fn, {"w": LORA["w"], "v": LORA["w"]}, X)
 
 
+@pytest.mark.parametrize("taken", [0, 1])
+@pytest.mark.parametrize("by", ["a parameter", "a constant"])
+def test_branches_that_no_data_choose_are_followed(by, taken):
+    def fn(p, x):
+        chosen = p["deep"] > 0 if by == "a parameter" else jnp.asarray(taken) > 0
+        h = lax.cond(chosen, lambda: jnp.tanh(x @ p["w"]) @ p["v"], lambda: x @ (2 * p["w"]))
+        return h @ p["v"]
+
+    params = {"deep": jnp.float32(taken), "w": LORA["w"], "v": draw(9, D, D)}
+    table = capture.layers(fn, params, X)
+    assert list(table) == ["w:effective", "w", "v"]
+    out, found = capture.observe(fn, params, X)
+    np.testing.assert_allclose(out, fn(params, X), atol=1e-6)
+    inner = np.tanh(np.asarray(X @ params["w"]))
+    last = inner @ np.asarray(params["v"]) if taken else np.asarray(X @ (2 * params["w"]))
+    empty = np.zeros((0, D))
+    own = {"w:effective": empty, "w": X, "v": np.concatenate([inner, last])}
+    assert_grams(found, own if taken else {"w:effective": X, "w": empty, "v": last})  # both read x, where they run
+    np.testing.assert_allclose(capture.kernels(table, params)["w:effective"], 2 * params["w"], atol=1e-6)
+    with pytest.raises(ValueError, match="in a branch that may not be taken"):
+        capture.record(fn, params, X)
+    swapped = capture.replace(fn, lambda call, matrix: call.linear(matrix))(params, {"v": 2 * params["v"]}, X)
+    np.testing.assert_allclose(swapped, fn({**params, "v": 2 * params["v"]}, X), atol=1e-4)
+
+
 def test_real_and_imaginary_leaves_make_one_complex_kernel():
     fn = lambda p, x: jnp.abs(x.astype(complex) @ lax.complex(p["re"], p["im"]))  # noqa: E731
     params = {"re": draw(0, D, 2), "im": draw(1, D, 2)}

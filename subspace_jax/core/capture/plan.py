@@ -32,7 +32,7 @@ from subspace_jax.core.capture.kinds import (
 )  # fmt: skip
 from subspace_jax.core.capture.parts import Part, part
 from subspace_jax.core.capture.products import Conv, Dense
-from subspace_jax.core.capture.steps import Nested, Plan, Refusal, Use, Uses
+from subspace_jax.core.capture.steps import Chosen, Nested, Plan, Refusal, Step, Use, Uses
 from subspace_jax.core.capture.views import View
 
 PRODUCTS = {"dot_general", "conv_general_dilated"}
@@ -62,6 +62,7 @@ class Walk:
         self.effective: dict[str, Known] = {}  # name of an effective kernel -> what it is computed from
         self._tokens: dict[Any, int] = {}
         self._scans: list[tuple[int, int]] = []
+        self._branches: list[int] = []
         self._count = count
 
     def new_data(self) -> Data:
@@ -73,7 +74,7 @@ class Walk:
         first = len(self.uses)
         jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
         env: dict[Any, Kind] = dict(zip(jaxpr.invars, kinds, strict=True))
-        steps: dict[int, Uses | Nested] = {}
+        steps: dict[int, Step] = {}
         read = collections.Counter(atom for atom in _atoms(jaxpr) if not isinstance(atom, jex.Literal))
 
         def kind(atom: Any) -> Kind:
@@ -87,7 +88,7 @@ class Walk:
         keys = frozenset(use.key for use in self.uses[first:])
         return Plan(jaxpr, steps, keys), [kind(atom) for atom in jaxpr.outvars]
 
-    def _equation(self, eqn: Any, kinds: list[Kind], blocked: str) -> tuple[Uses | Nested | None, list[Kind]]:
+    def _equation(self, eqn: Any, kinds: list[Kind], blocked: str) -> tuple[Step | None, list[Kind]]:
         name = eqn.primitive.name
         if name in PRODUCTS:
             return self._product(eqn, kinds, blocked)
@@ -106,8 +107,7 @@ class Walk:
         if name == "while":
             return None, self._while(eqn, kinds)
         if name == "cond":
-            branches = [self.plan(branch, kinds[1:], "cond")[1] for branch in eqn.params["branches"]]
-            return None, [self._choice(kinds[0], outs) for outs in zip(*branches, strict=True)]
+            return self._cond(eqn, kinds, "cond" if isinstance(kinds[0], Data) else blocked)
         if name in UNFOLLOWED or any(_has_product(inner) for inner in jex.jaxprs_in_params(eqn.params)):
             self._refuse(kinds, f"the primitive {name!r}, which capture does not know, holds it")
         return None, self._plain(eqn, kinds)
@@ -180,7 +180,7 @@ class Walk:
             self._refuse([kernel], "it carries batch axes (vmap over weights, experts)", unless_asked=True)
         key, steps = product.matrix()
         read = place.data if place and place.adds else ()
-        reads = data, read, product.reads, tuple(self._scans), view.stack
+        reads = data, read, product.reads, tuple(self._scans), tuple(self._branches), view.stack
         return Use(product, place, key, steps, tuple(self._scans), reads)
 
     def _effective(self, kernel: Known, shape: tuple[int, ...]) -> View:
@@ -207,6 +207,18 @@ class Walk:
             for i, kind in enumerate(outs)
         ]
         return (Nested(plan, (consts, carry), stacked) if plan.keys else None), results
+
+    def _cond(self, eqn: Any, kinds: list[Kind], blocked: str) -> tuple[Chosen | None, list[Kind]]:
+        plans, outs = [], []
+        for branch in eqn.params["branches"]:
+            self._branches.append(self._token())
+            plan, own = self.plan(branch, kinds[1:], blocked)
+            self._branches.pop()
+            plans.append(plan)
+            outs.append(own)
+        chosen = Chosen(tuple(plans))
+        results = [self._choice(kinds[0], each) for each in zip(*outs, strict=True)]
+        return (chosen if chosen.keys else None), results
 
     def _while(self, eqn: Any, kinds: list[Kind]) -> list[Kind]:
         cond, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]

@@ -41,9 +41,9 @@ def layers(fn: Callable, params: Params, *args: Any, layers: Iterable[str] | Non
 
     Raises:
       ValueError: no layer is found, a name is unknown, or a weight cannot be followed: concatenated with data, chosen
-        by data, sparse, multiplied with data and then summed, or in a `while`, a `cond` or an unknown call. With
-        `layers`, only weights in those names matter; a weight that carries batch axes (vmap, experts) must be named
-        there.
+        by data, sparse, multiplied with data and then summed, or in a `while`, in a `cond` that data decide or in an
+        unknown call. With `layers`, only weights in those names matter; a weight that carries batch axes (vmap,
+        experts) must be named there.
     """
     return trace(*hold(fn, params), args, layers).table
 
@@ -66,6 +66,9 @@ def record(
 
     Returns:
       What fn gives, bit for bit on CPU, and {path: (*stack, *groups, rows, d)}.
+
+    Raises:
+      ValueError: as `layers`; a layer in a branch of a `cond`, whose rows are there or not.
     """
 
     def rows(call: Call, _: Any) -> Array:

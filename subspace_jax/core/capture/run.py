@@ -13,7 +13,7 @@ from jax.extend import core as jex
 from subspace_jax.core.capture import parts
 from subspace_jax.core.capture.parts import Part
 from subspace_jax.core.capture.products import Product
-from subspace_jax.core.capture.steps import Nested, Plan, Use, Uses
+from subspace_jax.core.capture.steps import Chosen, Nested, Plan, Step, Use, Uses
 from subspace_jax.core.capture.table import Layer, Traced
 from subspace_jax.typing import Array, Params, PyTree
 
@@ -103,9 +103,11 @@ class _Run(NamedTuple):
                     env.pop(atom, None)
         return [read(atom) for atom in jaxpr.outvars], records
 
-    def _equation(self, eqn: Any, step: Uses | Nested | None, values: list, extras: dict) -> tuple[Sequence, dict]:
+    def _equation(self, eqn: Any, step: Step | None, values: list, extras: dict) -> tuple[Sequence, dict]:
         if isinstance(step, Nested) and not step.plan.keys.isdisjoint(self.names):
             return self._enter(eqn, step, values, extras)
+        if isinstance(step, Chosen) and not step.keys.isdisjoint(self.names):
+            return self._choose(eqn, step, values, extras)
         if isinstance(step, Uses) and any(use.key in self.names for use in step.each):
             return self._product(eqn, step.each, values, extras)
         return _bind(eqn, values), {}
@@ -162,6 +164,24 @@ class _Run(NamedTuple):
         elif name.startswith("custom_"):
             body = _without_derivative(body, name, nested)
         return body(extras, *values)
+
+    def _choose(self, eqn: Any, chosen: Chosen, values: list, extras: dict) -> tuple[Sequence, dict]:
+        """A choice of branches: layers of those that are not taken read no rows."""
+        index, *operands = values
+        inner = zip(chosen.plans, eqn.params["branches"], strict=True)
+        branches = [functools.partial(self.plan, plan, each.consts, extras=extras) for plan, each in inner]
+        if self.visitor.once:
+            return _bind(eqn, values), {path: new for branch in branches for path, new in branch(operands)[1].items()}
+        empty = {path: new for branch in branches for path, new in jax.eval_shape(branch, operands)[1].items()}
+        if empty and not self.visitor.streams:
+            raise ValueError(f"{min(empty)!r} is in a branch that may not be taken: it has moments, but no fixed rows.")
+        empty = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), empty)
+
+        def recorded(branch: Callable, operands: list) -> tuple[list, dict]:
+            outs, records = branch(operands)
+            return outs, {**empty, **records}
+
+        return lax.switch(index, [functools.partial(recorded, branch) for branch in branches], operands)
 
     def _scan(self, eqn: Any, nested: Nested, body: Callable, values: list, extras: dict) -> tuple[Sequence, dict]:
         """A scan: stacked layers leave one record per iteration, shared ones add theirs up in the carry."""

@@ -129,15 +129,33 @@ def test_layers_of_other_libraries_are_found_and_edited_without_loss(name):
     np.testing.assert_allclose(fn(new, x), out, atol=LOSSLESS)
 
 
-def test_the_solver_of_a_differential_equation_is_refused_by_name():
+def flow(adjoint):
+    """Four steps of Euler through a learned field, then a head."""
     diffrax = pytest.importorskip("diffrax")
 
     def fn(params, x):
         term = diffrax.ODETerm(lambda t, y, p: jnp.tanh(y @ p["field"]))
-        solution = diffrax.diffeqsolve(term, diffrax.Tsit5(), 0.0, 1.0, 0.1, x, args=params)
-        return solution.ys[0] @ params["head"]
+        options = {"args": params, "adjoint": getattr(diffrax, adjoint)(), "max_steps": 6}
+        return diffrax.diffeqsolve(term, diffrax.Euler(), 0.0, 1.0, 0.25, x, **options).ys[0] @ params["head"]
 
-    params, x = {"field": draw(0, 4, 4), "head": draw(1, 4, 3)}, draw(2, N, 4)
+    return fn, {"field": draw(0, 4, 4), "head": draw(1, 4, 3)}, draw(2, N, 4)
+
+
+def test_a_solver_of_bounded_steps_is_followed():
+    fn, params, x = flow("DirectAdjoint")
+    rows, y = [], np.asarray(x)
+    for _ in range(4):
+        rows.append(y)
+        y = y + 0.25 * np.tanh(y @ np.asarray(params["field"]))
+    found = capture.collect(fn, params, [x], dtype="float64")
+    rows = np.concatenate(rows)
+    np.testing.assert_allclose(found["field"].gram, rows.T @ rows, atol=1e-3)
+    assert float(found["field"].count) == len(rows)
+    np.testing.assert_allclose(found["head"].gram, y.T @ y, atol=1e-3)
+
+
+def test_a_solver_of_any_number_of_steps_is_refused_by_name():
+    fn, params, x = flow("RecursiveCheckpointAdjoint")
     with pytest.raises(ValueError, match="cannot follow the weight 'field'"):
         capture.layers(fn, params, x)
     assert list(capture.layers(fn, params, x, layers=["head"])) == ["head"]

@@ -69,8 +69,9 @@ def gpm(table: Layers, *, heads: Collection[str] = (), freeze: bool = True) -> o
         the paper does; they are learned in the first task. Otherwise they go on to change earlier tasks' outputs.
 
     Raises:
-      ValueError: a head that names nothing, heads that leave nothing; at `init`, parameters of another network, or a
-        kernel that is also read elsewhere (tied weights).
+      ValueError: a head that names nothing, heads that leave nothing; a kernel that is computed from several leaves (an
+        adapter, a normalised weight), which no update of one of them protects; at `init`, parameters of another
+        network, or a kernel that is also read elsewhere (tied weights).
     """
     plan = projection.plan(table, heads=heads, freeze=freeze)
 

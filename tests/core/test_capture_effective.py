@@ -180,6 +180,14 @@ def test_a_weight_carried_through_a_loop_unchanged_is_the_leaf_itself():
     assert (path, layer.rows, layer.writes) == ("kernel", 7 * N, True)  # two loops of three, and after them
 
 
+def test_constants_that_a_loop_leaves_as_they_are_stay_constants():
+    def fn(p, x):
+        eye = lax.while_loop(lambda c: c[0] < x[0, 0], lambda c: (c[0] + 1, c[1]), (0.0, jnp.eye(D)))[1]
+        return x @ (eye @ p["w"])
+
+    assert list(capture.layers(fn, {"w": LORA["w"]}, X)) == ["w:effective"]
+
+
 def test_values_after_a_loop_whose_length_data_decide_are_data():
     def fn(p, x):
         w = lax.while_loop(lambda c: c[0] < x[0, 0], lambda c: (c[0] + 1, 2 * c[1]), (0.0, p["w"]))[1]

@@ -85,6 +85,7 @@ temporary memory of the program; trace error: median, relative to the exact trac
 TABLES = {
     "subspace": ("From layer inputs to a projector", ("routes", "growth", "vit")),
     "continual": ("Gradient projection", ("after", "step")),
+    "ood": ("Detectors of unknown inputs", ("detectors", "pytorch-ood")),
     "decentralized": ("Agents on a graph", ("step", "bytes", "graphs", "links", "accuracy")),
 }
 

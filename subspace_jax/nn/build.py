@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from subspace_jax.nn.alexnet import AlexNet, LeNet
 from subspace_jax.nn.model import Model, from_linen
 from subspace_jax.nn.parts import CHOICES, Parts
-from subspace_jax.nn.vision import CNN5, MLP, VGG, LeNet5, ResNet
+from subspace_jax.nn.vision import CNN, CNN5, MLP, VGG, LeNet5, ResNet
 from subspace_jax.nn.vit import ViT
 
 NETWORKS: dict[str, nn.Module] = {
     "mlp": MLP(widths=(256, 128)),
     "lenet5": LeNet5(filters=(6, 16), widths=(120, 84)),
+    "cnn": CNN(),
     "cnn5": CNN5(),
     "lenet": LeNet(),
     "alexnet": AlexNet(),
@@ -32,7 +33,7 @@ def build(name: str, **arguments: Any) -> Model:
     """A network by its name in NETWORKS; the fields of that entry are the defaults of the arguments.
 
     Args:
-      name: mlp, lenet5, cnn5, lenet, alexnet, vgg11, vgg16, resnet18, resnet20, vit_tiny or vit_b16.
+      name: mlp, lenet5, cnn, cnn5, lenet, alexnet, vgg11, vgg16, resnet18, resnet20, vit_tiny or vit_b16.
       **arguments: `classes` (10; 0: without a head, for `multi_head`), the sizes of that network (`widths`, `filters`,
         `convs`, `blocks`, `width`, `patch`, `depth`, `heads`) and the fields of Parts: `norm`, `use_bias`,
         `activation`, `init`, `dtype`, `bits`, `stochastic_act`. Lists serve as tuples, so that what JSON gives back

@@ -1,4 +1,4 @@
-"""The MLP and the convolutional networks: LeNet-5, a 5-layer CNN, VGG and ResNet for small images.
+"""The MLP and the convolutional networks: LeNet-5, a plain CNN, a 5-layer CNN, VGG and ResNet for small images.
 
 Each returns its stages as a dict (see `parts.Stages`). Stages are counted from 1, since the stem comes first; layers
 and blocks from 0: "stage1/block0/conv1/kernel".
@@ -47,6 +47,24 @@ class LeNet5(nn.Module):
             stages[f"conv{i}"] = x = halve(x)
             classic = (classic - 4) // 2
         return stages | _classifier(parts, x, self.widths, self.classes, train)
+
+
+class CNN(nn.Module):
+    """3x3 convolutions that keep the size, each pooled, then dense layers: 105,866 parameters on 28x28x1."""
+
+    classes: int = 10
+    filters: tuple[int, ...] = (16, 32)
+    widths: tuple[int, ...] = (64,)
+    parts: Parts = Parts()
+
+    @nn.compact
+    def __call__(self, x: Images, train: bool = False) -> Stages:
+        """Stages: conv0, conv1, ... after pooling, dense0, ..., penultimate, logits."""
+        stages = {}
+        for i, width in enumerate(self.filters):
+            x = self.parts.conv(width, 3, name=f"conv{i}")(x)
+            stages[f"conv{i}"] = x = halve(self.parts.act(self.parts.normalize(x, train, name=f"conv{i}_norm")))
+        return stages | _classifier(self.parts, x, self.widths, self.classes, train)
 
 
 class CNN5(nn.Module):

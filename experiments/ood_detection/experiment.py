@@ -70,7 +70,10 @@ class Config(classifier.Config):
 PRESETS = {
     "smoke": Config(
         seeds=1, samples=300, epochs=3, training=("erm", "aux_soft"), ood_sets=("gaussian", "inverted", "unseen"),
-        ood_samples=100,
+        detectors=(
+            "msp", "maxlogit", "energy", "odin", "mahalanobis", "knn", "vim", "norm", "std", "msp_t", "norm_matched",
+            "aux", "aux_max",
+        ), ood_samples=100,
     ),
     "cpu": Config(seeds=5),
     "gpu": Config(

@@ -19,7 +19,7 @@ KINDS = "auroc", "fpr95", "fpr95_other", "aupr_in", "aupr_out"
 SCALING = "msp", "norm", "std", "weight", "msp_t", "norm_matched", "maxlogit"
 TRAINED_ON = "gaussian"  # the noise of the auxiliary class
 SIDES = "near", "far"
-DRAWN = "msp", "norm", "aux"
+DRAWN, MOST_SETS = ("aux", "msp"), 5  # of the histograms
 UNTUNED = "No detector was tuned on OOD data: every setting is that of its paper."
 
 
@@ -217,17 +217,17 @@ def costs(config: Config, figures: dict[str, float], first: dict[str, dict[str, 
 
 
 def histograms(config: Config, first: dict[str, dict[str, Arrays]]) -> report.Section:
-    """Scores of known and unknown inputs, first seed."""
+    """Scores of known and unknown inputs, first seed: of the auxiliary class where there is one, else of MSP."""
     drawn = []
     for training, parts in first.items():
         for part, arrays in parts.items():
             detectors, sets = names(arrays)
-            for name in (name for name in DRAWN if name in detectors):
-                sides = {place: arrays[f"score/{name}/{place}"] for place in (KNOWN, *sets[:5])}
-                low, high = np.quantile(np.concatenate(list(sides.values())), [0.005, 0.995])
-                groups = {place: np.clip(values, low, high) for place, values in sides.items()}
-                drawn.append(plots.histograms(config.workdir, f"scores_{training}_{part}_{name}", groups,
-                                              x=f"{name} of {training}"))  # fmt: skip
+            name = next(one for one in (*DRAWN, *detectors) if one in detectors)
+            sides = {place: arrays[f"score/{name}/{place}"] for place in (KNOWN, *sets[:MOST_SETS])}
+            low, high = np.quantile(np.concatenate(list(sides.values())), [0.005, 0.995])
+            groups = {place: np.clip(values, low, high) for place, values in sides.items()}
+            where = f"scores_{training}_{part}_{name}"
+            drawn.append(plots.histograms(config.workdir, where, groups, x=f"{name} of {training}"))
     return report.Section("Scores", "First seed; the outer half per cent is drawn at the edges.", tuple(drawn))
 
 

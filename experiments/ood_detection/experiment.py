@@ -21,6 +21,7 @@ import numpy as np
 from experiments.families import classifier
 from experiments.harness import runner
 from experiments.ood_detection import methods, protocol, report
+from subspace_jax.ood import vrm
 
 NOISES = "gaussian", "uniform", "salt_pepper", "blur", "constant", "inverted", "permuted"
 
@@ -150,6 +151,7 @@ def check(config: Config) -> None:
         raise ValueError("--features judges what a file holds, --checkpoint a saved network: give one of them.")
     if config.features:
         return
+    vrm.check_settings(alpha=config.alpha, share_max=config.share_max)
     if config.checkpoint and (config.training != ("erm",) or "unseen" in config.ood_sets):
         raise ValueError(
             "--checkpoint is one network that knows all classes: give --training erm and --ood-sets without unseen."
@@ -169,6 +171,9 @@ def check_classes(config: Config, shared: classifier.Setup) -> None:
     """
     if "image" not in shared.columns and config.ood_sets != ("unseen",):
         raise ValueError(f"{config.data} has rows of numbers (x): of them there is --ood-sets unseen alone.")
+    size = int((~np.isin(shared.columns["label"], config.near_classes)).sum())
+    if not 1 <= config.neighbours <= size:
+        raise ValueError(f"--neighbours numbers the {size} training samples from 1; got {config.neighbours}.")
     if "unseen" not in config.ood_sets:
         return
     wrong = [k for k in config.near_classes if not 0 <= k < shared.classes]

@@ -89,8 +89,9 @@ def noise_vicinity(
     Raises:
       ValueError: another target, a share_max outside (0, 1], inputs that are not floats, labels that are no classes.
     """
-    if target not in ("soft", "hard") or not 0 < share_max <= 1:
-        raise ValueError(f"target is soft or hard, share_max in (0, 1]; got {target!r} and {share_max}.")
+    if target not in ("soft", "hard"):
+        raise ValueError(f"target is soft or hard; got {target!r}.")
+    check_settings(share_max=share_max)
     _check_floats(x)
     checks.check_labels(y, classes)
     noise_key, share_key = jax.random.split(as_key(key))
@@ -114,7 +115,7 @@ def mixup(train_apply: Callable, *, alpha: float = 1.0) -> Callable:
     Raises:
       ValueError: an alpha that is not positive and finite.
     """
-    _check_alpha(alpha)
+    check_settings(alpha=alpha)
 
     def objective(params, batch_stats, batches, constants, key):
         ((x, y),) = batches
@@ -132,7 +133,7 @@ def mixup(train_apply: Callable, *, alpha: float = 1.0) -> Callable:
 @lru_cache(maxsize=64)
 def intra(train_apply: Callable, *, alpha: float = 1.0) -> Callable:
     """The objective of mixup within classes; arguments as for `mixup`."""
-    _check_alpha(alpha)
+    check_settings(alpha=alpha)
 
     def objective(params, batch_stats, batches, constants, key):
         ((x, y),) = batches
@@ -188,7 +189,7 @@ def auxiliary(
       ValueError: an alpha that is not positive and finite; raised by the objective: a network without the output more,
         inputs that are not floats.
     """
-    _check_alpha(alpha)
+    check_settings(alpha=alpha, share_max=share_max)
 
     def objective(params, batch_stats, batches, constants, key):
         ((x, y),) = batches
@@ -264,9 +265,16 @@ def _check_floats(x: Any) -> None:
         raise ValueError(f"noise and mixtures are of inputs as the network sees them; got {x.dtype}: scale the pixels.")
 
 
-def _check_alpha(alpha: float) -> None:
+def check_settings(*, alpha: float = 1.0, share_max: float = 1.0) -> None:
+    """Refuse settings of mixtures that there are not.
+
+    Raises:
+      ValueError: an alpha that is not positive and finite, a share_max outside (0, 1].
+    """
     if not 0 < alpha < math.inf:
         raise ValueError(f"alpha of the Beta distribution is positive and finite; got {alpha}.")
+    if not 0 < share_max <= 1:
+        raise ValueError(f"share_max is the largest share of a sample in a noise mixture, in (0, 1]; got {share_max}.")
 
 
 def _check_outputs(outputs: int, classes: int) -> None:

@@ -25,8 +25,8 @@ import numpy as np
 
 from subspace_jax import nn
 from subspace_jax.core import capture, costs, metrics
-from subspace_jax.ood import ash, knn, mahalanobis, norm_scaling, odin, react, scores, vim
-from subspace_jax.ood.scores import Outputs
+from subspace_jax.ood import ash, detectors, knn, mahalanobis, norm_scaling, odin, react, scores, vim
+from subspace_jax.ood.detectors import Outputs
 
 CLASSES = 10
 SHAPES = {"mlp": (8, 8, 1), "cnn": (28, 28, 1), "lenet5": (28, 28, 1), "resnet20": (32, 32, 3), "resnet18": (32, 32, 3)}
@@ -49,7 +49,7 @@ def outputs_of(model: nn.Model, variables: Any, x: Any) -> Outputs:
     return Outputs(stages["logits"], {"penultimate": stages["penultimate"]})
 
 
-def detectors(head: Any, apply: Callable) -> dict[str, scores.Detector]:
+def candidates(head: Any, apply: Callable) -> dict[str, detectors.Detector]:
     """All that look at outputs, and odin."""
     return {
         "msp": scores.msp(), "maxlogit": scores.maxlogit(), "energy": scores.energy(), "entropy": scores.entropy(),
@@ -76,14 +76,14 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, dict], dict[str, dict],
     test = jax.device_get(read(variables, x[: args.batch]))
     test = test._replace(features=test.features | {"input": x[: args.batch]})
     head = variables["params"]["head"]
-    listed = detectors((head["kernel"], head["bias"]), lambda x: model.apply(variables, x))
+    listed = candidates((head["kernel"], head["bias"]), lambda x: model.apply(variables, x))
     states = {name: detector.fit(train, label) for name, detector in listed.items()}
     programs = {name: program(listed[name].score, states[name], test) for name in listed}
     ours = {name: np.asarray(call()) for name, (call, _) in programs.items()}
     theirs, versions = peer(train, label, test)
     calls = {"forward": forward, "aux": again} | {name: call for name, (call, _) in programs.items()}
     seconds = timings(calls | {f"peer {name}": call for name, call in theirs.items()}, args.repeats)
-    sizes = scores.Sizes(
+    sizes = detectors.Sizes(
         CLASSES,
         head["kernel"].shape[0],
         len(x),
@@ -93,7 +93,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, dict], dict[str, dict],
     flops = {name: count / args.batch for name, (_, count) in programs.items()} | {"aux": (more - counted) / args.batch}
     base, rows = counted / args.batch, {}
     for name in (*listed, "aux"):
-        cost = listed[name].cost(sizes) if name in listed else scores.Cost(2 * sizes.width, sizes.width + 1)
+        cost = listed[name].cost(sizes) if name in listed else detectors.Cost(2 * sizes.width, sizes.width + 1)
         whole = seconds[name] if name in ("odin", "aux") else seconds["forward"] + seconds[name]
         alone = flops[name] - base if name == "odin" else flops[name]
         rows[name] = {

@@ -21,7 +21,7 @@ def report():
 
 def test_every_detector_has_a_row(report):
     rows = report["detectors"]
-    assert set(rows) == {*benchmark.detectors((np.ones((2, 2)), np.ones(2)), len), "aux", "forward"}
+    assert set(rows) == {*benchmark.candidates((np.ones((2, 2)), np.ones(2)), len), "aux", "forward"}
     macs = 64 * 256 + 256 * 128 + 128 * 10
     assert rows["forward"]["flops_predicted"] == 2 * macs
     assert rows["forward"]["flops"] == pytest.approx(2 * macs, rel=0.02)

@@ -11,7 +11,21 @@ import numpy as np
 
 from experiments.families import classifier
 from subspace_jax import data, nn
-from subspace_jax.ood import ash, evaluation, knn, mahalanobis, norm_scaling, odin, outliers, react, scores, vim, vrm
+from subspace_jax.ood import (
+    ash,
+    auxiliary_class,
+    detectors,
+    evaluation,
+    knn,
+    mahalanobis,
+    norm_scaling,
+    odin,
+    outliers,
+    react,
+    scores,
+    vim,
+    vrm,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from experiments.ood_detection.experiment import Config
@@ -29,7 +43,7 @@ class Case(NamedTuple):
     neighbours: int
 
 
-DETECTORS: dict[str, Callable[[Case], scores.Detector]] = {
+DETECTORS: dict[str, Callable[[Case], detectors.Detector]] = {
     "msp": lambda case: scores.msp(),
     "maxlogit": lambda case: scores.maxlogit(),
     "energy": lambda case: scores.energy(),
@@ -49,8 +63,8 @@ DETECTORS: dict[str, Callable[[Case], scores.Detector]] = {
     "weight": lambda case: norm_scaling.weight(case.head),
     "msp_t": lambda case: norm_scaling.matched_raw("norm"),
     "norm_matched": lambda case: norm_scaling.matched("norm"),
-    "aux": lambda case: vrm.aux(),
-    "aux_max": lambda case: vrm.aux_max(),
+    "aux": lambda case: auxiliary_class.aux(),
+    "aux_max": lambda case: auxiliary_class.aux_max(),
 }
 AUX = "aux", "aux_max"
 OF_HEAD = "vim", "react", "ash_s", "ash_b", "ash_p", "weight"

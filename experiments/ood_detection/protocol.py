@@ -14,8 +14,8 @@ from experiments.ood_detection import methods
 from experiments.ood_detection.methods import Part
 from subspace_jax import checkpoint, nn, training
 from subspace_jax.core import capture, checks, costs
-from subspace_jax.ood import evaluation, norm_scaling, odin, scores, vrm
-from subspace_jax.ood.scores import Outputs
+from subspace_jax.ood import auxiliary_class, detectors, evaluation, norm_scaling, odin, vrm
+from subspace_jax.ood.detectors import Outputs
 from subspace_jax.typing import Variables
 
 if TYPE_CHECKING:
@@ -42,10 +42,12 @@ def one_network(config: Config, part: Part, seed: int, name: str) -> dict[str, A
             )
     arrays["accuracy"] = (said[KNOWN].logits[:, :classes].argmax(axis=1) == part.task.test_label).mean()
     if name in methods.AUXILIARY:
-        arrays |= {f"flagged/{place}": vrm.flagged(one.logits).mean() for place, one in said.items()}
+        arrays |= {f"flagged/{place}": auxiliary_class.flagged(one.logits).mean() for place, one in said.items()}
     arrays |= spreads(train, part.task.label, said[KNOWN], part.task.test_label, classes)
     table = capture.layers(model.apply, variables, part.task.x[:1])
-    sizes = scores.Sizes(classes, case.head[0].shape[0], len(part.task.x), part.task.x[0].size, 2 * costs.macs(table))
+    sizes = detectors.Sizes(
+        classes, case.head[0].shape[0], len(part.task.x), part.task.x[0].size, 2 * costs.macs(table)
+    )
     return arrays | {f"cost/{one}": np.array(methods.DETECTORS[one](case).cost(sizes), float) for one in asked}
 
 
@@ -167,12 +169,12 @@ def from_file(config: Config) -> dict[str, Any]:
     }
     classes = said["train"].logits.shape[1] - bool(set(asked) & set(methods.AUX))
     for name, one in said.items():
-        scores.check(one, arrays["train_label"] if name == "train" else None)
+        detectors.check(one, arrays["train_label"] if name == "train" else None)
     checks.check_labels(arrays["train_label"], classes)
     case = methods.Case(head, config.neighbours)
     places = {KNOWN: said["test"]} | {name: said[name] for name in unknown}
     width = arrays["train_features"].shape[1] if has_features else 0
-    sizes = scores.Sizes(classes, width, len(arrays["train_label"]), 0, 0)
+    sizes = detectors.Sizes(classes, width, len(arrays["train_label"]), 0, 0)
     priced = {f"cost/{name}": np.array(methods.DETECTORS[name](case).cost(sizes), float) for name in asked}
     return scored(asked, case, said["train"], arrays["train_label"], places, classes) | priced
 

@@ -19,6 +19,7 @@ KINDS = "auroc", "fpr95", "fpr95_other", "aupr_in", "aupr_out"
 SCALING = "msp", "norm", "std", "weight", "msp_t", "norm_matched", "maxlogit"
 TRAINED_ON = "gaussian"  # the noise of the auxiliary class
 SIDES = "near", "far"
+SAME = "msp", "energy"  # beside the auxiliary class, of the same network
 DRAWN, MOST_SETS = ("aux", "msp"), 5  # of the histograms
 UNTUNED = "No detector was tuned on OOD data: every setting is that of its paper."
 
@@ -169,7 +170,7 @@ def auxiliary(
     listed = []
     for training in (name for name in first if f"flagged/{name}/{KNOWN}" in figures):
         sets = [key.split("/")[2] for key in figures if key.startswith(f"flagged/{training}/")]
-        compared = f"{training}/aux", f"{training}/aux_max", "erm/msp"
+        compared = *(f"{training}/{one}" for one in ("aux", "aux_max", *SAME)), "erm/msp"
         kinds = {TRAINED_ON: "trained on", KNOWN: "known"}
         rows = [
             (place, kinds.get(place, "unlike it"), *(cell(figures, std, f"auroc/{one}/{place}") for one in compared),
@@ -177,13 +178,14 @@ def auxiliary(
             for place in sets
         ]  # fmt: skip
         text = "AUROC, and the share whose largest output is the auxiliary class: a decision without threshold."
-        near = [figures.get(f"auroc/{one}/near") for one in compared]
+        text += f" {', '.join(SAME)}: what plain detectors make of the known logits of the same network."
+        near = [figures.get(f"auroc/{one}/near") for one in (*compared[:2], compared[-1])]
         if None not in near:
             aux, largest, plain = near
             text += (
                 f" Near the classes: {aux:.3f} by aux, {largest:.3f} by aux_max, {plain:.3f} by msp of plain training."
             )
-        head = "set", "noise", "aux", "aux_max", "msp of erm", "flagged"
+        head = "set", "noise", "aux", "aux_max", *SAME, "msp of erm", "flagged"
         listed.append(report.Section(f"The auxiliary class of {training}", text, (), (head, *rows)))
     return listed
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from subspace_jax.core import shares
-from subspace_jax.ood.scores import Cost, Detector, Outputs, State, check, feature, wide
+from subspace_jax.ood.detectors import Cost, Detector, Outputs, State, check, feature, wide
 from subspace_jax.ood.vim import check_width, checked_head
 from subspace_jax.typing import Array, Float
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from subspace_jax.core import checks
-from subspace_jax.ood.scores import Cost, Detector, Outputs, Sizes, State, check, feature, wide
+from subspace_jax.ood.detectors import Cost, Detector, Outputs, Sizes, State, check, feature, wide
 from subspace_jax.typing import Array, Float
 
 FLOOR = 1e-6  # of the largest eigenvalue; below it lies rounding, and units that are dead on training data

@@ -18,18 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from subspace_jax.core import checks
-from subspace_jax.ood.scores import (
-    Cost,
-    Detector,
-    Outputs,
-    Sizes,
-    State,
-    check,
-    check_temperature,
-    free_energy,
-    log_odds,
-    wide,
-)  # fmt: skip
+from subspace_jax.ood.detectors import Cost, Detector, Outputs, Sizes, State, check, wide
+from subspace_jax.ood.scores import check_temperature, free_energy, log_odds
 from subspace_jax.ood.vim import checked_head
 from subspace_jax.typing import Array, Float, Int
 
@@ -63,7 +53,7 @@ def statistics(
       missing: "refuse" a class without samples, or give it "identity": mean 0 and scale 1.
 
     Raises:
-      ValueError: a class without samples, by its number; logits and labels as `scores.check` refuses them.
+      ValueError: a class without samples, by its number; logits and labels as `detectors.check` refuses them.
     """
     check(Outputs(logits), labels)
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from subspace_jax.core import losses
-from subspace_jax.ood.scores import Cost, Detector, Outputs, Sizes, State, check, check_temperature, feature, log_odds
+from subspace_jax.ood.detectors import Cost, Detector, Outputs, Sizes, State, check, feature
+from subspace_jax.ood.scores import check_temperature, log_odds
 from subspace_jax.typing import ApplyFn, Array, Float, Variables
 
 TEMPERATURE, STEP = 1000.0, 0.0014  # of the paper; its images are in [0, 1]

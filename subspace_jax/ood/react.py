@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspace_jax.ood.scores import Cost, Detector, Outputs, State, check, feature, rows, together, wide
+from subspace_jax.ood.detectors import Cost, Detector, Outputs, State, check, feature, rows, together, wide
 from subspace_jax.ood.vim import check_width, checked_head
 from subspace_jax.typing import Array, Float
 

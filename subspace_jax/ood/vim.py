@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from subspace_jax.core import checks
-from subspace_jax.ood.scores import Cost, Detector, Outputs, Sizes, State, check, feature, rows, together, wide
+from subspace_jax.ood.detectors import Cost, Detector, Outputs, Sizes, State, check, feature, rows, together, wide
 from subspace_jax.typing import Array, Float
 
 MOST = 256  # dimensions of the main space, where they are not given

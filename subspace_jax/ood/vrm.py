@@ -8,9 +8,8 @@ name the ingredients; their exact form here is a reconstruction.
   auxiliary:  intra for the known half; for the unknown half x^ = m x + (1 - m) n with noise n like the inputs, whose
               target is m of the class and 1 - m of the auxiliary class (soft), or the auxiliary class alone (hard)
 
-The network of the last has one output more, the last one: `aux` and `aux_max` read it, and any other detector takes
-`known_logits`. It is a detector of FAR inputs, which costs one unit and no second pass; near the classes it is worse
-than MSP. l and m are drawn for every sample, l ~ Beta(alpha, alpha), m uniform in [0, share_max).
+The network of the last has one output more, read by the detectors of `auxiliary_class`. l and m are drawn for every
+sample, l ~ Beta(alpha, alpha), m uniform in [0, share_max).
 """
 
 import math
@@ -25,7 +24,7 @@ import numpy as np
 
 from subspace_jax.core import checks, losses
 from subspace_jax.core.keys import as_key
-from subspace_jax.ood.scores import Cost, Detector, Outputs, State, check, wide
+from subspace_jax.ood.auxiliary_class import check_outputs
 from subspace_jax.typing import Array, Float, Int, Key
 
 Noise = tuple[tuple[float, ...], tuple[float, ...]]
@@ -42,7 +41,7 @@ def partners(key: Key[Array, ""], y: Int[Array | np.ndarray, " b"]) -> Int[Array
 
 
 def blend(share: Float[Array, " b"], x: Float[Any, "b ..."], other: Float[Any, "b ..."]) -> Float[Array, "b ..."]:
-    """Share x + (1 - share) other, sample by sample.
+    """The mixture share x + (1 - share) other, sample by sample.
 
     Raises:
       ValueError: inputs that are not floats.
@@ -201,63 +200,11 @@ def auxiliary(
         )
         both = jnp.concatenate([known, unknown])
         logits, batch_stats = train_apply({"params": params, "batch_stats": batch_stats}, both, model_key)
-        _check_outputs(logits.shape[1], classes)
+        check_outputs(logits.shape[1], classes)
         loss = losses.softmax_cross_entropy(logits[: len(y)], y).mean()
         return loss + weight * losses.soft_cross_entropy(logits[len(y) :], targets).mean(), batch_stats
 
     return objective
-
-
-def known_logits(logits: Float[Any, "n outputs"], *, classes: int) -> Float[Any, "n classes"]:
-    """The logits of the known classes alone, for any other detector.
-
-    Raises:
-      ValueError: logits without the auxiliary class.
-    """
-    _check_outputs(logits.shape[1], classes)
-    return logits[:, :classes]
-
-
-def flagged(logits: Float[Any, "n outputs"]) -> Any:
-    """Whether the auxiliary class, the last, is the largest: the decision without a threshold."""
-    return logits.argmax(axis=1) == logits.shape[1] - 1
-
-
-def aux() -> Detector:
-    """Log-odds against the auxiliary class, the last of the logits: log((1 - p) / p), which ranks as 1 - p.
-
-    1 - p itself is 0 or 1 in float32 for most samples, and such ties make an AUROC wrong.
-    """
-    return Detector(_update, lambda sums: {}, _aux, lambda sizes: Cost(2 * sizes.width, sizes.width + 1))
-
-
-def aux_max() -> Detector:
-    """max_k p_k over the known classes, of a softmax over all outputs, as its log-odds above those of chance.
-
-    Unlike `aux` it also sees doubt between known classes: better near them, as good far away.
-    """
-    return Detector(_update, lambda sums: {}, _aux_max, lambda sizes: Cost(2 * sizes.width, sizes.width + 1))
-
-
-def _update(sums: Any, outputs: Outputs, labels: Any) -> State:
-    check(outputs, labels)
-    checks.check_labels(labels, np.shape(outputs.logits)[1] - 1)
-    return {}
-
-
-def _aux(state: State, outputs: Outputs) -> Float[Array, " n"]:
-    check(outputs)
-    logits = wide(outputs.logits)
-    return jax.nn.logsumexp(logits[:, :-1], axis=1) - logits[:, -1]
-
-
-def _aux_max(state: State, outputs: Outputs) -> Float[Array, " n"]:
-    check(outputs)
-    logits = wide(outputs.logits)
-    known = logits[:, :-1]
-    is_top = jnp.arange(known.shape[1])[None] == known.argmax(axis=1)[:, None]
-    others = jnp.concatenate([jnp.where(is_top, -jnp.inf, known), logits[:, -1:]], axis=1)
-    return known.max(axis=1) - jax.nn.logsumexp(others, axis=1) + jnp.log(known.shape[1])
 
 
 def _check_floats(x: Any) -> None:
@@ -275,14 +222,6 @@ def check_settings(*, alpha: float = 1.0, share_max: float = 1.0) -> None:
         raise ValueError(f"alpha of the Beta distribution is positive and finite; got {alpha}.")
     if not 0 < share_max <= 1:
         raise ValueError(f"share_max is the largest share of a sample in a noise mixture, in (0, 1]; got {share_max}.")
-
-
-def _check_outputs(outputs: int, classes: int) -> None:
-    if outputs != classes + 1:
-        raise ValueError(
-            f"an auxiliary class takes a network of {classes + 1} outputs for {classes} classes; it has {outputs}: "
-            f"build it with classes={classes + 1}."
-        )
 
 
 def _warn_if_few(batch: int, classes: int) -> None:

@@ -12,7 +12,7 @@ from experiments import ood_detection
 from experiments.families import classifier
 from experiments.ood_detection import experiment, methods, report
 from subspace_jax import checkpoint, data, training
-from subspace_jax.ood import evaluation, scores
+from subspace_jax.ood import detectors, evaluation, scores
 from tests.ood.cases import draw
 
 SMOKE, CPU = ood_detection.PRESETS["smoke"], ood_detection.PRESETS["cpu"]
@@ -128,7 +128,7 @@ def test_logits_alone_are_judged_by_what_needs_no_more_and_the_last_may_be_the_u
     sides, _ = saved(tmp_path, train_label=np.arange(60) % 3, **none)
     run = ask("ood_detection", *FILE, "aux", "energy")
     expected = [
-        np.asarray(scores.energy().score({}, scores.Outputs(sides[name].logits[:, :3]))) for name in ("test", "odd")
+        np.asarray(scores.energy().score({}, detectors.Outputs(sides[name].logits[:, :3]))) for name in ("test", "odd")
     ]
     found = evaluation.separation(*expected, positive="id").auroc
     assert run.figures["auroc/given/energy/odd"] == pytest.approx(found)

@@ -3,10 +3,10 @@
 import numpy as np
 from scipy.special import log_softmax, logsumexp, softmax
 
-from subspace_jax.ood import ash, knn, mahalanobis, norm_scaling, odin, react, scores, vim, vrm
+from subspace_jax.ood import ash, auxiliary_class, detectors, knn, mahalanobis, norm_scaling, odin, react, scores, vim
 
 N, D, K = 60, 8, 4
-SIZES = scores.Sizes(classes=K, width=D, samples=N, inputs=D, forward=2 * D * K)
+SIZES = detectors.Sizes(classes=K, width=D, samples=N, inputs=D, forward=2 * D * K)
 
 
 def draw(seed, n=N, scale=3.0):
@@ -17,7 +17,7 @@ def draw(seed, n=N, scale=3.0):
     h = np.maximum(centres[labels] + rng.normal(size=(n, D)) + 0.5, 0).astype(np.float32)
     h[:, 0] += 0.1  # no row of zeros
     kernel, bias = kernel.astype(np.float32), bias.astype(np.float32)
-    outputs = scores.Outputs((h @ kernel + bias).astype(np.float32), {"penultimate": h, "input": h})
+    outputs = detectors.Outputs((h @ kernel + bias).astype(np.float32), {"penultimate": h, "input": h})
     return outputs, labels, (kernel, bias)
 
 
@@ -125,9 +125,12 @@ DETECTORS = {
         lambda head: norm_scaling.weight(head),
         lambda z, h, y, new, test, head: odds(new / np.linalg.norm(head[0].astype(float), axis=0)),
     ),
-    "aux": (lambda head: vrm.aux(), lambda z, h, y, new, test, head: logsumexp(new[:, :-1], axis=1) - new[:, -1]),
+    "aux": (
+        lambda head: auxiliary_class.aux(),
+        lambda z, h, y, new, test, head: logsumexp(new[:, :-1], axis=1) - new[:, -1],
+    ),
     "aux_max": (
-        lambda head: vrm.aux_max(),
+        lambda head: auxiliary_class.aux_max(),
         lambda z, h, y, new, test, head: np.array(
             [r[:-1].max() - logsumexp(np.delete(r, r[:-1].argmax())) + np.log(len(r) - 1) for r in new]
         ),
@@ -153,7 +156,7 @@ def pair(name, seed, scale=3.0):
     labels = np.minimum(labels, K - 2) if name.startswith("aux") else labels  # the last output is no class
     new, _, _ = draw(seed + 1)
     new = new.features["penultimate"]
-    new = scores.Outputs(new @ head[0] + head[1], {"penultimate": new, "input": new})
+    new = detectors.Outputs(new @ head[0] + head[1], {"penultimate": new, "input": new})
     make, oracle = DETECTORS[name]
     detector = make(head)
     state = detector.fit(outputs, labels)

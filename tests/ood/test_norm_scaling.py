@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subspace_jax.core import roc
-from subspace_jax.ood import norm_scaling, scores
+from subspace_jax.ood import detectors, norm_scaling, scores
 from tests.ood.cases import K, N, draw
 
 SEEDS = st.integers(0, 2**20)
@@ -62,8 +62,8 @@ def test_equal_classes_rank_as_the_raw_logits():
     logits = rng.normal(size=(N, K)).astype(np.float32)
     logits[np.arange(N), labels] = own  # the same values in every class
     detector = norm_scaling.norm_scaling("std", kind="maxlogit", correct_only=False)
-    new = scores.Outputs(rng.normal(size=(40, K)).astype(np.float32) * 5)
-    scaled = detector.score(detector.fit(scores.Outputs(logits), labels), new)
+    new = detectors.Outputs(rng.normal(size=(40, K)).astype(np.float32) * 5)
+    scaled = detector.score(detector.fit(detectors.Outputs(logits), labels), new)
     np.testing.assert_array_equal(np.argsort(scaled), np.argsort(scores.maxlogit().score({}, new)))
 
 
@@ -78,7 +78,7 @@ def test_the_gain_of_scaling_has_a_closed_form(mean, std):
         logits[np.arange(n), labels] = rng.normal(
             np.take(mean, labels) - below * np.take(std, labels), np.take(std, labels)
         )
-        return scores.Outputs(logits)
+        return detectors.Outputs(logits)
 
     train, known, unknown = rows(0), rows(0), rows(2)
     detector = norm_scaling.norm_scaling("std", kind="maxlogit")
@@ -140,4 +140,4 @@ def test_a_scaling_of_other_classes_is_refused():
     detector = norm_scaling.norm_scaling("norm")
     state = detector.fit(outputs, labels)
     with pytest.raises(ValueError, match="the scaling is of 4 classes; got logits of 3"):
-        detector.score(state, scores.Outputs(jnp.asarray(outputs.logits)[:, :3]))
+        detector.score(state, detectors.Outputs(jnp.asarray(outputs.logits)[:, :3]))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subspace_jax.ood import ash, knn, mahalanobis, norm_scaling, odin, react, scores, vim, vrm
+from subspace_jax.ood import ash, auxiliary_class, detectors, knn, mahalanobis, norm_scaling, odin, react, scores, vim
 from tests.ood.cases import DETECTORS, SIZES, D, K, N, draw, pair
 
 SEEDS = st.integers(0, 2**20)
@@ -49,7 +49,7 @@ def test_a_state_is_saved_as_arrays_and_its_numbers_are_those_of_the_cost(name):
     np.testing.assert_array_equal(detector.score(again, new), detector.score(state, new))
     cost = detector.cost(SIZES)
     network = D + 1 if name.startswith("aux") else 0  # the unit of the auxiliary class lies in the network
-    assert scores.stored(state) + network == cost.floats
+    assert detectors.stored(state) + network == cost.floats
     assert cost.passes == (3 if name == "odin" else 1)
 
 
@@ -62,7 +62,7 @@ def test_the_same_settings_give_the_same_score_function_and_run_under_jit(name):
 
 def test_what_depends_on_differences_of_logits_does_not_see_a_constant():
     outputs, _, _ = draw(3)
-    moved = scores.Outputs(outputs.logits + 64.0)
+    moved = detectors.Outputs(outputs.logits + 64.0)
     for detector in (scores.msp(), scores.entropy(), scores.gen()):
         np.testing.assert_allclose(detector.score({}, moved), detector.score({}, outputs), rtol=1e-3, atol=1e-5)
 
@@ -71,7 +71,7 @@ def test_energy_goes_to_the_largest_logit_and_the_odds_keep_the_digits_of_certai
     outputs, _, _ = draw(4)
     cold = scores.energy(temperature=1e-3).score({}, outputs)
     np.testing.assert_allclose(cold, scores.maxlogit().score({}, outputs), atol=2e-3)
-    certain = scores.Outputs(np.array([[40.0, 0, 0], [80.0, 0, 0], [1e-6, 0, 0], [2e-6, 0, 0]], np.float32))
+    certain = detectors.Outputs(np.array([[40.0, 0, 0], [80.0, 0, 0], [1e-6, 0, 0], [2e-6, 0, 0]], np.float32))
     np.testing.assert_allclose(scores.msp().score({}, certain), [40, 80, 1e-6, 2e-6], rtol=1e-3)
 
 
@@ -84,7 +84,7 @@ def test_mahalanobis_does_not_see_an_affine_map(seed):
     mapped = (h @ (u * np.geomspace(1, 10, D) @ v) + rng.normal(size=D)).astype(np.float32)  # condition 10
     found = []
     for features in (h, mapped):
-        given_ = scores.Outputs(outputs.logits, {"penultimate": features})
+        given_ = detectors.Outputs(outputs.logits, {"penultimate": features})
         detector = mahalanobis.mahalanobis()
         found.append(np.asarray(detector.score(detector.fit(given_, labels), given_)))
     np.testing.assert_allclose(found[1], found[0], rtol=1e-3)
@@ -95,10 +95,10 @@ def test_a_unit_that_is_dead_on_training_data_is_dropped():
     h = outputs.features["penultimate"].copy()
     h[:, 2] = 0
     detector = mahalanobis.mahalanobis()
-    state = detector.fit(scores.Outputs(outputs.logits, {"penultimate": h}), labels)
+    state = detector.fit(detectors.Outputs(outputs.logits, {"penultimate": h}), labels)
     awake = h.copy()
     awake[:, 2] = 7
-    scored = [detector.score(state, scores.Outputs(outputs.logits, {"penultimate": x})) for x in (h, awake)]
+    scored = [detector.score(state, detectors.Outputs(outputs.logits, {"penultimate": x})) for x in (h, awake)]
     np.testing.assert_array_equal(*scored)
 
 
@@ -126,7 +126,7 @@ def test_a_training_sample_is_its_own_nearest_neighbour():
 
 def test_features_of_zeros_have_a_score():
     outputs, labels, head = draw(8)
-    blank = scores.Outputs(outputs.logits, {"penultimate": 0 * outputs.features["penultimate"]})
+    blank = detectors.Outputs(outputs.logits, {"penultimate": 0 * outputs.features["penultimate"]})
     for name in ("knn", "mahalanobis", "vim", "react", "ash_s", "ash_b", "ash_p"):
         detector = DETECTORS[name][0](head)
         assert np.isfinite(detector.score(detector.fit(outputs, labels), blank)).all(), name
@@ -149,7 +149,7 @@ PROBABILITIES /= PROBABILITIES.sum(1, keepdims=True)
 
 
 def of(logits=LOGITS, **features):
-    return scores.Outputs(logits, features)
+    return detectors.Outputs(logits, features)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def of(logits=LOGITS, **features):
         (lambda: odin.confidence(len, None, np.zeros((2, 3), np.uint8)), "got uint8: scale the pixels first"),
         (lambda: norm_scaling.norm_scaling("no"), "mode is one of std, norm, minmax; got 'no'"),
         (lambda: norm_scaling.norm_scaling(kind="no"), "kind is one of msp, maxlogit, energy"),
-        (lambda: vrm.aux().fit(OUTPUTS, LABELS), r"labels must lie in \[0, 3\); got 3"),
+        (lambda: auxiliary_class.aux().fit(OUTPUTS, LABELS), r"labels must lie in \[0, 3\); got 3"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(call, match, unchecked):

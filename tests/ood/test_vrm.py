@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subspace_jax.core import losses
-from subspace_jax.ood import vrm
+from subspace_jax.ood import auxiliary_class, vrm
 
 SEEDS = st.integers(0, 2**20)
 K, B = 3, 12
@@ -131,8 +131,8 @@ def test_the_same_arguments_give_the_same_objective():
 
 def test_the_last_output_is_the_unknown():
     logits = np.array([[3.0, 1, 2], [0, 1, 5]])
-    np.testing.assert_array_equal(vrm.flagged(logits), [False, True])
-    np.testing.assert_array_equal(vrm.known_logits(logits, classes=2), logits[:, :2])
+    np.testing.assert_array_equal(auxiliary_class.flagged(logits), [False, True])
+    np.testing.assert_array_equal(auxiliary_class.known_logits(logits, classes=2), logits[:, :2])
 
 
 X, Y = batch(1)
@@ -147,7 +147,7 @@ OBJECTIVE = vrm.auxiliary(net, classes=K, noise=NOISE)
             lambda: OBJECTIVE(jnp.ones((4, K)), {}, ((X, Y),), None, KEY),
             "a network of 4 outputs for 3 classes; it has 3",
         ),
-        (lambda: vrm.known_logits(np.zeros((2, 3)), classes=3), "it has 3: build it with classes=4"),
+        (lambda: auxiliary_class.known_logits(np.zeros((2, 3)), classes=3), "it has 3: build it with classes=4"),
         (lambda: vrm.noise_vicinity(KEY, X, Y + 2, classes=K, noise=NOISE), r"labels must lie in \[0, 3\)"),
         (lambda: vrm.noise_vicinity(KEY, X, Y / 1, classes=K, noise=NOISE), "cast them by .astype"),
         (lambda: vrm.noise_vicinity(KEY, X.astype("uint8"), Y, classes=K, noise=NOISE), "got uint8: scale the pixels"),

@@ -15,9 +15,17 @@ SEEDS = st.integers(0, 2**20)
 FLOAT32 = 2e-4  # relative to the largest score: squares of features, exponentials of logits up to 30
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", [name for name in DETECTORS if name != "odin"])
 @given(seed=SEEDS)
 def test_scores_equal_their_definition_in_float64(name, seed):
+    compare(name, seed)
+
+
+def test_odin_equals_its_definition_in_float64():  # traced anew for each network
+    compare("odin", 0)
+
+
+def compare(name, seed):
     detector, state, new, expected = pair(name, seed)
     found = np.asarray(detector.score(state, new))
     assert found.shape == (N,)

@@ -32,7 +32,7 @@ def test_partners_are_a_permutation_within_every_class(seed):
 
 def test_every_partner_of_the_class_is_as_likely():
     y = np.array([0, 1, 0, 1, 0])
-    found = jax.vmap(lambda key: vrm.partners(key, y))(jax.random.split(jax.random.key(0), 2000))
+    found = jax.jit(jax.vmap(lambda key: vrm.partners(key, y)))(jax.random.split(jax.random.key(0), 2000))
     for k in (0, 1):
         mine = np.flatnonzero(y == k)
         shares = [(np.asarray(found)[:, mine[0]] == i).mean() for i in mine]
@@ -89,40 +89,46 @@ def net(variables, x, key):
     return x.reshape(len(x), -1) @ variables["params"], {"seen": jnp.float32(len(x))}
 
 
-def loss(objective, outputs, alpha_seed=0):
-    x, y = batch(alpha_seed)
-    w = jax.random.normal(jax.random.key(5), (4, outputs))
-    return objective(w, {}, ((x, y),), None, jax.random.key(3)), (x, y, w)
+STEP, WEIGHTS = jax.random.key(3), jax.random.normal(jax.random.key(5), (4, K + 1))
+
+
+def value(objective, outputs):
+    """Loss, what the network kept, and the mean cross-entropy of given mixtures, of one batch."""
+    x, y = batch(0)
+    return jax.jit(lambda w: objective(w, {}, ((x, y),), None, STEP))(WEIGHTS[:, :outputs])
+
+
+def hard(x, y, outputs=K):
+    return losses.softmax_cross_entropy(x.reshape(B, -1) @ WEIGHTS[:, :outputs], y).mean()
+
+
+def soft(x, targets, outputs):
+    return losses.soft_cross_entropy(x.reshape(B, -1) @ WEIGHTS[:, :outputs], targets).mean()
+
+
+@jax.jit
+def expected():
+    """The losses of intra, of both halves of the auxiliary class, and of mixup, step by step."""
+    x, y = batch(0)
+    within = vrm.within_class(jax.random.split(STEP)[0], x, y)
+    first, second, _ = jax.random.split(STEP, 3)
+    unknown, targets = vrm.noise_vicinity(second, x, y, classes=K, noise=NOISE)
+    halves = hard(vrm.within_class(first, x, y), y, K + 1), soft(unknown, targets, K + 1)
+    share, other = vrm.shares_of(first, 1.0, B), jax.random.permutation(second, B)
+    mixed = share[:, None] * jax.nn.one_hot(y, K) + (1 - share)[:, None] * jax.nn.one_hot(y[other], K)
+    return hard(within, y), halves, soft(vrm.blend(share, x, x[other]), mixed, K)
 
 
 def test_objectives_are_cross_entropies_of_their_mixtures():
-    (value, stats), (x, y, w) = loss(vrm.intra(net, alpha=1e-4), K)  # almost no mixing, or the class's other samples
-    mix_key, _ = jax.random.split(jax.random.key(3))
-    mixed = vrm.within_class(mix_key, x, y, alpha=1e-4)
-    expected = losses.softmax_cross_entropy(mixed.reshape(B, -1) @ w, y).mean()
-    assert float(value) == pytest.approx(float(expected), rel=1e-5)
-    assert stats["seen"] == B
-    (value, stats), (x, y, w) = loss(vrm.auxiliary(net, classes=K, noise=NOISE, weight=2.0), K + 1)
-    keys = jax.random.split(jax.random.key(3), 3)
-    known = vrm.within_class(keys[0], x, y)
-    unknown, targets = vrm.noise_vicinity(keys[1], x, y, classes=K, noise=NOISE)
-    parts = [
-        losses.softmax_cross_entropy(known.reshape(B, -1) @ w, y).mean(),
-        losses.soft_cross_entropy(unknown.reshape(B, -1) @ w, targets).mean(),
-    ]
-    assert float(value) == pytest.approx(float(parts[0] + 2 * parts[1]), rel=1e-5)
-    assert stats["seen"] == 2 * B, "both halves in one pass"
-
-
-def test_mixup_is_linear_in_the_targets():
-    (value, _), (x, y, w) = loss(vrm.mixup(net), K)
-    share_key, order_key, _ = jax.random.split(jax.random.key(3), 3)
-    share = vrm.shares_of(share_key, 1.0, B)
-    other = jax.random.permutation(order_key, B)
-    targets = share[:, None] * jax.nn.one_hot(y, K) + (1 - share)[:, None] * jax.nn.one_hot(y[other], K)
-    mixed = vrm.blend(share, x, x[other]).reshape(B, -1)
-    expected = losses.soft_cross_entropy(mixed @ w, targets).mean()
-    assert float(value) == pytest.approx(float(expected), rel=1e-5)
+    within, (known, unknown), mixed = expected()
+    found, kept = value(vrm.intra(net), K)
+    assert float(found) == pytest.approx(float(within), rel=1e-5)
+    assert kept["seen"] == B
+    found, kept = value(vrm.auxiliary(net, classes=K, noise=NOISE, weight=2.0), K + 1)
+    assert float(found) == pytest.approx(float(known + 2 * unknown), rel=1e-5)
+    assert kept["seen"] == 2 * B, "both halves in one pass"
+    found, _ = value(vrm.mixup(net), K)  # linear in the targets
+    assert float(found) == pytest.approx(float(mixed), rel=1e-5)
 
 
 def test_the_same_arguments_give_the_same_objective():
@@ -164,4 +170,4 @@ def test_bad_input_is_refused_in_one_sentence(call, match, unchecked):
 
 def test_a_batch_with_hardly_a_partner_warns():
     with pytest.warns(UserWarning, match="a batch of 5 has fewer than 2 samples for each of 3 classes"):
-        OBJECTIVE(jnp.ones((4, K + 1)), {}, ((X[:5], Y[:5]),), None, KEY)
+        jax.eval_shape(lambda: OBJECTIVE(jnp.ones((4, K + 1)), {}, ((X[:5], Y[:5]),), None, KEY))

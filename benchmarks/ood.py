@@ -134,6 +134,7 @@ def timings(calls: dict[str, Callable], repeats: int) -> dict[str, np.ndarray]:
     seconds = {name: np.zeros(repeats) for name in calls}
     for turn in range(repeats):
         for name, call in calls.items():
+            jax.block_until_ready(call())  # what ran before it leaves caches and threads as it likes
             started = time.perf_counter()
             jax.block_until_ready(call())
             seconds[name][turn] = time.perf_counter() - started

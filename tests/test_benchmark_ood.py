@@ -30,9 +30,9 @@ def test_every_detector_has_a_row(report):
 
 
 def test_what_products_cost_is_what_the_compiler_counts(report):
-    for name in ("mahalanobis", "knn", "vim", "react"):
-        row = report["detectors"][name]
-        assert row["flops"] == pytest.approx(row["flops_predicted"], rel=0.15), name
+    for name, row in report["detectors"].items():
+        if name not in ("aux", "forward"):
+            assert row["flops"] == pytest.approx(row["flops_predicted"], rel=0.25), name
     aux = report["detectors"]["aux"]
     assert aux["flops"] == pytest.approx(aux["flops_predicted"], rel=0.05)
     odin = report["detectors"]["odin"]

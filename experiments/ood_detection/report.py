@@ -86,6 +86,16 @@ def averages(figures: dict[str, float], training: str, detectors: list[str], nea
     return found
 
 
+def worst_seed(runs: list[dict[str, float]]) -> dict[str, float]:
+    """The smallest AUROC of the auxiliary class over the seeds: "worst_seed/<training>/<set>"."""
+    found = {}
+    for key in runs[0]:
+        kind, training, *rest = key.split("/")
+        if kind == "auroc" and rest[0] == "aux" and rest[1] not in SIDES:
+            found[f"worst_seed/{training}/{rest[1]}"] = min(run[key] for run in runs)
+    return found
+
+
 def sections(
     config: Config, figures: dict[str, float], std: dict[str, float], found: Found, shown: dict[str, np.ndarray]
 ) -> list[report.Section]:
@@ -174,7 +184,8 @@ def auxiliary(
         kinds = {TRAINED_ON: "trained on", KNOWN: "known"}
         rows = [
             (place, kinds.get(place, "unlike it"), *(cell(figures, std, f"auroc/{one}/{place}") for one in compared),
-             cell(figures, std, f"flagged/{training}/{place}"))
+             cell(figures, std, f"flagged/{training}/{place}"),
+             f"{figures[worst]:.3f}" if (worst := f"worst_seed/{training}/{place}") in figures else "")
             for place in sets
         ]  # fmt: skip
         text = "AUROC, and the share whose largest output is the auxiliary class: a decision without threshold."
@@ -185,7 +196,7 @@ def auxiliary(
             text += (
                 f" Near the classes: {aux:.3f} by aux, {largest:.3f} by aux_max, {plain:.3f} by msp of plain training."
             )
-        head = "set", "noise", "aux", "aux_max", *SAME, "msp of erm", "flagged"
+        head = "set", "noise", "aux", "aux_max", *SAME, "msp of erm", "flagged", "worst seed of aux"
         listed.append(report.Section(f"The auxiliary class of {training}", text, (), (head, *rows)))
     return listed
 

@@ -56,10 +56,10 @@ class Sizes(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a detector costs per sample, in leading terms.
+    """What a detector costs per sample.
 
     Attributes:
-      flops: operations beside the one forward pass that gives logits and features.
+      flops: operations beside the one forward pass that gives logits and features: products and sums, leading terms.
       floats: stored numbers that the network has not got.
       passes: forward passes in all; a gradient in the input counts as one.
     """

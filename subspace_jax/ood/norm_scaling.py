@@ -212,4 +212,4 @@ def _score(kind: str):
 
 
 def _cost(sizes: Sizes) -> Cost:
-    return Cost(8 * sizes.classes, 2 * sizes.classes + 1)
+    return Cost(25 * sizes.classes, 2 * sizes.classes + 1)

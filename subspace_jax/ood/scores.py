@@ -33,7 +33,7 @@ def msp(*, temperature: float = 1.0) -> Detector:
     Source: Hendrycks and Gimpel, ICLR 2017.
     """
     check_temperature(temperature)
-    return of_logits(_kept(log_odds, temperature), lambda classes: 6 * classes)
+    return of_logits(_kept(log_odds, temperature), lambda classes: 17 * classes)
 
 
 def maxlogit() -> Detector:
@@ -53,7 +53,7 @@ def energy(*, temperature: float = 1.0) -> Detector:
 
 def entropy() -> Detector:
     """-H(softmax z), in nats, at most 0."""
-    return of_logits(_neg_entropy, lambda classes: 6 * classes)
+    return of_logits(_neg_entropy, lambda classes: 7 * classes)
 
 
 def gen(*, gamma: float = 0.1, top: int = 100) -> Detector:
@@ -66,7 +66,7 @@ def gen(*, gamma: float = 0.1, top: int = 100) -> Detector:
     """
     if not 0 < gamma <= 1 or top < 1:
         raise ValueError(f"gen takes gamma in (0, 1] and at least 1 class; got {gamma} and {top}.")
-    return of_logits(_generalised(gamma, top), lambda classes: 10 * classes)
+    return of_logits(_generalised(gamma, top), lambda classes: 50 * classes)
 
 
 def check_temperature(temperature: float) -> None:

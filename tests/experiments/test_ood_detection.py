@@ -34,6 +34,8 @@ def test_every_training_detector_and_set_has_its_figures(finished):
     assert {key for key in figures if key.startswith("flagged/")} == {f"flagged/aux_soft/{s}" for s in ("id", *SETS)}
     for kind in ("cost_flops", "state_floats", "passes"):
         assert {key.removeprefix(f"{kind}/") for key in figures if key.startswith(f"{kind}/")} == set(SMOKE.detectors)
+    for place in SETS:
+        assert figures[f"worst_seed/aux_soft/{place}"] == figures[f"auroc/aux_soft/aux/{place}"]  # of one seed
     assert {"accuracy/erm", "accuracy/aux_soft", "class_spread/raw", "class_spread/std"} <= set(figures)
     assert finished("ood_detection").line["claims"] == []
 
@@ -214,6 +216,13 @@ FIGURES |= {"accuracy/erm": 0.98, "accuracy/aux_soft": 0.97}
 MNIST = {
     "auroc/erm/norm/unseen": 0.95, "auroc/erm/msp/unseen": 0.93, "class_spread/std": 2.0, "class_spread/raw": 4.0,
 }  # fmt: skip
+
+
+def test_the_worst_seed_is_the_smallest_of_the_auxiliary_class():
+    runs = [
+        {"auroc/aux_soft/aux/blur": v, "auroc/aux_soft/aux/far": 0.1, "auroc/erm/msp/blur": 0.2} for v in (0.9, 0.4)
+    ]
+    assert report.worst_seed(runs) == {"worst_seed/aux_soft/blur": 0.4}
 
 
 def failed(config, figures, **changed):

@@ -29,25 +29,25 @@ def one_network(config: Config, part: Part, seed: int, name: str) -> dict[str, A
     """Scores "score/<detector>/<set>" of one training on one part, accuracy, what the auxiliary class flags, costs."""
     model, variables = trained(config, part, seed, name)
     classes = part.shared.classes
-    train = outputs(model, variables, part.task.x)
-    said = {place: outputs(model, variables, x) for place, x in ({KNOWN: part.task.test_x} | part.sets).items()}
+    places = {KNOWN: part.task.test_x} | part.sets
+    train = answers(model, variables, part.task.x)
+    said = {place: answers(model, variables, x) for place, x in places.items()}
     asked = wanted(config, name)
     case = methods.Case(methods.head(variables["params"], classes), config.neighbours)
     arrays = scored(asked, case, train, part.task.label, said, classes)
     if "odin" in asked:
         ask = _odin(model.apply, classes, part.shared.scaling.std)
-        for place, x in zip((KNOWN, *part.sets), (part.task.test_x, *part.sets.values()), strict=True):
-            arrays[f"score/odin/{place}"] = training.score_dataset(
-                jax.random.key(0), ask, variables, (x,), label="odin"
-            )
+        arrays |= {
+            f"score/odin/{place}": training.score_dataset(jax.random.key(0), ask, variables, (x,), label="odin")
+            for place, x in places.items()
+        }
     arrays["accuracy"] = (said[KNOWN].logits[:, :classes].argmax(axis=1) == part.task.test_label).mean()
     if name in methods.AUXILIARY:
         arrays |= {f"flagged/{place}": auxiliary_class.flagged(one.logits).mean() for place, one in said.items()}
     arrays |= spreads(train, part.task.label, said[KNOWN], part.task.test_label, classes)
     table = capture.layers(model.apply, variables, part.task.x[:1])
-    sizes = detectors.Sizes(
-        classes, case.head[0].shape[0], len(part.task.x), part.task.x[0].size, 2 * costs.macs(table)
-    )
+    x, width = part.task.x, len(case.head[0])
+    sizes = detectors.Sizes(classes, width, len(x), x[0].size, 2 * costs.macs(table))
     return arrays | {f"cost/{one}": np.array(methods.DETECTORS[one](case).cost(sizes), float) for one in asked}
 
 
@@ -69,8 +69,8 @@ def trained(config: Config, part: Part, seed: int, name: str) -> tuple[nn.Model,
     tx = training.optimizer(shared.recipe, config.epochs * (len(task.x) // config.batch))
     epoch = training.train_epoch(model, tx, batch=config.batch, prepare=shared.prepare, objective=objective)
     key = jax.random.fold_in(jax.random.key(seed), classifier.TRAIN_KEY)
-    outputs_ = shared.classes + (name in methods.AUXILIARY)
-    about = classifier.checkpoint_config(config, shared._replace(classes=outputs_), seed)
+    outputs = shared.classes + (name in methods.AUXILIARY)
+    about = classifier.checkpoint_config(config, shared._replace(classes=outputs), seed)
     about |= {"training": name} | ({"without_classes": list(config.near_classes)} if part.name == "near" else {})
     state, _ = checkpoint.resumable_fit(
         f"{config.workdir}/checkpoints/{name}{'' if part.name == 'all' else '_near'}/seed{seed}", epoch,
@@ -80,7 +80,7 @@ def trained(config: Config, part: Part, seed: int, name: str) -> tuple[nn.Model,
     return model, training.variables(state)
 
 
-def outputs(model: nn.Model, variables: Variables, x: Any) -> Outputs:
+def answers(model: nn.Model, variables: Variables, x: Any) -> Outputs:
     """Logits and penultimate features of a whole set."""
     found = training.score_dataset(jax.random.key(0), _read(model.features), variables, (x,), label="outputs")
     logits, features = jax.device_get(found)
@@ -103,9 +103,9 @@ def scored(
     return arrays
 
 
-def known(outputs_: Outputs, classes: int) -> Outputs:
+def known(outputs: Outputs, classes: int) -> Outputs:
     """Without the auxiliary class."""
-    return outputs_._replace(logits=outputs_.logits[:, :classes])
+    return outputs._replace(logits=outputs.logits[:, :classes])
 
 
 def spreads(train: Outputs, label: np.ndarray, test: Outputs, test_label: np.ndarray, classes: int) -> dict[str, float]:

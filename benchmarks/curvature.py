@@ -18,7 +18,6 @@ import os
 import pathlib
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -140,19 +139,11 @@ def timings(calls: dict[str, Callable], repeats: int) -> dict[str, np.ndarray]:
 
 def estimators(on: Case, args: argparse.Namespace) -> dict[str, dict]:
     """Every estimator and every peer: the rows of the main table."""
-    asked = {
-        quantity if precision == "highest" else f"{quantity} {precision}": (quantity, precision)
-        for precision in args.precisions
-        for quantity in ESTIMATORS
-    }
-
-    def compiled(row):
-        quantity, precision = asked[row]
-        return on.score(quantity, precision=precision, probes=args.probes, step=STEP)
-
     calls = {"forward": on.call(lambda keys, variables, x, y: on.model.apply(variables, x))}
-    with ThreadPoolExecutor() as pool:  # a large network takes seconds a program, on one core each
-        calls |= zip(asked, pool.map(compiled, asked), strict=True)
+    for precision in args.precisions:
+        for quantity in ESTIMATORS:
+            row = quantity if precision == "highest" else f"{quantity} {precision}"
+            calls[row] = on.score(quantity, precision=precision, probes=args.probes, step=STEP)
     calls[RELEASED] = as_released(on, args.probes)
     for row, peer in {"matfree": matfree, TORCH: released_torch}.items():
         try:
@@ -236,10 +227,8 @@ def show(title: str, rows: dict[str, dict]) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Measure the parts that are asked for, one after the other."""
-    report: dict[str, Any] = {
-        "command": f"python -m benchmarks.curvature --networks {' '.join(args.networks)}",
-        "networks": {},
-    }
+    flags = " ".join(["--networks", *args.networks, "--parts", *args.parts])
+    report: dict[str, Any] = {"command": f"python -m benchmarks.curvature {flags}", "networks": {}}
     report |= {"device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "jax": jax.__version__}
     report["arguments"] = vars(args)
     for name in args.networks:

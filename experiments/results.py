@@ -88,6 +88,7 @@ TABLES = {
     "compression": ("Counts and packed convolutions", ("counting", "packed")),
     "subspace": ("From layer inputs to a projector", ("routes", "growth", "vit")),
     "continual": ("Gradient projection", ("after", "step")),
+    "privacy": ("Shadow models and private steps", ("models", "step")),
     "decentralized": ("Agents on a graph", ("step", "bytes", "graphs", "links", "accuracy")),
 }
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from subspace_jax.continual.extract import Widths
+from subspace_jax.core import checks
 from subspace_jax.core import moments as _moments
 from subspace_jax.core.moments import Moments
 from subspace_jax.core.subspace import Square, significant_dims
@@ -77,6 +78,7 @@ def task_widths(moments: Mapping[str, Moments], core: Widths, *, v: Share) -> di
     Warns:
       UserWarning: fewer rows than channels, which bounds the count; a layer whose outputs do not vary.
     """
+    checks.check_real("SPACE", {path: own.gram.dtype for path, own in moments.items()})
     first, widths = not any(int(core[path]) for path in moments), {}
     shares = v if isinstance(v, Mapping) else dict.fromkeys(moments, v)
     for path, own in moments.items():

@@ -8,6 +8,7 @@ from subspace_jax.lazy import modules
 
 __all__ = [
     "binary", "capture", "checks", "closures", "compress", "convolution", "costs", "curvature", "exchange", "inference",
-    "keys", "likelihood", "losses", "metrics", "moments", "packed", "quantize", "roc", "shares", "subspace", "topology",
+    "keys", "likelihood", "losses", "meshes", "metrics", "moments", "packed", "quantize", "roc", "shares", "subspace",
+    "topology",
 ]  # fmt: skip
 __getattr__, __dir__ = modules(__name__, __all__)

@@ -89,6 +89,7 @@ TABLES = {
     "subspace": ("From layer inputs to a projector", ("routes", "growth", "vit")),
     "continual": ("Gradient projection", ("after", "step")),
     "privacy": ("Shadow models and private steps", ("models", "step")),
+    "ood": ("Detectors of unknown inputs", ("detectors", "pytorch-ood")),
     "decentralized": ("Agents on a graph", ("step", "bytes", "graphs", "links", "accuracy")),
 }
 

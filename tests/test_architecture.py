@@ -121,7 +121,7 @@ def test_import_is_light():
         "import sys, subspace_jax.core.curvature, subspace_jax.nn, subspace_jax.training, subspace_jax.memorization,"
         "subspace_jax.unlearning, subspace_jax.label_noise, subspace_jax.compression, subspace_jax.continual,"
         "subspace_jax.decentralized.train, subspace_jax.decentralized.ngc, subspace_jax.data.partition,"
-        "subspace_jax.privacy.membership;"
+        "subspace_jax.privacy.membership, subspace_jax.ood.scores, subspace_jax.ood.vrm;"
         f"print([m for m in {heavy} if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

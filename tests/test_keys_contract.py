@@ -24,6 +24,7 @@ from subspace_jax.decentralized.state import State
 from subspace_jax.label_noise import trusted
 from subspace_jax.memorization import confident_learning, scores, stability
 from subspace_jax.nn.layers import quantized
+from subspace_jax.ood import outliers, vrm
 from subspace_jax.privacy import audit, dp_sgd, noise, sampling, shadows, zeroth_order
 from subspace_jax.privacy.masks import independent_masks, shadow_masks
 from subspace_jax.training.augment import crop_flip
@@ -104,6 +105,16 @@ CALLS = {
     scores.score: lambda key: scores.score(key, fn, PARAMS, X, Y, name="loss"),
     stability.subset_tables: lambda key: stability.subset_tables(key, 4, models=2, ratio=0.5),
     independent_masks: lambda key: independent_masks(key, 2, 5),
+    outliers.gaussian: lambda key: outliers.gaussian(key, IMAGES.shape),
+    outliers.uniform: lambda key: outliers.uniform(key, IMAGES.shape),
+    outliers.salt_pepper: lambda key: outliers.salt_pepper(key, IMAGES.shape),
+    outliers.blur: lambda key: outliers.blur(key, IMAGES.shape),
+    outliers.constant: lambda key: outliers.constant(key, IMAGES.shape),
+    outliers.permuted: lambda key: outliers.permuted(key, IMAGES),
+    vrm.partners: lambda key: vrm.partners(key, Y),
+    vrm.shares_of: lambda key: vrm.shares_of(key, 0.5, 3),
+    vrm.within_class: lambda key: vrm.within_class(key, X, Y),
+    vrm.noise_vicinity: lambda key: vrm.noise_vicinity(key, X, Y, classes=2, noise=((0.0,), (1.0,))),
     shadow_masks: lambda key: shadow_masks(key, 2, 5),
     zeroth_order.black_box: lambda key: zeroth_order.black_box(key, lambda x, y: (x**3).sum(1), ROWS, Y),
     zeroth_order.zeroth_order: lambda key: zeroth_order.zeroth_order(key, fn, PARAMS, X, Y, probes=1),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from subspace_jax.core import checks
+from subspace_jax.core import checks, shares
 from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Bool, Float, Int, Key, Num
 
@@ -116,6 +116,30 @@ def tpr_at(of: Curve, fprs: Any = FPRS) -> Float[np.ndarray, " fprs"]:
             stacklevel=2,
         )
     return np.interp(fprs, of.fpr, of.tpr)
+
+
+def fpr_at(of: Curve, tpr: shares.Share = 0.95) -> float:
+    """The false positive rate where at least the share `tpr` of the positives is found, and no more than needed.
+
+    At the highest such threshold, not interpolated; "FPR95" is two figures, by which side is positive.
+
+    Raises:
+      ValueError: a share outside (0, 1].
+    """
+    if not 0 < tpr <= 1:
+        raise ValueError(f"tpr is the share of positives to find, in (0, 1]; got {tpr}.")
+    least = of.positives - shares.kept(of.positives, tpr)
+    return float(of.fpr[np.searchsorted(of.true_positives, least)])
+
+
+def average_precision(of: Curve) -> float:
+    """Area under precision over recall by the step rule: sum over thresholds of (recall gained) x precision.
+
+    Tied scores are one step; equal scores give the share of positives. The trapezoid rule of some libraries is
+    optimistic.
+    """
+    true, called = of.true_positives[1:], of.true_positives[1:] + of.false_positives[1:]
+    return float((np.diff(of.true_positives) * (true / called)).sum() / of.positives)
 
 
 def summary(scores: Num[Any, " n"], positive: Bool[Any, " n"], *, fprs: Any = FPRS) -> Summary:

@@ -18,6 +18,7 @@ NETWORKS: dict[str, nn.Module] = {
     "mlp": MLP(widths=(256, 128)),
     "lenet5": LeNet5(filters=(6, 16), widths=(120, 84)),
     "cnn": CNN(),
+    "cnn2": CNN(widths=(16, 32), pools=(1, 2), dense=(64,)),
     "cnn5": CNN5(),
     "lenet": LeNet(),
     "alexnet": AlexNet(),
@@ -45,11 +46,11 @@ def build(name: str, **arguments: Any) -> Model:
     """A network by its name in NETWORKS; the fields of that entry are the defaults of the arguments.
 
     Args:
-      name: mlp, lenet5, cnn, cnn5, lenet, alexnet, vgg, vgg11, vgg16, resnet18, resnet20, hybrid_cnn,
+      name: mlp, lenet5, cnn, cnn2, cnn5, lenet, alexnet, vgg, vgg11, vgg16, resnet18, resnet20, hybrid_cnn,
         hybrid_resnet, vit_tiny or vit_b16.
       **arguments: `classes` (10; 0: without a head, for `multi_head`), the sizes of that network (`widths`, `pools`,
-        `filters`, `convs`, `blocks`, `width`, `patch`, `depth`, `heads`) and the fields of Parts: `norm`, `use_bias`,
-        `activation`, `init`, `dtype`, `bits`, `stochastic_act`. The hybrid networks take, beside `classes`
+        `dense`, `filters`, `convs`, `blocks`, `width`, `patch`, `depth`, `heads`) and the fields of Parts: `norm`,
+        `use_bias`, `activation`, `init`, `dtype`, `bits`, `stochastic_act`. The hybrid networks take, beside `classes`
         and `dtype`, only `widths`, `strides` and `bits` of each convolution, `skip`, `scale` and `packed`. Lists serve
         as tuples, so that what JSON gives back builds the same network.
 

@@ -50,13 +50,14 @@ class LeNet5(nn.Module):
 
 
 class CNN(nn.Module):
-    """A chain of 3x3 convolutions, each of its own width, and one dense layer on the flattened map.
+    """A chain of 3x3 convolutions, each of its own width, and dense layers on the flattened map.
 
     Attributes:
       classes: outputs.
       widths: channels of each convolution.
       pools: after how many convolutions each 2x2 max-pooling comes, in ascending order; a number that is there twice
         halves twice.
+      dense: features of the dense layers before the last one.
       parts: layer options.
 
     Raises:
@@ -66,11 +67,12 @@ class CNN(nn.Module):
     classes: int = 10
     widths: tuple[int, ...] = (32, 32, 64, 64, 64, 64)
     pools: tuple[int, ...] = (2,)
+    dense: tuple[int, ...] = ()
     parts: Parts = Parts()
 
     @nn.compact
     def __call__(self, x: Images, train: bool = False) -> Stages:
-        """Stages: conv0, conv1, ... after their pooling, penultimate, logits."""
+        """Stages: conv0, conv1, ... after their pooling, dense0, ..., penultimate, logits."""
         if list(self.pools) != sorted(self.pools) or max(self.pools, default=0) > len(self.widths):
             raise ValueError(f"pools count convolutions, in order, up to {len(self.widths)}; got {self.pools}.")
         stages = {}
@@ -80,7 +82,7 @@ class CNN(nn.Module):
             for _ in range(self.pools.count(i + 1)):
                 x = halve(x)
             stages[f"conv{i}"] = x
-        return stages | self.parts.head(x.reshape(len(x), -1), self.classes)
+        return stages | _classifier(self.parts, x, self.dense, self.classes, train)
 
 
 class CNN5(nn.Module):

@@ -51,7 +51,12 @@ def scan_epoch(step: Callable, batch: int) -> Callable:
 
 @lru_cache(maxsize=16)  # the same network, optimiser and batch are compiled once
 def train_epoch(
-    model: Model, tx: optax.GradientTransformation, *, batch: int, prepare: Callable | None = None
+    model: Model,
+    tx: optax.GradientTransformation,
+    *,
+    batch: int,
+    prepare: Callable | None = None,
+    objective: Callable | None = None,
 ) -> Callable:
     """(state, x, y) -> (state, {"loss", "accuracy"} averaged over the epoch), compiled once for all runs of one shape.
 
@@ -64,8 +69,9 @@ def train_epoch(
       tx: any optax chain.
       batch: samples per step, at most the number of samples.
       prepare: (key, x) -> x on the device, see `train_step`.
+      objective: another loss than mean cross-entropy, see `train_step`.
     """
-    step = train_step(model, tx, prepare=prepare)
+    step = train_step(model, tx, prepare=prepare, objective=objective)
     one_step, whole = jax.jit(step), jax.jit(scan_epoch(step, batch))
 
     def run(state: TrainState, x, y):

@@ -38,16 +38,27 @@ def variables(state: TrainState) -> Variables:
     return {"params": state.params, "batch_stats": state.batch_stats}
 
 
-def train_step(model: Model, tx: optax.GradientTransformation, *, prepare: Callable | None = None) -> Callable:
+def train_step(
+    model: Model,
+    tx: optax.GradientTransformation,
+    *,
+    prepare: Callable | None = None,
+    objective: Callable | None = None,
+) -> Callable:
     """One step of mean cross-entropy: (state, x, y) -> (state, {"loss", "accuracy"} of the batch before the update).
 
     Args:
       model: the network.
       tx: any optax chain.
       prepare: (key, x) -> x, run on the device before the network: augmentation, scaling of uint8 pixels.
+      objective: another loss, as `minimise` takes it: (params, batch_stats, ((x, y),), None, key) -> (loss, new
+        batch_stats); the accuracy is then NaN.
     """
 
     def loss_fn(params, batch_stats, x, y, key):
+        if objective:
+            loss, batch_stats = objective(params, batch_stats, ((x, y),), None, key)
+            return loss, (batch_stats, {"loss": loss, "accuracy": jnp.full((), jnp.nan)})
         logits, batch_stats = model.train_apply({"params": params, "batch_stats": batch_stats}, x, key)
         loss = losses.softmax_cross_entropy(logits, y).mean()
         return loss, (batch_stats, {"loss": loss, "accuracy": (logits.argmax(-1) == y).mean()})

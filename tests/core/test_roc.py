@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from subspace_jax.core import roc
 
@@ -37,6 +37,31 @@ def test_all_figures_equal_scikit_learn(seed, tied):
     assert abs(found.balanced_accuracy - ((tpr + 1 - fpr) / 2).max()) < EXACT
     np.testing.assert_allclose(found.tpr, np.interp(FPRS, fpr, tpr), atol=EXACT)
     assert found.negatives == (~positive).sum()
+
+
+@given(SEEDS, TIED)
+def test_average_precision_equals_scikit_learn(seed, tied):
+    scores, positive = draw(seed, tied)
+    expected = average_precision_score(positive, scores)
+    assert roc.average_precision(roc.curve(scores, positive)) == pytest.approx(expected, abs=EXACT)
+
+
+@given(SEEDS, TIED, st.sampled_from([0.05, 0.5, 0.95, 1.0]))
+def test_the_rate_at_a_share_of_positives_is_that_of_the_highest_threshold_with_it(seed, tied, share):
+    scores, positive = draw(seed, tied)
+    rates = [((scores[positive] >= t).mean(), (scores[~positive] >= t).mean()) for t in np.unique(scores)]
+    assert roc.fpr_at(roc.curve(scores, positive), share) == min(fpr for tpr, fpr in rates if tpr >= share - EXACT)
+
+
+def test_the_rate_takes_the_share_as_it_is_typed_and_says_nothing_of_equal_scores():
+    positive = np.arange(40) < 20
+    scores = np.where(positive, np.arange(40), np.arange(40) - 19.5)  # a negative above each positive
+    assert roc.fpr_at(roc.curve(scores, positive), 0.95) == 19 / 20  # 19 of 20, not all
+    constant = roc.curve(np.ones(40), positive)
+    assert (roc.fpr_at(constant), roc.average_precision(constant)) == (1.0, 0.5)
+    for share in (0, 1.5):
+        with pytest.raises(ValueError, match=r"share of positives to find, in \(0, 1\]"):
+            roc.fpr_at(constant, share)
 
 
 @given(SEEDS, TIED)

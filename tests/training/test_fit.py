@@ -35,6 +35,16 @@ def test_training_learns_and_reports_every_epoch(problem):
     assert loss[-1] < loss[0]
 
 
+def test_an_objective_replaces_the_loss(problem):
+    model, tx, state, data = problem
+    plain, row = training.train_epoch(model, tx, batch=BATCH)(state, *data)
+    same = training.train_epoch(model, tx, batch=BATCH, objective=training.mean_loss(model.train_apply))
+    end, other = same(state, *data)
+    chex.assert_trees_all_close(end.params, plain.params, atol=ROUNDING)
+    assert float(other["loss"]) == pytest.approx(float(row["loss"]), rel=ROUNDING)
+    assert np.isnan(other["accuracy"])
+
+
 def test_one_program_per_epoch_equals_one_per_step(problem, monkeypatch):
     model, tx, state, data = problem
     epoch_fn = training.train_epoch(model, tx, batch=BATCH)

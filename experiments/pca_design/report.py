@@ -39,13 +39,13 @@ def reached(config: Config, figures: dict[str, float], one: Found) -> report.Sec
     """Accuracy against multiply-accumulates and against parameters."""
     drawn = []
     for kind, x in {"macs": "multiply-accumulates left", "parameters": "parameters left"}.items():
-        lines: dict[str, tuple[Any, Any]] = {}
+        lines: dict[str, tuple[Any, ...]] = {}
         for family, legend in FAMILIES.items():
             names = sorted((name for name in one.networks if name.startswith(f"{family}_")),
                            key=lambda name: figures[f"{kind}_ratio/{name}"])  # fmt: skip
-            if names:
-                lines[legend] = tuple(np.transpose([(figures[f"{kind}_ratio/{n}"], figures[f"accuracy/{n}"])
-                                                    for n in names]))  # fmt: skip
+            line = tuple(zip(*((figures[f"{kind}_ratio/{n}"], figures[f"accuracy/{n}"]) for n in names), strict=True))
+            if line and line not in lines.values():
+                lines[legend] = line
         lines["full"] = ([1.0], [figures["accuracy/full"]])
         drawn.append(plots.curves(config.workdir, f"accuracy_{kind}", lines, x=x, y="test accuracy"))
     head = ("network", "accuracy", "parameters left", "operations left", "widths of the first seed")
@@ -56,7 +56,8 @@ def reached(config: Config, figures: dict[str, float], one: Found) -> report.Sec
     ]
     text = (
         "Means over the seeds. tau_: every layer as wide as its count; depth_: without the layers after which the "
-        "count falls; uniform_: one factor on all widths, as many operations. All were trained once, from fresh values."
+        "count falls; uniform_: one factor on all widths, as many operations. All were trained once, from fresh "
+        "values. What is equal is drawn once."
     )
     return report.Section("What the smaller networks reach", text, tuple(drawn), (head, *rows))
 
@@ -106,10 +107,14 @@ def drawing(config: Config, table: capture.Layers, one: Found) -> report.Section
     """The full network and its designs, to scale."""
     sides = [math.sqrt(layer.rows) for layer in table.values()][:-1]
     shown = {"full": [layer.width for layer in one.measured]}
-    shown |= {name: [line.width for line in design.report] for name, design in one.designs.items()}
+    for name, design in one.designs.items():
+        widths = [line.width for line in design.report]
+        if widths not in shown.values():
+            shown[name] = widths
     rows = {name: list(zip(sides, widths, strict=True)) for name, widths in shown.items()}
     drawn = plots.blocks(config.workdir, "networks", rows)
-    text = "Height: side of the map; breadth: filters. A layer that is gone leaves its place empty. First seed."
+    text = "Height: side of the map; breadth: filters. A layer that is gone leaves its place empty. First seed, "
+    text += "equal networks once."
     return report.Section("Old and new networks", text, (drawn,))
 
 

@@ -56,7 +56,7 @@ def channel_groups(fn: Callable, params: Params, *args: Any) -> dict[str, str]:
     rest = [Flow(frozenset([INPUT]))] * (len(closed.jaxpr.invars) - len(own))
     groups.walk(closed.jaxpr, [*own, *rest])
     order = [INPUT, *dict.fromkeys(layer.leaf for layer in capture.layers(fn, params, *args).values())]
-    return {leaf: min(groups.group(leaf), key=order.index) for leaf in order[1:]}
+    return {leaf: min(groups.group(leaf).intersection(order), key=order.index) for leaf in order[1:]}
 
 
 class Groups:

@@ -124,8 +124,9 @@ def spectrum(path: str, response: Moments, *, images: int, group: str | None = N
     """The spectrum of one response from its moments, float64: `spectra` for responses that were measured elsewhere.
 
     Raises:
-      ValueError: moments that are not finite.
+      ValueError: moments that are not finite, or complex.
     """
+    checks.check_real("a design by principal components", {path: response.gram.dtype})
     checks.check_finite(f"response of {path!r}", response, remedy="drop samples that are not finite, or train again")
     covariance = np.asarray(moments.covariance(response), np.float64)
     values = np.linalg.eigvalsh(covariance)[::-1].clip(0)

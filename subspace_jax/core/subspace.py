@@ -244,7 +244,7 @@ def significant_dims(eigenvalues: Eigenvalues, *, tau: float | int, rule: Rule =
       The count of each leading entry, 0 ... d; 0 where all eigenvalues are 0.
 
     Raises:
-      ValueError: tau outside (0, 1], another rule, eigenvalues that are not finite.
+      ValueError: tau outside (0, 1], another rule, eigenvalues that are not finite; a call inside `jit`.
 
     >>> [int(significant_dims(np.array([6.0, 3.0, 1.0]), tau=0.9, rule=rule)) for rule in ("reach", "below", "at_most")]
     [2, 1, 2]
@@ -273,6 +273,7 @@ def participation_ratio(eigenvalues: Eigenvalues) -> Float[np.ndarray, "*lead"]:
 
 def _spectrum(eigenvalues: Eigenvalues) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues in descending order, relative to the largest, so that squares neither over- nor underflow; sums."""
+    checks.check_host("a count of eigenvalues", eigenvalues)
     checks.check_finite("eigenvalues", eigenvalues, remedy="the network diverged, or it was given such a sample")
     values = -np.sort(-np.maximum(np.asarray(eigenvalues, np.float64), 0.0), -1)
     largest = values.max(-1, keepdims=True, initial=0.0)

@@ -222,7 +222,19 @@ def test_thin_spectra_name_the_images_that_are_missing():
 class Normalised(lin.Module):
     @lin.compact
     def __call__(self, x):
-        return lin.Dense(3, name="head")(jax.nn.relu(lin.WeightNorm(lin.Dense(4))(x)))
+        x = lin.WeightNorm(lin.Dense(4, name="a"))(x)
+        return lin.Dense(3, name="head")(x + lin.WeightNorm(lin.Dense(4, name="b"))(jax.nn.relu(x)))
+
+
+def test_weight_normalised_layers_are_measured_as_they_act_and_joined_where_they_are_added():
+    model, x = from_linen(Normalised()), draw(3, 50, 5).astype(np.float32)
+    variables = model.init(jax.random.key(0), x)
+    first, second = pca_design.spectra(model, variables, [x])
+    assert first.group == second.group == first.path
+    _, rows = capture.record(model.apply, variables, x, of="outputs")
+    for one in (first, second):
+        oracle = np.linalg.eigvalsh(np.cov(np.asarray(rows[one.path], np.float64).T, bias=True))[::-1]
+        np.testing.assert_allclose(one.eigenvalues, oracle, atol=1e-9)
 
 
 def test_networks_that_cannot_be_measured_are_refused(net):
@@ -232,9 +244,6 @@ def test_networks_that_cannot_be_measured_are_refused(net):
     one = build("mlp", classes=3, widths=())
     with pytest.raises(ValueError, match="'head/kernel' is the only layer"):
         pca_design.spectra(one, one.init(jax.random.key(0), IMAGES[:1]), [IMAGES])
-    normed, x = from_linen(Normalised()), draw(0, 9, 5).astype(np.float32)
-    with pytest.raises(ValueError, match="cannot follow the weight"):
-        pca_design.spectra(normed, normed.init(jax.random.key(0), x), [x])
 
 
 def test_a_dead_layer_has_no_spectrum():
@@ -245,3 +254,8 @@ def test_a_dead_layer_has_no_spectrum():
 def test_responses_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="response of 'w' 'gram' must be finite; got nan"):
         pca_design.spectrum("w", sums(np.full((50, 3), np.nan)), images=50)
+
+
+def test_complex_responses_are_refused():
+    with pytest.raises(ValueError, match="has no complex form; 'w' is complex128"):
+        pca_design.spectrum("w", Moments(np.eye(2) + 0j, np.ones(2) + 0j, 9.0), images=9)

@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -92,3 +93,8 @@ def test_what_cannot_be_counted_is_refused(values, options, message):
 def test_an_unknown_rule_is_refused(unchecked):
     with pytest.raises(ValueError, match='one of "reach", "below", "at_most"; got \'above\''):
         significant_dims(np.ones(2), tau=0.9, rule="above")
+
+
+def test_a_count_inside_jit_is_refused():
+    with pytest.raises(ValueError, match="a count of eigenvalues computes in float64 on the host"):
+        jax.jit(participation_ratio)(np.ones(3, np.float32))

@@ -29,7 +29,9 @@ from subspace_jax.ood import ash, detectors, knn, mahalanobis, norm_scaling, odi
 from subspace_jax.ood.detectors import Outputs
 
 CLASSES = 10
-SHAPES = {"mlp": (8, 8, 1), "cnn": (28, 28, 1), "lenet5": (28, 28, 1), "resnet20": (32, 32, 3), "resnet18": (32, 32, 3)}
+SHAPES = {
+    "mlp": (8, 8, 1), "cnn2": (28, 28, 1), "lenet5": (28, 28, 1), "resnet20": (32, 32, 3), "resnet18": (32, 32, 3),
+}  # fmt: skip
 TARGETS = {"aux of_forward flops, negated": -1.02, "odin of_forward flops": 3.0, "numbers stored, knn over aux": 1000.0}
 NEIGHBOURS = 50
 
@@ -178,7 +180,7 @@ def parse() -> argparse.Namespace:
     gpu = jax.default_backend() != "cpu"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     # fmt: off
-    parser.add_argument("--network", choices=list(SHAPES), default="resnet18" if gpu else "cnn", help="(%(default)s)")
+    parser.add_argument("--network", choices=list(SHAPES), default="resnet18" if gpu else "cnn2", help="(%(default)s)")
     parser.add_argument("--samples", type=int, default=51_200 if gpu else 5_120, help="fitted on (here %(default)s)")
     parser.add_argument("--batch", type=int, default=128, help="inputs scored in a call (%(default)s)")
     parser.add_argument("--repeats", type=int, default=20, help="turns of the timing (%(default)s)")

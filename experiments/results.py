@@ -2,6 +2,8 @@
 
 uv run python -m experiments.results                              write RESULTS.md anew
 uv run python -m experiments.results runs/memorization/1 ...      first keep the summaries of these runs
+
+What a summary cannot know, such as that the data folder held a part of a set, is added to its file as "note".
 """
 
 import json
@@ -32,7 +34,7 @@ Published: {{ system.source }}.
 `{{ run.command }}`, {{ run.config.seeds }} seeds, {{ run.seconds }} s
 on {{ run.environment.devices }} ({{ run.environment.cores }} cores);
 jax {{ run.environment.jax }}, flax {{ run.environment.flax }}, Python {{ run.environment.python }},
-commit {{ run.environment.commit }}.
+commit {{ run.environment.commit }}.{{ " " + run.note if run.note }}
 {% for kinds, rows in run.tables %}
 | |{% for kind in kinds %} {{ kind }} |{% endfor %}
 |---|{% for kind in kinds %}---|{% endfor %}
@@ -83,8 +85,10 @@ temporary memory of the program; trace error: median, relative to the exact trac
 {% endfor %}{% endif %}{% endfor %}"""
 
 TABLES = {
+    "compression": ("Counts and packed convolutions", ("counting", "packed")),
     "subspace": ("From layer inputs to a projector", ("routes", "growth", "vit")),
     "continual": ("Gradient projection", ("after", "step")),
+    "privacy": ("Shadow models and private steps", ("models", "step")),
     "ood": ("Detectors of unknown inputs", ("detectors", "pytorch-ood")),
     "decentralized": ("Agents on a graph", ("step", "bytes", "graphs", "links", "accuracy")),
 }

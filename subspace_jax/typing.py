@@ -6,7 +6,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jaxtyping import Array, Bool, Float, Int, Num, PyTree, Shaped, UInt8, UInt32
+from jaxtyping import Array, Bool, Float, Inexact, Int, Num, PyTree, Shaped, UInt8, UInt32
 
 if TYPE_CHECKING:
     from jaxtyping import Key
@@ -41,6 +41,6 @@ class Algorithm(NamedTuple):
 
 
 __all__ = [
-    "Algorithm", "ApplyFn", "Array", "Batch", "Bool", "Float", "Int", "Key", "LossFn", "Num", "Params", "PyTree",
-    "Shaped", "UInt8", "Variables",
+    "Algorithm", "ApplyFn", "Array", "Batch", "Bool", "Float", "Inexact", "Int", "Key", "LossFn", "Num", "Params",
+    "PyTree", "Shaped", "UInt8", "Variables",
 ]  # fmt: skip

@@ -186,6 +186,29 @@ def points(
     return save(figure, workdir, name)
 
 
+def blocks(workdir: str, name: str, rows: Mapping[str, Sequence[tuple[float, float]]]) -> pathlib.Path:
+    """Networks below each other, to scale: {name: (height, breadth) of each layer}, breadth 0 where one is missing."""
+    from matplotlib.patches import Rectangle
+
+    tallest = max(height for row in rows.values() for height, _ in row)
+    widest = [max(row[i][1] for row in rows.values()) for i in range(len(next(iter(rows.values()))))]
+    gap = 0.15 * sum(widest) / len(widest)
+    starts = np.concatenate([[0.0], np.cumsum(np.asarray(widest) + gap)])
+    figure, ax = canvas(9, 0.4 + 0.9 * len(rows))
+    for down, (label, row) in enumerate(rows.items()):
+        middle = -1.5 * tallest * down
+        ax.text(-gap, middle, label, ha="right", va="center", fontsize=9)
+        for start, (height, breadth) in zip(starts, row, strict=False):
+            color = COLORS[down % len(COLORS)]
+            ax.add_patch(Rectangle((start, middle - height / 2), breadth, height, color=color, alpha=0.75, lw=0))
+            if breadth:
+                ax.text(start, middle - 0.55 * tallest, f"{breadth:g}", ha="left", va="top", fontsize=7)
+    ax.set_xlim(-gap, starts[-1])
+    ax.set_ylim(-1.5 * tallest * (len(rows) - 1) - 0.8 * tallest, 0.6 * tallest)
+    ax.set_axis_off()
+    return save(figure, workdir, name)
+
+
 def graph(workdir: str, name: str, weights: np.ndarray, *, values: np.ndarray, label: str) -> pathlib.Path:
     """Agents on a circle, coloured by value, an edge where one sends to the other; (times, n, n): at any time."""
     count = weights.shape[-1]

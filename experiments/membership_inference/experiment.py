@@ -1,6 +1,7 @@
 """Can one tell who was in the training set? Shadow models, every attack, as released and as it should be.
 
     uv run python -m experiments.membership_inference          (digits, 10 % wrong labels, 64 networks, 3 seeds)
+    uv run python -m experiments.membership_inference --set-sizes 100 400 1200       (AUROC by size of training set)
     expected: AUROC of LiRA with a fixed variance >= .69, of curvature >= .64, of the released LiRA .05 lower; 1 min
     paper:    CIFAR-10, ResNet-18: curvature .690, LiRA as released .618 (NeurIPS 2024, arXiv 2407.02747)
 
@@ -34,6 +35,10 @@ class Config(classifier.Config):
     """The last so many of them, whole pairs, are attacked; the others are the shadow models."""
     attacks: tuple[str, ...] = ()
     """Attacks to try, see privacy.membership; all when not given."""
+    spread: Literal["std", "var_as_std"] = "std"
+    """Deviation of lira_online, curvature_nll, curvature_lr; var_as_std: the variance, as in the released scripts."""
+    set_sizes: tuple[int, ...] = ()
+    """Also attack --targets further networks, each trained on so many random samples; with the same shadow models."""
     score: str = "lira_fixed_variance"
     """The attack whose scores make the risk table."""
     queries: int = 1
@@ -77,7 +82,7 @@ def main(config: Config) -> runner.Summary:
     if config.logits:
         case, task = methods.from_file(config)
         protocol.check_score(config, population=False, curvature=case.targets.curvature is not None)
-        found = [(config.seed, task, protocol.scored(protocol.attacks(config), case))]
+        found = [(config.seed, task, protocol.scored(config, case))]
     else:
         found = list(trained(config))
     figures, std = runner.over_seeds([report.judge(arrays) for *_, arrays in found])
@@ -91,6 +96,7 @@ def trained(config: Config) -> Iterator[tuple[int, classifier.Task, dict[str, np
     shared = classifier.setup(config, test=bool(config.checkpoint))
     size = len(shared.columns["label"]) + (len(shared.test["label"]) if config.checkpoint else 0)
     retrained.check(config, size // 2, "halves")
+    methods.check_sizes(config, size)
     protocol.check_score(config, population=len(shared.test["label"]) > 0 and not config.checkpoint)
     for seed in runner.seeds(config):
         task = classifier.task(config, shared, seed)
@@ -106,6 +112,10 @@ def check(config: Config) -> None:
       ValueError: names the flag, its value and what it may be.
     """
     protocol.check_attacks(config)
+    if config.set_sizes and (config.logits or config.checkpoint):
+        raise ValueError(
+            "--set-sizes trains targets on sets of these sizes; it has no use with --logits or --checkpoint."
+        )
     if config.logits and config.checkpoint:
         raise ValueError("--logits attacks what a file holds, --checkpoint a saved network: give one of them.")
     if config.members and not config.logits and not config.checkpoint:

@@ -69,6 +69,36 @@ def saved(
     return Case(target, others, keep, member[None], None, {"models": config.models} | accuracies(right, member))
 
 
+def of_size(
+    config: Config, shared: classifier.Setup, task: classifier.Task, seed: int, case: Case, size: int, *, curved: bool
+) -> Case:
+    """New targets, each trained on `size` random samples; the attacker's shadow models stay those of halves."""
+    rng, n = np.random.default_rng([seed, size]), len(task.x)
+    member = np.stack([rng.permutation(n) < size for _ in range(config.targets)])
+    said = outputs(config, shared, task, seed, member, curved=curved, folder=f"size{size}", first=size)
+    logits = said["logits"]
+    targets = statistics.from_logits(logits[:, :, :n], task.label, curvature=said.get("curvature"))
+    population = case.population
+    if population:
+        population = statistics.from_logits(logits[:, :, n:], task.test_label), population[1]
+    right = logits[:, 0, :n].argmax(axis=-1) == task.label
+    figures = {"train_accuracy": right[member].mean(), "test_accuracy": right[~member].mean()}
+    return case._replace(targets=targets, member=member, population=population, figures=figures)
+
+
+def check_sizes(config: Config, samples: int) -> None:
+    """Refuse sizes of training sets that give no batch, or leave nobody out.
+
+    Raises:
+      ValueError: names the size and what it may be.
+    """
+    for size in config.set_sizes:
+        if not config.batch <= size < samples:
+            raise ValueError(
+                f"--set-sizes lie in [{config.batch}, {samples}), from --batch to all samples; got {size}."
+            )
+
+
 def from_file(config: Config) -> tuple[Case, classifier.Task]:
     """Saved logits of targets and shadow models; of the candidates only labels and numbers are known.
 
@@ -123,16 +153,21 @@ def apart(of: Statistics, last: int) -> tuple[Statistics, Statistics]:
 
 
 def outputs(
-    config: Config, shared: classifier.Setup, task: classifier.Task, seed: int, keep: np.ndarray, *, curved: bool
-) -> dict[str, np.ndarray]:
-    """What every network trained here says of all samples, and the curvature of its loss around the candidates."""
+    config: Config, shared: classifier.Setup, task: classifier.Task, seed: int, keep: np.ndarray, *, curved: bool,
+    folder: str = "", first: int = 0,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """What every network trained here says of all samples, and the curvature of its loss around the candidates.
+
+    `folder` lies in that of the seed's shadow models; `first` gives the networks other initial values than these have.
+    """
     measures = {"curvature": curvatures(config, shared.network.apply, task, seed)} if curved else None
     saved = classifier.checkpoint_config(config, shared, seed)
     steps = config.epochs * (int(keep[0].sum()) // config.batch)
+    key = jax.random.fold_in(jax.random.key(seed), classifier.TRAIN_KEY)
     return shadows.train(
-        jax.random.fold_in(jax.random.key(seed), classifier.TRAIN_KEY), shared.network,
+        jax.random.fold_in(key, first) if first else key, shared.network,
         training.optimizer(shared.recipe, steps), (task.image, task.label), keep,
-        f"{config.workdir}/shadows/seed{seed}", epochs=config.epochs, batch=config.batch,
+        f"{config.workdir}/shadows/seed{seed}/{folder}", epochs=config.epochs, batch=config.batch,
         inputs=np.concatenate([task.x, task.test_x]), queries=config.queries, group=config.group, loop=loop(config),
         prepare=shared.prepare, measures=measures, label=f"seed {seed}, networks",
         recipe=saved["recipe"] | saved["model"] | {n: getattr(config, n) for n in ("curvature", "probes", "step")},

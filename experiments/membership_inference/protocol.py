@@ -43,7 +43,7 @@ def check_score(config: Config, *, population: bool, curvature: bool = True) -> 
     Raises:
       ValueError: names what it lacks.
     """
-    _, statistic, needs = membership.TABLE[config.score]
+    _, statistic, needs, _ = membership.TABLE[config.score]
     lacks = ["samples that no network was trained on"] if "population" in needs and not population else []
     lacks += ["curvature"] if statistic == "curvature" and not curvature else []
     if lacks:
@@ -51,26 +51,33 @@ def check_score(config: Config, *, population: bool, curvature: bool = True) -> 
 
 
 def attacked(config: Config, shared: classifier.Setup, task: classifier.Task, seed: int) -> dict[str, Any]:
-    """The scores on networks trained here, or on the network at --checkpoint."""
+    """The scores on networks trained here, or on the network at --checkpoint; for each of --set-sizes further ones."""
     names = attacks(config)
+    curved = needs_curvature(names)
     keep = masks.shadow_masks(jax.random.key(seed), config.models, len(task.x))
     source = methods.saved if config.checkpoint else methods.trained
-    return scored(names, source(config, shared, task, seed, keep, curved=needs_curvature(names)))
+    case = source(config, shared, task, seed, keep, curved=curved)
+    arrays = scored(config, case)
+    for size in config.set_sizes:
+        found = scored(config, methods.of_size(config, shared, task, seed, case, size, curved=curved))
+        arrays |= {f"size{size}/{name}": values for name, values in found.items()}
+    return arrays
 
 
-def scored(names: list[str], case: methods.Case) -> dict[str, Any]:
+def scored(config: Config, case: methods.Case) -> dict[str, Any]:
     """Scores "score/<attack>" (targets, n), who was a member, accuracies, the targets' curvature.
 
     Attacks for which there is no population, or no curvature, are left out.
     """
     arrays = dict(case.figures) | {"member": case.member}
-    for name in names:
-        _, statistic, needs = membership.TABLE[name]
+    for name in attacks(config):
+        _, statistic, needs, spread = membership.TABLE[name]
         measured = getattr(case.targets, statistic) is not None and getattr(case.shadows, statistic) is not None
         if measured and ("population" not in needs or case.population):
             arrays[f"score/{name}"] = membership.attack(
-                name, case.targets, case.shadows, case.keep, population=case.population
-            )
+                name, case.targets, case.shadows, case.keep, population=case.population,
+                **({"spread": config.spread} if spread else {}),
+            )  # fmt: skip
     curved, seen = case.targets.curvature, case.shadows.curvature
     if curved is not None and seen is not None:
         floor = seen[seen > 0].min()  # zeros lie below what was measured

@@ -55,7 +55,21 @@ def judge(arrays: Arrays) -> dict[str, float]:
             figures[f"log_curvature/{side}"] = float(arrays["log_curvature"][mask].mean())
     single = "train_accuracy", "test_accuracy", "models"
     figures |= {name: float(arrays[name]) for name in single if name in arrays}
+    for size, own in by_size(arrays).items():
+        found = {name: np.mean([one.auroc for one in of]) for name, of in summaries(own).items()}
+        figures |= {f"auroc_at_size/{name}/{size}": float(value) for name, value in found.items()}
+        figures[f"train_accuracy_at_size/{size}"] = float(own["train_accuracy"])
     return figures | {"negatives": float((~arrays["member"]).sum(axis=1).mean())}
+
+
+def by_size(arrays: Arrays) -> dict[int, Arrays]:
+    """The arrays of the targets of each of --set-sizes."""
+    found: dict[int, Arrays] = {}
+    for name, values in arrays.items():
+        size, _, rest = name.partition("/")
+        if size.startswith("size"):
+            found.setdefault(int(size.removeprefix("size")), {})[rest] = values
+    return found
 
 
 def metric_rows(seed: int, arrays: Arrays) -> list[dict[str, Any]]:
@@ -94,7 +108,29 @@ def risks(config: Config, seed: int, task: classifier.Task, arrays: Arrays) -> d
 def sections(config: Config, figures: dict[str, float], found: Found) -> list[report.Section]:
     """The report: figures of all seeds, then pictures of the first."""
     arrays = found[0][2]
-    return [scoreboard(figures), rocs(config, figures, arrays), histograms(config, arrays), exposed(config, *found[0])]
+    sizes = [set_sizes(config, figures)] if config.set_sizes else []
+    pictures = rocs(config, figures, arrays), histograms(config, arrays), exposed(config, *found[0])
+    return [scoreboard(figures), *sizes, *pictures]
+
+
+def set_sizes(config: Config, figures: dict[str, float]) -> report.Section:
+    """AUROC against the size of the targets' training set."""
+    along = sorted(config.set_sizes)
+    names = dict.fromkeys(key.split("/")[1] for key in figures if key.startswith("auroc_at_size/"))
+    values = {name: [figures[f"auroc_at_size/{name}/{size}"] for size in along] for name in names}
+    lines = {name: (along, row) for name, row in values.items()}
+    picture = plots.curves(
+        config.workdir, "set_sizes", lines, x="samples in the training set of a target", y="AUROC", log_x=True
+    )
+    fitted = [f"{figures[f'train_accuracy_at_size/{size}']:.4f}" for size in along]
+    rows = [(name, *(f"{value:.4f}" for value in row)) for name, row in values.items()]
+    text = (
+        f"{config.targets} targets a size and seed, each trained on random samples; the others are non-members. The "
+        "shadow models are trained on halves, whatever the size: what they know fits targets on halves best."
+    )
+    return report.Section("Size of the training set", text, (picture,), (
+        ("attack", *along), *rows, ("accuracy on members", *fitted),
+    ))  # fmt: skip
 
 
 def scoreboard(figures: dict[str, float]) -> report.Section:

@@ -1,7 +1,7 @@
 """Which inputs belong to none of the classes? Detectors near and far, their cost, what two methods really add.
 
     uv run python -m experiments.ood_detection                         (digits: erm, mixup, aux_soft; 5 seeds)
-    uv run python -m experiments.ood_detection --data mnist --data-dir DIR --model cnn --widths 64 --samples 6000 \
+    uv run python -m experiments.ood_detection --data mnist --data-dir DIR --model cnn2 --widths --samples 6000 \
 --epochs 5 --ood-sets gaussian uniform salt_pepper blur constant inverted permuted unseen greycifar fashion_mnist
     uv run python -m experiments.ood_detection --features FILE.npz     (logits and features of your own)
     expected: digits: the auxiliary class >= .97 on every far set at an accuracy within .025, below MSP near; 2 min
@@ -58,7 +58,7 @@ class Config(classifier.Config):
     noise: float = 0.0
     """Share of wrong labels planted."""
     widths: tuple[int, ...] = (128, 128)
-    """Hidden layers of an mlp, lenet5 or cnn; those of nn.build when not given."""
+    """Hidden layers of an mlp or lenet5; those of nn.build when not given."""
     network_args: tuple[str, ...] = ("init=he",)
     """Further arguments of the network as NAME=VALUE."""
     optimizer: Literal["sgd", "nesterov", "adam"] = "adam"
@@ -86,7 +86,7 @@ PRESETS = {
     ),
 }  # fmt: skip
 MNIST = dataclasses.replace(
-    PRESETS["cpu"], data="mnist", model="cnn", widths=(64,), samples=6000, epochs=5,
+    PRESETS["cpu"], data="mnist", model="cnn2", widths=(), samples=6000, epochs=5,
     ood_sets=(*NOISES, "unseen", "greycifar", "fashion_mnist"),
 )  # fmt: skip
 WHERE = "seed", "seeds", "workdir", "resume", "data_dir", "positive"  # flags that change no recipe

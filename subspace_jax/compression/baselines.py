@@ -16,6 +16,7 @@ import numpy as np
 from subspace_jax.compression.eigenpairs import Measured, leading, spectra
 from subspace_jax.core import capture, checks, subspace
 from subspace_jax.core.keys import as_key
+from subspace_jax.core.moments import wide
 from subspace_jax.typing import Array, Key, Params
 
 
@@ -30,7 +31,7 @@ def input_only(table: capture.Layers, params: Params, moments: Measured, *, rank
 
     def cut(path: str, kernel: np.ndarray, rank: int) -> np.ndarray:
         basis = leading(solved[path].inputs, rank)
-        return basis @ (basis.mT @ kernel)
+        return basis @ (subspace.adjoint(basis) @ kernel)
 
     return _edit(table, params, ranks, cut)
 
@@ -45,7 +46,7 @@ def output_only(table: capture.Layers, params: Params, moments: Measured, *, ran
 
     def cut(path: str, kernel: np.ndarray, rank: int) -> np.ndarray:
         basis = leading(solved[path].outputs, rank)
-        return kernel @ basis @ basis.mT
+        return kernel @ basis @ subspace.adjoint(basis)
 
     return _edit(table, params, ranks, cut)
 
@@ -65,7 +66,7 @@ def whitened_svd(table: capture.Layers, params: Params, moments: Measured, *, ra
         seen = values > subspace.EIGH_FLOOR[solved[path].dtype] * values[..., :1]
         roots = np.sqrt(np.where(seen, values, 0.0))[..., None]
         inverse = np.where(seen[..., None], 1 / np.where(roots > 0, roots, 1.0), 0.0)
-        return vectors @ (inverse * _truncated(roots * (vectors.mT @ kernel), rank))
+        return vectors @ (inverse * _truncated(roots * (subspace.adjoint(vectors) @ kernel), rank))
 
     return _edit(table, params, ranks, cut)
 
@@ -119,11 +120,12 @@ def _edit(
     ranks: Mapping[str, int],
     cut: Callable[[str, np.ndarray, int], np.ndarray],
 ) -> Params:
-    """Every kernel in `ranks` cut by (path, float64 matrix, rank)."""
+    """Every kernel in `ranks` cut by (path, float64 or complex128 matrix, rank)."""
     layers = capture.Layers({path: table[path] for path in _known(table, ranks, table)}, ())
+    checks.check_host("an edit of this kind", params)
     kernels = capture.kernels(layers, params)
     checks.check_finite("kernels", kernels, remedy="the network diverged")
-    cuts = {path: cut(path, np.asarray(kernel, np.float64), ranks[path]) for path, kernel in kernels.items()}
+    cuts = {path: cut(path, wide(kernel), ranks[path]) for path, kernel in kernels.items()}
     return capture.write_kernels(table, params, cuts)
 
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from subspace_jax.core import capture, checks, subspace
-from subspace_jax.core.moments import Moments
-from subspace_jax.typing import Float, Int, Params
+from subspace_jax.core.moments import Moments, wide
+from subspace_jax.typing import Float, Inexact, Int, Params
 
 
 class Spectrum(NamedTuple):
@@ -24,7 +24,7 @@ class Spectrum(NamedTuple):
       energies: eigenvalues, the squared singular values of the rows, (..., d).
     """
 
-    basis: Float[np.ndarray, "*lead d d"]
+    basis: Inexact[np.ndarray, "*lead d d"]
     energies: Float[np.ndarray, "*lead d"]
 
 
@@ -63,6 +63,7 @@ def spectra(
       ValueError: moments or kernels that are not finite; fewer rows than features; a layer that is not in the table or
         the moments, whose outputs are all zero, or that packs queries, keys and values in one kernel.
     """
+    checks.check_host("spectra", params, moments)
     paths = list(moments if layers is None else layers)
     for path in paths:
         _check(table, moments, path)
@@ -72,9 +73,9 @@ def spectra(
     for path, kernel in kernels.items():
         sums = moments[path]
         if isinstance(sums, Moments):
-            gram, shares = np.asarray(sums.gram, np.float64), table[path].shares
+            gram, shares = wide(sums.gram), table[path].shares
             inputs[shares] = inputs[shares] if shares in inputs else _solve(gram)
-            sums = Spectra(inputs[shares], _solve(_outputs(path, gram, kernel, sums)), str(sums.gram.dtype))
+            sums = Spectra(inputs[shares], _solve(_outputs(path, gram, kernel, sums)), subspace.real(sums.gram))
         found[path] = sums
     return found
 
@@ -89,7 +90,7 @@ def rank_at(spectrum: Spectrum, energy: float) -> Int[np.ndarray, "*lead"]:
     return np.asarray(keep.sum(-1), np.int32)
 
 
-def leading(spectrum: Spectrum, rank: int | Int[np.ndarray, "*lead"]) -> Float[np.ndarray, "*lead d k"]:
+def leading(spectrum: Spectrum, rank: int | Int[np.ndarray, "*lead"]) -> Inexact[np.ndarray, "*lead d k"]:
     """The first columns of the basis, as many as the largest rank; an entry with a lower one has zeros there."""
     rank = np.asarray(rank)
     columns = np.arange(spectrum.energies.shape[-1]) < rank[..., None]
@@ -128,7 +129,7 @@ def _check(table: capture.Layers, moments: Measured, path: str) -> None:
         )
 
 
-def _solve(gram: Float[np.ndarray, "*lead d d"]) -> Spectrum:
+def _solve(gram: Inexact[np.ndarray, "*lead d d"]) -> Spectrum:
     with jax.enable_x64(True):
         values, vectors = (np.asarray(part)[..., ::-1] for part in jnp.linalg.eigh(gram))
     seen = values > subspace.EIGH_FLOOR["float64"] * values[..., :1]
@@ -137,10 +138,10 @@ def _solve(gram: Float[np.ndarray, "*lead d d"]) -> Spectrum:
 
 def _outputs(path: str, gram: np.ndarray, kernel: object, sums: Moments) -> np.ndarray:
     """K'GK; a layer whose outputs are zero up to rounding is refused."""
-    kernel = np.asarray(kernel, np.float64)
+    kernel = wide(kernel)
     checks.check_finite(f"kernel of {path!r}", kernel, remedy="the network diverged")
-    outputs = kernel.mT @ gram @ kernel
-    largest = np.trace(gram, axis1=-2, axis2=-1) * (kernel**2).sum((-2, -1))
-    if (np.trace(outputs, axis1=-2, axis2=-1) <= subspace.EIGH_FLOOR[str(sums.gram.dtype)] * largest).any():
+    outputs = subspace.adjoint(kernel) @ gram @ kernel
+    largest = np.trace(gram, axis1=-2, axis2=-1).real * (np.abs(kernel) ** 2).sum((-2, -1))
+    if (np.trace(outputs, axis1=-2, axis2=-1).real <= subspace.EIGH_FLOOR[subspace.real(sums.gram)] * largest).any():
         raise ValueError(f"{path!r} gives only zeros on these rows: nothing of it is used; leave its moments out.")
     return outputs

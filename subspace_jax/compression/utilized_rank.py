@@ -29,7 +29,9 @@ import numpy as np
 
 from subspace_jax.compression.eigenpairs import Measured, Spectra, effective_rank, leading, rank_at, spectra
 from subspace_jax.core import capture
-from subspace_jax.typing import Array, Float, Params
+from subspace_jax.core.moments import wide
+from subspace_jax.core.subspace import adjoint
+from subspace_jax.typing import Array, Inexact, Params
 
 ENERGIES = (0.99999, 0.9999, 0.999, 0.99, 0.97, 0.95, 0.9, 0.8)
 FLOAT32_ENERGY = 1 - 1e-6  # a float32 Gram cannot resolve energies above this
@@ -247,7 +249,7 @@ def _use(own: Spectra, energy: float) -> LayerUse:
     return LayerUse(k_s, k_t, rank, rank / smaller, *(effective_rank(side.energies) for side in sides))
 
 
-def _project(kernel: Array, own: Spectra, energy: float) -> Float[np.ndarray, "*lead m n"]:
+def _project(kernel: Array, own: Spectra, energy: float) -> Inexact[np.ndarray, "*lead m n"]:
     """P_S K P_T in float64."""
     s, t = (leading(side, rank_at(side, energy)) for side in (own.inputs, own.outputs))
-    return s @ (s.mT @ np.asarray(kernel, np.float64) @ t) @ t.mT
+    return s @ (adjoint(s) @ wide(kernel) @ t) @ adjoint(t)

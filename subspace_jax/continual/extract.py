@@ -61,6 +61,7 @@ def channels(table: Layers, *, heads: tuple[str, ...] = ("heads",)) -> Channels:
     layers = Layers({path: layer for path, layer in table.items() if not free(layer.leaf)}, ())
     if not layers:
         raise ValueError(f"heads={heads} leave no layer of {', '.join(table)}.")
+    capture.check_writes(layers, "not divided into channels")
     if odd := [path for path, layer in layers.items() if layer.lead]:
         raise ValueError(f"{odd[0]!r} has groups, a scan or a batch axis: channels are those of plain layers.")
     if statistics := [leaf for leaf in table.other if leaf.startswith("batch_stats/")]:

@@ -33,9 +33,9 @@ import optax
 
 from subspace_jax.continual import projection
 from subspace_jax.continual.projection import Bases
-from subspace_jax.core import subspace
+from subspace_jax.core import checks, subspace
 from subspace_jax.core.capture import Layers
-from subspace_jax.core.moments import Moments
+from subspace_jax.core.moments import Moments, wide
 from subspace_jax.core.subspace import Subspace
 
 Energy = float | int | Mapping[str, float | int]
@@ -69,8 +69,9 @@ def gpm(table: Layers, *, heads: Collection[str] = (), freeze: bool = True) -> o
         the paper does; they are learned in the first task. Otherwise they go on to change earlier tasks' outputs.
 
     Raises:
-      ValueError: a head that names nothing, heads that leave nothing; at `init`, parameters of another network, or a
-        kernel that is also read elsewhere (tied weights).
+      ValueError: a head that names nothing, heads that leave nothing; a kernel that is computed from several leaves (an
+        adapter, a normalised weight), which no update of one of them protects; at `init`, parameters of another
+        network, or a kernel that is also read elsewhere (tied weights).
     """
     plan = projection.plan(table, heads=heads, freeze=freeze)
 
@@ -86,7 +87,10 @@ def gpm(table: Layers, *, heads: Collection[str] = (), freeze: bool = True) -> o
 def init(table: Layers) -> dict[str, Subspace]:
     """Bases of rank 0 with the capacity of the whole input, so that shapes never change and checkpoints take them."""
     return {
-        path: Subspace(jnp.zeros((*layer.lead, layer.d_in, layer.d_in)), jnp.zeros(layer.lead, jnp.int32))
+        path: Subspace(
+            jnp.zeros((*layer.lead, layer.d_in, layer.d_in), complex if layer.is_complex else float),
+            jnp.zeros(layer.lead, jnp.int32),
+        )
         for path, layer in table.items()
     }
 
@@ -130,6 +134,7 @@ def grow(
     """`update` without the warning about full layers."""
     if rule not in ("paper", "released"):
         raise ValueError(f"rule is 'paper' or 'released'; got {rule!r}.")
+    checks.check_host("update", bases, moments)
     shares = dict(energy) if isinstance(energy, Mapping) else dict.fromkeys(bases, energy)
     if set(shares) != set(bases):
         raise ValueError(f"energy names {', '.join(shares) or 'no layer'}; the bases are of {', '.join(bases)}.")
@@ -154,9 +159,9 @@ def _check(path: str, space: Subspace, moments: Mapping[str, Moments], energy: f
 
 def _grown(space: Subspace, moments: Moments, energy: float | int, fewer: int) -> Subspace:
     """One layer, without the last `fewer` directions; in float64, but the noise floor stays that of the Gram."""
-    wide = Subspace(np.asarray(space.basis, np.float64), np.asarray(space.rank))
+    exact = Subspace(wide(space.basis), np.asarray(space.rank))
     gram = np.asarray(moments.gram)
-    basis, rank = subspace.grow(wide, gram, energy=energy, rows=int(np.max(moments.count)))
+    basis, rank = subspace.grow(exact, gram, energy=energy, rows=int(np.max(moments.count)))
     if fewer:
         rank = np.maximum(rank - fewer, 0)
         basis = basis * (np.arange(basis.shape[-1]) < rank[..., None])[..., None, :]

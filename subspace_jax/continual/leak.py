@@ -7,7 +7,7 @@ lies in the protected space again; before the projection they do no harm.
 
 import functools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,10 +16,11 @@ import numpy as np
 import optax
 
 from subspace_jax.continual import projection
-from subspace_jax.core import capture
+from subspace_jax.core import capture, meshes
 from subspace_jax.core.capture import Layers
 from subspace_jax.core.keys import as_key
-from subspace_jax.core.moments import Moments
+from subspace_jax.core.moments import Moments, wide
+from subspace_jax.core.subspace import adjoint
 from subspace_jax.typing import Array, Key, Params, PyTree
 
 LIMIT = 1e-4  # float32 leaves 1e-7, a chain in the wrong order 1e-2 and more
@@ -37,9 +38,10 @@ def leak(
 ) -> dict[str, float]:
     """||P dK|| / ||dK|| per layer: P projects onto its stored basis, dK sums the chain's updates on random gradients.
 
-    The chain starts from its current state, momentum included. In a layer whose basis is (nearly) full, dK is only
-    rounding error without a meaningful direction: the denominator is therefore at least a tenth of ||dK|| without
-    bases. For `sgp` all importances are taken as 1, which makes it `gpm`.
+    The chain starts from its current state, momentum included; leaves that are no floats (a counter of steps) get zero
+    gradients. In a layer whose basis is (nearly) full, dK is only rounding error without a meaningful direction: the
+    denominator is therefore at least a tenth of ||dK|| without bases. For `sgp` all importances are taken as 1, which
+    makes it `gpm`.
 
     Args:
       key: of the gradients, standard normal.
@@ -57,6 +59,7 @@ def leak(
       ValueError: no bases in opt_state; steps below 1.
     """
     key = as_key(key)
+    params, opt_state = meshes.moved((params, opt_state))
     bases = optax.tree.get(opt_state, "bases")
     if bases is None or steps < 1:
         raise ValueError(f"leak needs a projection in opt_state and at least 1 step; got steps={steps}, bases={bases}.")
@@ -99,8 +102,8 @@ def interference(table: Layers, before: Params, after: Params, moments: Mapping[
     old, new = (capture.kernels(layers, params) for params in (before, after))
     found = {}
     for path in layers:
-        change = np.asarray(new[path], np.float64) - np.asarray(old[path], np.float64)
-        found[path] = float((change * (np.asarray(moments[path].gram, np.float64) @ change)).sum())
+        change = wide(new[path]) - wide(old[path])
+        found[path] = float((change.conj() * (wide(moments[path].gram) @ change)).sum().real)
     return found
 
 
@@ -110,16 +113,29 @@ def _drift(params: Params, opt_state: Any, key: Key[Array, ""], *, tx: Any, step
 
     def step(carry: tuple, i: Array) -> tuple[tuple, None]:
         params, opt_state, total = carry
-        gradients = optax.tree.random_like(jax.random.fold_in(key, i), params)
-        updates, opt_state = tx.update(gradients, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state, optax.tree.add(total, updates)), None
+        gradients = optax.tree.random_like(jax.random.fold_in(key, i), params, sampler=_gradient)
+        updates, new = tx.update(gradients, opt_state, params)
+        total, new = jax.tree.map(_counting, (total, opt_state), (optax.tree.add(total, updates), new))
+        return (optax.apply_updates(params, updates), new, total), None
 
     start = params, opt_state, optax.tree.zeros_like(params)
     return jax.lax.scan(step, start, jnp.arange(steps))[0][2]
 
 
+def _gradient(key: Array, shape: Sequence[int], dtype: Any) -> Array:
+    """Standard normal; zero for what has no gradient, such as a counter of steps."""
+    is_float = jnp.issubdtype(dtype, jnp.inexact)
+    return jax.random.normal(key, shape, dtype) if is_float else jnp.zeros(shape, dtype)
+
+
+def _counting(old: Array, new: Array) -> Array:
+    """The new value, of integers as integers: a learning rate makes floats of a counter's zero gradient."""
+    is_integer = jnp.issubdtype(old.dtype, jnp.integer)
+    return new.astype(old.dtype) if is_integer else new
+
+
 def _share(basis: Array, moved: Array, free: Array) -> float:
-    back = np.asarray(basis, np.float64).mT @ np.asarray(moved, np.float64)
+    back = adjoint(wide(basis)) @ wide(moved)
     size = max(np.linalg.norm(moved), DUST * np.linalg.norm(free))
     share = float(np.linalg.norm(back) / size) if size else 0.0
     kept = jnp.finfo(moved.dtype)

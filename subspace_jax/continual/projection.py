@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import optax
 
 from subspace_jax.core import capture
-from subspace_jax.core.capture import Layer, Layers, views
+from subspace_jax.core.capture import Layer, Layers
 from subspace_jax.core.capture.table import leaf_paths, replace_leaves
-from subspace_jax.core.subspace import Subspace
-from subspace_jax.typing import Array, Float, Params, PyTree
+from subspace_jax.core.meshes import hidden, spec
+from subspace_jax.core.subspace import Subspace, adjoint
+from subspace_jax.typing import Array, Float, Inexact, Params, PyTree
 
 Bases = Mapping[str, Subspace]
 
@@ -34,12 +35,14 @@ def plan(table: Layers, *, heads: Collection[str], freeze: bool) -> Plan:
     """All layers but the heads are protected, and with `freeze` every other leaf outside the heads is frozen.
 
     Raises:
-      ValueError: a head that names nothing, or heads that leave no layer to protect.
+      ValueError: a head that names nothing, or heads that leave no layer to protect; an effective kernel, one that is
+        computed from several leaves.
     """
     paths = [*table, *(layer.leaf for layer in table.values()), *table.other]
     if isinstance(heads, str) or (unknown := [head for head in heads if not any(under(p, [head]) for p in paths)]):
         named = repr(heads) if isinstance(heads, str) else repr(unknown[0])
         raise ValueError(f"heads is a list of paths or their beginnings; {named} is none of {', '.join(paths)}.")
+    capture.check_writes(beside(table, heads), "not protected in training")
     layers = {
         path: uncast(layer) for path, layer in table.items() if not under(path, heads) and not under(layer.leaf, heads)
     }
@@ -93,16 +96,20 @@ def project(
             leaves[path] = jnp.where(stored, jnp.zeros_like(leaves[path]), leaves[path])
     for path, space in bases.items():
         layer = plan.layers[path]
-        leaf = leaves[layer.leaf]
-        matrix = views.read(layer.steps, leaf)
-        outside = matrix - inside(space, matrix, None if importance is None else importance[path])
-        leaves[layer.leaf] = views.write(layer.steps, leaf, outside.astype(leaf.dtype))
+        leaf, weights = leaves[layer.leaf], None if importance is None else importance[path]
+        leaves[layer.leaf] = hidden(functools.partial(_off, layer), spec(leaf))(leaf, space, weights)
     return replace_leaves(updates, leaves)
 
 
+def _off(layer: Layer, leaf: Array, space: Subspace, importance: Array | None) -> Array:
+    """The update of a leaf without what lies in the space."""
+    matrix = layer.read(leaf)
+    return layer.write(leaf, (matrix - inside(space, matrix, importance)).astype(leaf.dtype))
+
+
 def inside(
-    space: Subspace, matrix: Float[Array, "*lead d n"], importance: Float[Array, "*lead k"] | None = None
-) -> Float[Array, "*lead d n"]:
+    space: Subspace, matrix: Inexact[Array, "*lead d n"], importance: Float[Array, "*lead k"] | None = None
+) -> Inexact[Array, "*lead d n"]:
     """P dK = M (M' dK) in 4 d k n operations, k the rank rounded up to eighths of the capacity; none at rank 0.
 
     Shapes are static, the rank is not, so a switch chooses among nine products; `vmap` over ranks computes them all.
@@ -110,7 +117,7 @@ def inside(
     """
     matrix = matrix.astype(jnp.promote_types(matrix.dtype, space.basis.dtype))
     left = space.basis if importance is None else space.basis * importance[..., None, :]
-    right, capacity = space.basis.mT, space.basis.shape[-1]
+    right, capacity = adjoint(space.basis), space.basis.shape[-1]
     eighths = sorted({-(-capacity * i // 8) for i in range(9)})
 
     def product(count: int) -> Array:

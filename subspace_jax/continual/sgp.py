@@ -30,7 +30,7 @@ import optax
 
 from subspace_jax.continual import gpm, projection
 from subspace_jax.core.capture import Layers
-from subspace_jax.core.moments import Moments
+from subspace_jax.core.moments import Moments, wide
 from subspace_jax.core.subspace import Subspace
 from subspace_jax.typing import Array, Float
 
@@ -96,8 +96,8 @@ def update(state: SGPState, moments: Mapping[str, Moments], *, energy: gpm.Energ
 def _importance(
     space: Subspace, moments: Moments, old: Float[Array, "*lead d"], a: float | int
 ) -> Float[Array, "*lead d"]:
-    basis, gram = np.asarray(space.basis, np.float64), np.asarray(moments.gram, np.float64)
-    values = np.sqrt(np.maximum((basis * (gram @ basis)).sum(-2), 0))
+    basis, gram = wide(space.basis), wide(moments.gram)
+    values = np.sqrt(np.maximum((basis.conj() * (gram @ basis)).sum(-2).real, 0))
     largest = values.max(-1, keepdims=True)
     new = (a + 1) * values / np.where(largest > 0, a * values + largest, 1.0)
     return jnp.asarray(np.clip(new + np.asarray(old), 0, 1), old.dtype)

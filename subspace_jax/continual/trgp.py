@@ -16,7 +16,7 @@ import optax
 
 from subspace_jax.continual import gpm, leak, projection
 from subspace_jax.continual.protocol import Learner, State, compiled, learner, own_head
-from subspace_jax.core import capture, losses, subspace
+from subspace_jax.core import capture, checks, losses, subspace
 from subspace_jax.core.capture import Layers
 from subspace_jax.core.moments import Moments
 from subspace_jax.nn import Model
@@ -44,11 +44,13 @@ def init(table: Layers, *, tasks: int) -> dict[str, Spaces]:
     """Nothing stored, no task trusted, all scales the identity.
 
     Raises:
-      ValueError: fewer than 1 task; a layer that is scanned or has groups.
+      ValueError: fewer than 1 task; a layer that is scanned or has groups, or whose kernel is complex.
     """
     odd = [path for path, layer in table.items() if layer.lead]
     if tasks < 1 or odd:
         raise ValueError(f"trgp takes at least 1 task and plain layers; got {tasks} tasks, and of others {odd}.")
+    capture.check_writes(table, "not protected in training")
+    checks.check_real("TRGP", {path: layer.dtype for path, layer in table.items()})
     return {
         path: Spaces(
             jnp.zeros((tasks, layer.d_in, layer.d_in)),

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from subspace_jax.continual.extract import Widths
+from subspace_jax.core import checks
 from subspace_jax.core import moments as _moments
 from subspace_jax.core.moments import Moments
+from subspace_jax.core.subspace import Square, significant_dims
 from subspace_jax.typing import Array, Float, Int
 
 NOISE = 1e-6  # share of the variance below which a direction is rounding; also the cut-off of the pseudo-inverse
@@ -18,17 +20,19 @@ ROWS = 100  # rows per channel that the warning recommends
 Share = float | int | Mapping[str, float | int]  # one for all layers, or by layer
 
 
-def pca_count(cov: Float[Array, "m m"], *, v: float | int) -> Int[Array, ""]:
+def pca_count(cov: Square, *, v: float | int) -> int:
     """How many leading principal components together hold LESS than the share v: one fewer than reach it.
 
     Args:
-      cov: covariance of a layer's outputs, in any unit.
+      cov: covariance of a layer's outputs, (m, m), in any unit; not for `jit`.
       v: in (0, 1].
 
     Returns:
       0 ... m - 1; 0 where one component holds v, and where nothing varies.
     """
-    return jnp.maximum(residual_count(cov, 0, v=v) - 1, 0)
+    check_share(v)
+    values = np.linalg.eigvalsh(np.asarray(cov, np.float64))
+    return int(significant_dims(np.where(values > NOISE * values.sum(), values, 0.0), tau=v, rule="below"))
 
 
 def residual_count(cov: Float[Array, "m m"], core: Int[Array, ""] | int, *, v: float | int) -> Int[Array, ""]:
@@ -74,6 +78,7 @@ def task_widths(moments: Mapping[str, Moments], core: Widths, *, v: Share) -> di
     Warns:
       UserWarning: fewer rows than channels, which bounds the count; a layer whose outputs do not vary.
     """
+    checks.check_real("SPACE", {path: own.gram.dtype for path, own in moments.items()})
     first, widths = not any(int(core[path]) for path in moments), {}
     shares = v if isinstance(v, Mapping) else dict.fromkeys(moments, v)
     for path, own in moments.items():
@@ -87,8 +92,8 @@ def task_widths(moments: Mapping[str, Moments], core: Widths, *, v: Share) -> di
         if dead:
             warnings.warn(f"{path}: its outputs do not vary; at least 1 channel is kept.", stacklevel=2)
         with jax.enable_x64(True):
-            wide = jnp.asarray(cov * (not dead))
-            count = int(pca_count(wide, v=shares[path]) if first else residual_count(wide, old, v=shares[path]))
+            cov, share = cov * (not dead), shares[path]
+            count = pca_count(cov, v=share) if first else int(residual_count(jnp.asarray(cov), old, v=share))
         widths[path] = max(1, old + count)
     return widths
 

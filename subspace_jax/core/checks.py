@@ -4,6 +4,7 @@ Data of users pass these checks. Every error is one sentence that names the valu
 `jit` and `vmap` values are unknown: there only shapes and dtypes are checked, and NaN stays NaN.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -19,6 +20,16 @@ ROUNDED = 1e-2  # by which probabilities in bfloat16 may miss the sum of 1
 def is_known(values: Any) -> bool:
     """Whether the values can be looked at: False inside `jit`, `vmap` and `grad`."""
     return not isinstance(values, jax.core.Tracer)
+
+
+def check_host(name: str, *values: PyTree) -> None:
+    """Refuse traced values in what computes in float64 on the host.
+
+    Raises:
+      ValueError: names the function; a call inside `jit`, `grad` or `vmap`.
+    """
+    if not all(map(is_known, jax.tree.leaves(values))):
+        raise ValueError(f"{name} computes in float64 on the host: call it outside jit, grad and vmap.")
 
 
 def check_finite(name: str, values: PyTree, *, remedy: str = "drop or repair these samples") -> None:
@@ -160,6 +171,20 @@ def check_positions(name: str, positions: Any, samples: int) -> None:
         raise ValueError(
             f"{name} must lie in [0, {samples}), positions of labels; got {positions[wrong[0]]} in place {wrong[0]}."
         )
+
+
+def check_real(method: str, dtypes: Mapping[str, Any]) -> None:
+    """Refuse complex numbers in a method that is defined for real ones only.
+
+    Raises:
+      ValueError: names the method, and the first array whose dtype is complex.
+    """
+    for path, dtype in dtypes.items():
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            raise ValueError(
+                f"{method} has no complex form; {path!r} is {dtype}: leave it out, or train its real and imaginary "
+                "parts as two arrays."
+            )
 
 
 def check_varied(name: str, values: Any) -> None:

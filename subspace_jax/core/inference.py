@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from subspace_jax.core import checks
+from subspace_jax.core.moments import wide
 from subspace_jax.typing import Params
 
 INTERACTION = 1e-3  # relative change of one sample's output between two batches; rounding stays below 1e-5
@@ -35,7 +36,7 @@ def check_inference(fn: Callable, params: Params, x: Any) -> None:
     out, again = (jax.jit(fn)(params, batch) for batch in (x, moved))
     checks.check_finite("the output", out, remedy="the network diverged, or its parameters are not finite")
     for a, b in zip(jax.tree.leaves(out), jax.tree.leaves(again), strict=True):
-        a, b = np.asarray(a, np.float64)[1:], np.asarray(b, np.float64)[:-1]
+        a, b = wide(a)[1:], wide(b)[:-1]
         change = np.abs(a - b).max() / max(np.abs(a).max(), 1e-30)
         if not change <= INTERACTION:
             raise ValueError(

@@ -2,19 +2,21 @@
 
 Rows X (n, d) stream by a batch at a time: G += X'X, total += X'1, count += n. Moments add: over batches, over devices
 (`psum`), over files saved years apart (`merge`). Nothing here grows with n.
+
+Of complex rows G = X^H X, Hermitian: X' stands for the conjugate transpose throughout the library.
 """
 
 import operator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from subspace_jax.core import checks
-from subspace_jax.typing import Array, Bool, Float, Num, PyTree
+from subspace_jax.typing import Array, Bool, Float, Inexact, Num, PyTree
 
-Floats = Float[Array, "..."] | Float[np.ndarray, "..."]
+Floats = Inexact[Array, "..."] | Inexact[np.ndarray, "..."]
 
 
 class Moments(NamedTuple):
@@ -28,12 +30,13 @@ class Moments(NamedTuple):
 
     gram: Floats
     total: Floats
-    count: Floats | float
+    count: Float[Array, "..."] | Float[np.ndarray, "..."] | float
 
 
 def zeros(*shape: int, dtype: jax.typing.DTypeLike = jnp.float32) -> Moments:
     """Moments of zero rows; the shape is (..., d)."""
-    return Moments(jnp.zeros((*shape, shape[-1]), dtype), jnp.zeros(shape, dtype), jnp.zeros((), dtype))
+    count = jnp.zeros((), jnp.finfo(dtype).dtype)  # real, of complex rows too
+    return Moments(jnp.zeros((*shape, shape[-1]), dtype), jnp.zeros(shape, dtype), count)
 
 
 def from_rows(
@@ -44,18 +47,19 @@ def from_rows(
     Args:
       rows: X, (..., n, d); n = 0 gives zeros.
       kept: rows to count; all when None.
-      dtype: of the sums; float64 needs `jax.enable_x64(True)`.
+      dtype: of the sums, float32 or float64; those of complex rows are complex64 or complex128. The wider ones need
+        `jax.enable_x64(True)`.
 
     Raises:
       ValueError: float64 outside `jax.enable_x64(True)`; rows that are not finite (inside `jit` the moments are NaN).
     """
     dtype = check_dtype(dtype)
-    rows = rows.astype(dtype)
+    rows = rows.astype(of_rows(dtype, rows.dtype))
     count = jnp.asarray(rows.shape[-2], dtype)
     if kept is not None:
         rows, count = jnp.where(kept[:, None], rows, 0), kept.sum(dtype=dtype)
     checks.check_finite("rows", rows)
-    gram = jnp.einsum("...nd,...ne->...de", rows, rows, precision="highest")
+    gram = jnp.einsum("...nd,...ne->...de", rows.conj(), rows, precision="highest")
     return Moments(gram, rows.sum(-2), count)
 
 
@@ -85,9 +89,9 @@ def mean(moments: Moments) -> Floats:
 
 
 def covariance(moments: Moments) -> Floats:
-    """Centred G / n - mean mean', (..., d, d); zero when no row was seen."""
+    """Centred G / n - mean' mean, (..., d, d); zero when no row was seen."""
     centre = mean(moments)
-    return moments.gram / _at_least_one(moments.count) - centre[..., :, None] * centre[..., None, :]
+    return moments.gram / _at_least_one(moments.count) - centre.conj()[..., :, None] * centre[..., None, :]
 
 
 def check_dtype(dtype: jax.typing.DTypeLike) -> np.dtype:
@@ -96,6 +100,17 @@ def check_dtype(dtype: jax.typing.DTypeLike) -> np.dtype:
     if dtype != jax.dtypes.canonicalize_dtype(dtype):
         raise ValueError(f"{dtype} sums need `with jax.enable_x64(True):` around the call.")
     return dtype
+
+
+def of_rows(dtype: jax.typing.DTypeLike, rows: jax.typing.DTypeLike) -> np.dtype:
+    """The dtype of sums over rows of another dtype: its complex counterpart where the rows are complex."""
+    is_complex = jnp.issubdtype(rows, jnp.complexfloating)
+    return np.dtype(jnp.promote_types(dtype, jnp.complex64) if is_complex else dtype)
+
+
+def wide(values: Any) -> np.ndarray:
+    """The values on the host in float64, complex ones in complex128: what every edit outside training computes in."""
+    return np.asarray(values, np.complex128 if np.iscomplexobj(values) else np.float64)
 
 
 def _at_least_one(count: Floats | float) -> Floats | float:

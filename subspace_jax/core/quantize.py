@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from subspace_jax.core.checks import check_real
 from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Float, Key, Num, PyTree
 
@@ -62,9 +63,10 @@ def codes(
     """The integers k of `quantize` (uint8 up to 8 bits, else uint16), the scale s and lo, in float32 or wider.
 
     Raises:
-      ValueError: bits outside 1..16.
+      ValueError: bits outside 1..16; complex values.
     """
     check_bits(bits)
+    check_real("quantization", {"x": x.dtype})
     wide = jnp.promote_types(x.dtype, jnp.float32)
     lo, hi = jnp.asarray(lo, wide), jnp.asarray(hi, wide)
     scale = jnp.maximum((hi - lo) / (2**bits - 1), SMALLEST_SCALE)

@@ -20,13 +20,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from subspace_jax.core import capture, checks, subspace
-from subspace_jax.core.moments import Moments
-from subspace_jax.typing import Float, Params
+from subspace_jax.core.moments import Moments, wide
+from subspace_jax.typing import Array, Float, Inexact, Params
 
-Alpha = float | int | None
+Alpha = float | int | Float[Array, ""] | None
 
 
 class Selected(NamedTuple):
@@ -56,7 +57,8 @@ def verifix(
     M = alpha G ((alpha - 1) G + I)^-1 with G = X'X / tr(X'X): a direction with the share p of the energy of the layer's
     inputs is kept by alpha p / ((alpha - 1) p + 1). On the trusted samples the outputs are unchanged as alpha -> inf; a
     smaller alpha suppresses more of the directions that they use little. Computed in float64 and written back in each
-    leaf's dtype. First layer and classifier included; biases, norms and their statistics stay as they are.
+    leaf's dtype; inside `jit` and `vmap` (over seeds, over alpha) in float32, good to alpha = 1e4, where values cannot
+    be checked. First layer and classifier included; biases, norms and their statistics stay as they are.
 
     A channel group (or expert) whose inputs are all zero on the trusted samples is suppressed, like such an input of a
     dense layer; a layer whose whole input is zero is refused.
@@ -88,12 +90,12 @@ def verifix(
     grams = [_gram(table[paths[0]], moments) for paths in sharing.values()]
     kernels, edited = capture.kernels(table, params), {}
     for paths, gram in zip(sharing.values(), grams, strict=True):
-        soft = subspace.resolvent(gram, float(alpha))
-        if not np.isfinite(soft).all():
+        soft = subspace.resolvent(gram, float(alpha) if checks.is_known(alpha) else alpha)
+        if checks.is_known(soft) and not np.isfinite(soft).all():
             raise ValueError(
                 f"the Gram of {paths[0]!r} is too coarse for alpha={alpha:g}: lower it or collect in dtype='float64'."
             )
-        edited |= {path: soft @ np.asarray(kernels[path], np.float64) for path in paths}
+        edited |= {path: _product(soft, kernels[path]) for path in paths}
     return capture.write_kernels(table, params, edited)
 
 
@@ -158,8 +160,15 @@ def verifix_select(
     return Selected(verifix(table, params, moments, alpha=best, layers=layers), best, scores)
 
 
+def _product(soft: Any, kernel: Any) -> Any:
+    """M K, in the widest precision that there is."""
+    if checks.is_known(soft) and checks.is_known(kernel):
+        return wide(soft) @ wide(kernel)
+    return jnp.matmul(soft, kernel, precision="highest")
+
+
 def _check_alpha(alpha: Alpha) -> None:
-    if alpha is not None and not 0 < alpha < math.inf:
+    if alpha is not None and checks.is_known(alpha) and not 0 < alpha < math.inf:
         raise ValueError(f"alpha is positive and finite, or None for the network as it is; got {alpha}.")
 
 
@@ -172,12 +181,13 @@ def _chosen(table: capture.Layers, layers: Sequence[str] | None) -> list[str]:
     return [path for path, layer in table.items() if path in names or layer.leaf in names]
 
 
-def _gram(layer: capture.Layer, moments: Mapping[str, Moments]) -> Float[np.ndarray, "*lead d d"]:
-    """The Gram of a layer in float64, checked to be usable."""
+def _gram(layer: capture.Layer, moments: Mapping[str, Moments]) -> Inexact[Array | np.ndarray, "*lead d d"]:
+    """The Gram of a layer in float64 or complex128, checked to be usable; as it is where it is traced."""
     path, shape = layer.path, (*layer.lead, layer.d_in, layer.d_in)
     if path not in moments:
         raise ValueError(f"no moments of layer {path!r}, only of {', '.join(moments)}: name those in layers=.")
-    gram = np.asarray(moments[path].gram, np.float64)
+    gram = moments[path].gram
+    gram = wide(gram) if checks.is_known(gram) else gram
     if gram.shape != shape:
         raise ValueError(f"the Gram of {path!r} is {shape}; got {gram.shape}, the moments of another network.")
     checks.check_finite(
@@ -185,7 +195,9 @@ def _gram(layer: capture.Layer, moments: Mapping[str, Moments]) -> Float[np.ndar
         gram,
         remedy="the network diverged there",
     )
-    energy = np.trace(gram, axis1=-2, axis2=-1)
+    if not checks.is_known(gram):
+        return gram
+    energy = np.trace(gram, axis1=-2, axis2=-1).real
     if not np.all((energy.sum(-1) if layer.groups > 1 else energy) > 0):
         raise ValueError(
             f"inputs of layer {path!r} are all zero on the trusted samples: the layer is dead, leave it out of layers=."

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from subspace_jax import trees
-from subspace_jax.core import closures, curvature, losses
+from subspace_jax.core import closures, curvature, losses, meshes
 from subspace_jax.core.checks import check_finite, check_labels, check_lengths
 from subspace_jax.core.curvature.inputs import Inputs, Labels, sqnorm
 from subspace_jax.core.keys import as_key
@@ -128,6 +128,7 @@ def score(
             "score runs over a whole data set and is not for jit, grad or vmap; inside them use "
             f"scorer({name!r}, apply), a function (keys, variables, x, y) -> (n,)."
         )
+    variables = meshes.moved(variables)
     scored = _scored(name, closures.current(apply), probes, step, precision)
     x, y = jax.tree.map(_native, np.asarray(x) if isinstance(x, list) else x), _native(y)
     curvature.check_inputs(x, y)

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from subspace_jax.nn.alexnet import AlexNet, LeNet
+from subspace_jax.nn.hybrid import HybridCNN
 from subspace_jax.nn.model import Model, from_linen
 from subspace_jax.nn.parts import CHOICES, Parts
 from subspace_jax.nn.vision import CNN, CNN5, MLP, VGG, LeNet5, ResNet
@@ -17,27 +18,41 @@ NETWORKS: dict[str, nn.Module] = {
     "mlp": MLP(widths=(256, 128)),
     "lenet5": LeNet5(filters=(6, 16), widths=(120, 84)),
     "cnn": CNN(),
+    "cnn2": CNN(widths=(16, 32), pools=(1, 2), dense=(64,)),
     "cnn5": CNN5(),
     "lenet": LeNet(),
     "alexnet": AlexNet(),
+    "vgg": CNN(  # VGG-16, layer by layer, so that each width can be chosen
+        widths=(64, 64, 128, 128, 256, 256, 256, *(512,) * 6), pools=(2, 4, 7, 10, 13), parts=Parts(norm="batch")
+    ),
     "vgg11": VGG(convs=(1, 1, 2, 2, 2), width=64),
     "vgg16": VGG(convs=(2, 2, 3, 3, 3), width=64),
     "resnet18": ResNet(blocks=(2, 2, 2, 2), width=64),
     "resnet20": ResNet(blocks=(3, 3, 3), width=16),
+    "hybrid_cnn": HybridCNN(),
+    "hybrid_resnet": HybridCNN(  # ResNet-20 with a skip around every convolution
+        widths=(*(16,) * 7, *(32,) * 6, *(64,) * 6),
+        strides=(*(1,) * 7, 2, *(1,) * 5, 2, *(1,) * 5),
+        bits=(32, *(1,) * 18),
+        skip=True,
+    ),
     "vit_tiny": ViT(patch=4, width=192, depth=12, heads=3),
     "vit_b16": ViT(patch=16, width=768, depth=12, heads=12),
 }
+OPTIONS = CHOICES | {"skip": (True, False), "scale": ("mean", "least_squares"), "packed": (True, False)}
 
 
 def build(name: str, **arguments: Any) -> Model:
     """A network by its name in NETWORKS; the fields of that entry are the defaults of the arguments.
 
     Args:
-      name: mlp, lenet5, cnn, cnn5, lenet, alexnet, vgg11, vgg16, resnet18, resnet20, vit_tiny or vit_b16.
-      **arguments: `classes` (10; 0: without a head, for `multi_head`), the sizes of that network (`widths`, `filters`,
-        `convs`, `blocks`, `width`, `patch`, `depth`, `heads`) and the fields of Parts: `norm`, `use_bias`,
-        `activation`, `init`, `dtype`, `bits`, `stochastic_act`. Lists serve as tuples, so that what JSON gives back
-        builds the same network.
+      name: mlp, lenet5, cnn, cnn2, cnn5, lenet, alexnet, vgg, vgg11, vgg16, resnet18, resnet20, hybrid_cnn,
+        hybrid_resnet, vit_tiny or vit_b16.
+      **arguments: `classes` (10; 0: without a head, for `multi_head`), the sizes of that network (`widths`, `pools`,
+        `dense`, `filters`, `convs`, `blocks`, `width`, `patch`, `depth`, `heads`) and the fields of Parts: `norm`,
+        `use_bias`, `activation`, `init`, `dtype`, `bits`, `stochastic_act`. The hybrid networks take, beside `classes`
+        and `dtype`, only `widths`, `strides` and `bits` of each convolution, `skip`, `scale` and `packed`. Lists serve
+        as tuples, so that what JSON gives back builds the same network.
 
     Raises:
       ValueError: an unknown name or argument, or a value that the argument does not take.
@@ -51,11 +66,13 @@ def build(name: str, **arguments: Any) -> Model:
         raise ValueError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}.")
     network = NETWORKS[name]
     sizes = [field.name for field in dataclasses.fields(network) if field.name not in ("parts", "parent", "name")]
-    known = [*sizes, *Parts._fields]
+    known = [*sizes, *(Parts._fields if hasattr(network, "parts") else ())]
     for key, value in arguments.items():
         if key not in known:
             raise ValueError(f"{name} takes no argument {key!r}; it takes {', '.join(known)}.")
-        arguments[key] = _choice(key, value) if key in CHOICES else _size(key, value, getattr(network, key))
+        default = getattr(network, key) if key in sizes else None
+        is_size = isinstance(default, int | tuple) and not isinstance(default, bool)
+        arguments[key] = _size(key, value, default) if is_size else _choice(key, value)
     if arguments.get("dtype") == "float64" and jnp.result_type(float) != "float64":
         raise ValueError(
             'dtype "float64" needs jax_enable_x64: jax.config.update("jax_enable_x64", True) before the first array.'
@@ -66,6 +83,8 @@ def build(name: str, **arguments: Any) -> Model:
 @lru_cache(maxsize=64)  # the same functions for the same network, and so one compilation of whatever uses them
 def _built(name: str, arguments: tuple[tuple[str, Any], ...]) -> Model:
     network = NETWORKS[name]
+    if not hasattr(network, "parts"):
+        return from_linen(network.clone(**dict(arguments)))
     parts = network.parts._replace(**{key: value for key, value in arguments if key in Parts._fields})
     if parts.bits is not None and parts.dtype != "float32":
         raise ValueError(f"bits={parts.bits} is simulated in dtype float32; {parts.dtype} would round its grid again.")
@@ -73,8 +92,8 @@ def _built(name: str, arguments: tuple[tuple[str, Any], ...]) -> Model:
 
 
 def _choice(key: str, value):
-    if (type(value), value) not in [(type(choice), choice) for choice in CHOICES[key]]:  # True is not one bit
-        raise ValueError(f"{key} is one of {', '.join(map(str, CHOICES[key]))}; got {value!r}.")
+    if (type(value), value) not in [(type(choice), choice) for choice in OPTIONS[key]]:  # True is not one bit
+        raise ValueError(f"{key} is one of {', '.join(map(str, OPTIONS[key]))}; got {value!r}.")
     return value
 
 

@@ -1,4 +1,4 @@
-"""The MLP and the convolutional networks: LeNet-5, a plain CNN, a 5-layer CNN, VGG and ResNet for small images.
+"""The MLP and the convolutional networks: plain chains, LeNet-5, a 5-layer CNN, VGG and ResNet for small images.
 
 Each returns its stages as a dict (see `parts.Stages`). Stages are counted from 1, since the stem comes first; layers
 and blocks from 0: "stage1/block0/conv1/kernel".
@@ -50,21 +50,39 @@ class LeNet5(nn.Module):
 
 
 class CNN(nn.Module):
-    """3x3 convolutions that keep the size, each pooled, then dense layers: 105,866 parameters on 28x28x1."""
+    """A chain of 3x3 convolutions, each of its own width, and dense layers on the flattened map.
+
+    Attributes:
+      classes: outputs.
+      widths: channels of each convolution.
+      pools: after how many convolutions each 2x2 max-pooling comes, in ascending order; a number that is there twice
+        halves twice.
+      dense: features of the dense layers before the last one.
+      parts: layer options.
+
+    Raises:
+      ValueError: poolings that are not in order, or after more convolutions than there are.
+    """
 
     classes: int = 10
-    filters: tuple[int, ...] = (16, 32)
-    widths: tuple[int, ...] = (64,)
+    widths: tuple[int, ...] = (32, 32, 64, 64, 64, 64)
+    pools: tuple[int, ...] = (2,)
+    dense: tuple[int, ...] = ()
     parts: Parts = Parts()
 
     @nn.compact
     def __call__(self, x: Images, train: bool = False) -> Stages:
-        """Stages: conv0, conv1, ... after pooling, dense0, ..., penultimate, logits."""
+        """Stages: conv0, conv1, ... after their pooling, dense0, ..., penultimate, logits."""
+        if list(self.pools) != sorted(self.pools) or max(self.pools, default=0) > len(self.widths):
+            raise ValueError(f"pools count convolutions, in order, up to {len(self.widths)}; got {self.pools}.")
         stages = {}
-        for i, width in enumerate(self.filters):
+        for i, width in enumerate(self.widths):
             x = self.parts.conv(width, 3, name=f"conv{i}")(x)
-            stages[f"conv{i}"] = x = halve(self.parts.act(self.parts.normalize(x, train, name=f"conv{i}_norm")))
-        return stages | _classifier(self.parts, x, self.widths, self.classes, train)
+            x = self.parts.act(self.parts.normalize(x, train, name=f"conv{i}_norm"))
+            for _ in range(self.pools.count(i + 1)):
+                x = halve(x)
+            stages[f"conv{i}"] = x
+        return stages | _classifier(self.parts, x, self.dense, self.classes, train)
 
 
 class CNN5(nn.Module):

@@ -233,5 +233,12 @@ def _check_step(
             f"the largest epsilon, {budget:g}, allows no step: the first spends {one:.4g}; raise it or sigma."
         )
     x, y = jax.tree.map(lambda leaf: leaf[:2], data)
-    step = partial(clipped_sum, of_params(loss), clip=now.clip, microbatch=microbatch)
-    jax.eval_shape(lambda params: step(params, x, y, np.zeros(len(jax.tree.leaves(x)[0]), bool)), params)
+    is_padding = np.zeros(len(jax.tree.leaves(x)[0]), bool)
+    jax.eval_shape(_sum(of_params(loss), microbatch), params, x, y, is_padding, now.clip)
+
+
+@lru_cache(maxsize=64)  # one function object, so that many runs of one network trace it once
+def _sum(loss: Callable, microbatch: int | None) -> Callable:
+    return lambda params, x, y, is_padding, clip: clipped_sum(
+        loss, params, x, y, is_padding, clip=clip, microbatch=microbatch
+    )

@@ -1,4 +1,4 @@
-"""Which samples each shadow model is trained on: random halves in complementary pairs."""
+"""Which samples each of many models is trained on: random halves, equal or independent, in complementary pairs."""
 
 import jax
 import numpy as np
@@ -28,8 +28,7 @@ def shadow_masks(key: Key[Array, ""], models: int, samples: int) -> Bool[np.ndar
       ValueError: fewer than 2 models or an odd number; fewer than 2 samples.
     """
     key = as_key(key)
-    if models < 2 or models % 2:
-        raise ValueError(f"models come in complementary pairs, an even number from 2 on; got {models}.")
+    _check_pairs(models)
     if samples < 2:
         raise ValueError(f"halves need at least 2 samples; got {samples}.")
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
@@ -43,3 +42,36 @@ def shadow_masks(key: Key[Array, ""], models: int, samples: int) -> Bool[np.ndar
         masks[2 * pair, order[:half]] = True
         masks[2 * pair + 1, order[half:]] = True
     return masks
+
+
+def independent_masks(key: Key[Array, ""], models: int, samples: int) -> Bool[np.ndarray, "models n"]:
+    """Row 2j holds each sample with chance 1/2, independently of all others; row 2j + 1 holds the others.
+
+    Whether one sample is IN says nothing of the others: models with and without it differ, on average over the others,
+    by one sample added or removed, the neighbours of differential privacy. With equal halves (`shadow_masks`) they
+    would differ by one sample in exchange for another. Sizes vary by sqrt(n) / 2. Each sample is IN for half of the
+    models.
+
+    Args:
+      key: decides all of them.
+      models: M, even.
+      samples: n, at least 1.
+
+    Returns:
+      True where a model is trained on a sample.
+
+    Raises:
+      ValueError: fewer than 2 models or an odd number; no sample.
+    """
+    key = as_key(key)
+    _check_pairs(models)
+    if samples < 1:
+        raise ValueError(f"masks are over at least 1 sample; got {samples}.")
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    first = rng.random((models // 2, samples)) < 0.5
+    return np.stack([first, ~first], axis=1).reshape(models, samples)
+
+
+def _check_pairs(models: int) -> None:
+    if models < 2 or models % 2:
+        raise ValueError(f"models come in complementary pairs, an even number from 2 on; got {models}.")

@@ -16,11 +16,19 @@ from subspace_jax.typing import Bool, Float
 
 
 class Attack(NamedTuple):
-    """One attack: its function, the field of `Statistics` that it looks at, and what it needs beside the target."""
+    """One attack.
+
+    Attributes:
+      function: see `attack`.
+      statistic: the field of `Statistics` that it looks at.
+      needs: what it takes beside the target.
+      spread: whether it fits a Gaussian to each sample and takes `spread`.
+    """
 
     function: Callable[..., Any]
     statistic: str
     needs: tuple[str, ...] = ("shadows",)
+    spread: bool = False
 
 
 POPULATION = ("shadows", "population")
@@ -30,14 +38,14 @@ TABLE: dict[str, Attack] = {
     "sablayrolles": Attack(thresholds.sablayrolles, "loss"),
     "watson": Attack(thresholds.watson, "loss"),
     "ye": Attack(thresholds.ye, "loss"),
-    "lira_online": Attack(lira.lira_online, "label_logit"),
+    "lira_online": Attack(lira.lira_online, "label_logit", spread=True),
     "lira_offline": Attack(lira.lira_offline, "label_logit"),
     "lira_fixed_variance": Attack(lira.lira_fixed_variance, "label_logit"),
     "lira_fixed_variance_reference": Attack(lira.lira_fixed_variance_reference, "label_logit"),
     "lira_as_released": Attack(lira.lira_as_released, "top_logit"),
     "rmia": Attack(rmia.rmia, "loss", POPULATION),
-    "curvature_nll": Attack(curvature.curvature_nll, "curvature"),
-    "curvature_lr": Attack(curvature.curvature_lr, "curvature"),
+    "curvature_nll": Attack(curvature.curvature_nll, "curvature", spread=True),
+    "curvature_lr": Attack(curvature.curvature_lr, "curvature", spread=True),
     "curvature_nll_as_released": Attack(curvature.curvature_nll_as_released, "curvature"),
 }
 if TYPE_CHECKING:
@@ -53,7 +61,7 @@ def attack(
     keep: Bool[Any, "models n"] | None = None,
     *,
     population: tuple[Statistics, Statistics] | None = None,
-    **options: float,
+    **options: Any,
 ) -> Float[np.ndarray, "targets n"]:
     """Membership scores of every candidate for every target, larger = member.
 
@@ -63,7 +71,8 @@ def attack(
       shadows: of models trained as the target was; its training recipe is part of what the attacker knows.
       keep: True where a shadow model was trained on a sample.
       population: for `rmia`, statistics of the targets and of the shadows on samples that no model was trained on.
-      **options: of the attack's function: `alpha` of ye, `gamma` and `a` of rmia.
+      **options: of the attack's function: `alpha` of ye, `gamma` and `a` of rmia, `spread` of lira_online and of the
+        attacks on curvature: "std", or "var_as_std" as in the released scripts.
 
     Raises:
       ValueError: an unknown name; something that the attack needs and was not given; as the attack's function; scores
@@ -71,7 +80,7 @@ def attack(
     """
     if name not in TABLE:
         raise ValueError(f"no attack {name!r}; there are {', '.join(TABLE)}.")
-    function, statistic, needs = TABLE[name]
+    function, statistic, needs, _ = TABLE[name]
     if "shadows" in needs and (shadows is None or keep is None):
         raise ValueError(f"{name} takes shadow models and keep, which tells what they were trained on.")
     if "population" in needs and population is None:

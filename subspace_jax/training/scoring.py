@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from subspace_jax.core import closures, metrics
+from subspace_jax.core import closures, meshes, metrics
 from subspace_jax.core.keys import as_key, sample_keys
 from subspace_jax.training.progress import track
 from subspace_jax.typing import ApplyFn, Array, Float, Key, PyTree, Variables
@@ -48,12 +48,12 @@ def score_dataset(
       label: name beside the progress bar.
 
     Returns:
-      The pytree of fn with leading axis n, on the first device.
+      The pytree of fn with leading axis n, on the first device; inside `jax.set_mesh` on all devices of that mesh.
 
     Raises:
       ValueError: no samples, arrays of different lengths, batch < 1.
     """
-    key, fn = as_key(key), closures.current(fn)
+    key, fn, arrays = as_key(key), closures.current(fn), meshes.moved(arrays)
     lengths = [len(leaf) for leaf in jax.tree.leaves(arrays)]
     if len(set(lengths)) != 1 or not lengths[0]:
         raise ValueError(f"arrays must have one length of at least 1; got {lengths}.")
@@ -72,9 +72,10 @@ def score_dataset(
     for start in track(range(0, count + 1, batch), label=label, total=count // batch + 1, samples=batch):
         rows = np.arange(start, start + batch) * (np.arange(start, start + batch) < count)  # padding is sample 0
         taken = jax.tree.map(lambda leaf, rows=rows: leaf[rows], (index, *arrays))
-        parts.append(_call(fn, mesh, key, variables, *jax.device_put(taken, over)))
+        with meshes.within(mesh):
+            parts.append(_call(fn, mesh, key, variables, *jax.device_put(taken, over)))
         jax.block_until_ready(parts[-2:-1])  # one batch in flight: the progress bar is right and the queue short
-    home = mesh.devices.flat[0]
+    home = meshes.home(mesh)
     whole = jax.tree.map(lambda *leaves: jnp.concatenate(jax.device_put(leaves, home)), *parts)
     _warn_if_samples_interact(jax.tree.leaves(whole)[0], count)
     return jax.tree.map(lambda leaf: leaf[:count], whole)

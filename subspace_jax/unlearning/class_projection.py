@@ -25,7 +25,7 @@ import numpy as np
 
 from subspace_jax.core import capture, checks, subspace
 from subspace_jax.core.capture import Layer, Layers
-from subspace_jax.core.moments import Moments
+from subspace_jax.core.moments import Moments, wide
 from subspace_jax.core.subspace import Scalar, Square
 from subspace_jax.typing import Float, Params
 
@@ -166,8 +166,10 @@ def _kernels(
         _check(table[path], retain, "retain")
         _check(table[path], forget, "forget")
     matrices = capture.kernels(Layers({path: table[path] for path in paths}, ()), params)
-    wide = {path for path in paths if forget[path].gram.dtype == np.float64}
-    return {path: np.asarray(matrix, np.float64) if path in wide else matrix for path, matrix in matrices.items()}
+    exact = {path for path in paths if forget[path].gram.dtype in subspace.WIDE}  # traced kernels keep their precision
+    return {
+        path: wide(matrix) if path in exact and checks.is_known(matrix) else matrix for path, matrix in matrices.items()
+    }
 
 
 def _asked(table: Layers, layers: Iterable[str] | None) -> list[str]:

@@ -18,14 +18,6 @@ X = jnp.ones((5, 4))
 W = jnp.ones((4, 4))
 
 
-@jax.custom_jvp
-def quantise(w):
-    return jnp.round(w * 8) / 8
-
-
-quantise.defjvps(lambda t, y, w: t)
-
-
 @jax.custom_vjp
 def product(x, w):
     return x @ w
@@ -42,31 +34,6 @@ REFUSED = {}
 def refused(message, **params):
     """Register a function of (params, X) whose weight cannot be followed, with what the refusal must say."""
     return lambda fn: REFUSED.setdefault(fn.__name__, (fn, params, message))
-
-
-@refused("'g', 'v'.*'mul'", v=W, g=jnp.ones(()))
-def weight_norm(p, x):
-    return x @ (p["v"] * p["g"] / jnp.linalg.norm(p["v"]))
-
-
-@refused("'a', 'b', 'w'", w=W, a=W[:, :1], b=W[:1])
-def lora_sum(p, x):
-    return x @ (p["w"] + p["a"] @ p["b"])
-
-
-@refused("'w'.*'mul'", w=W)
-def fake_quantisation(p, x):
-    return x @ quantise(p["w"])
-
-
-@refused("'w'.*only after 'mul'", w=W)
-def scaled_under_jit(p, x):
-    return jax.jit(lambda w: x @ (2 * w))(p["w"])
-
-
-@refused("'w'.*'convert_element_type'", w=W)
-def integer_cast(p, x):
-    return x @ p["w"].astype(jnp.int8).astype(jnp.float32)
 
 
 @refused("'w'.*'while'", w=W)
@@ -89,22 +56,12 @@ def chosen_by_data(p, x):
     return x @ jnp.where(x[:4] > 0, p["a"], p["b"])
 
 
-@refused("'w'.*loop carry", w=W)
-def scan_carry(p, x):
-    return lax.scan(lambda c, _: ((c[0] @ c[1], c[1].T), None), (x, p["w"]), None, 3)[0][0]
-
-
-@refused("'w'.*'dynamic_slice'", w=jnp.stack([W] * 3))
-def loop_index(p, x):
-    return lax.fori_loop(0, 3, lambda i, h: h @ p["w"][i], x)
-
-
 @refused("'w'.*batch axes.*name it in layers=", w=jnp.stack([W] * 5))
 def vmapped_weights(p, x):
     return jax.vmap(lambda w, x: x @ w)(p["w"], x)
 
 
-@refused("'w'.*'broadcast_in_dim'", w=W)
+@refused("'w'.*batch axes.*name it in layers=", w=W)
 def broadcast_weights(p, x):
     return jnp.einsum("bd,bdk->bk", x, jnp.broadcast_to(p["w"], (5, 4, 4)))
 
@@ -130,31 +87,9 @@ def beside_data(p, x):
     return x @ jnp.concatenate([p["w"], jnp.sin(x[:4])], 1)
 
 
-@refused("'v', 'w'.*'mul'", v=W, w=W)
-def beside_a_scaled_kernel(p, x):
-    return x @ jnp.concatenate([p["w"], 2 * p["v"]], 1)
-
-
-@refused("'w'.*'concatenate .with what is no leaf.'", w=W[:, :3])
-def beside_a_constant(p, x):
-    return x @ jnp.concatenate([p["w"], jnp.ones((4, 1))], 1)
-
-
-@refused("'a', 'b'.*neither input nor output", a=W, b=W)
+@refused("'a', 'b'.*batch axes.*name it in layers=", a=W, b=W)
 def stacked_experts(p, x):
     return jnp.einsum("end,edk->enk", jnp.stack([x, -x]), jnp.stack([p["a"], p["b"]]))
-
-
-@refused("'a', 'b'.*'a scan along the concatenated axis'", a=W, b=W)
-def stacked_for_a_scan(p, x):
-    return lax.scan(lambda h, w: (h @ w, None), x, jnp.stack([p["a"], p["b"]]))[0]
-
-
-@refused("'a', 'b'.*neither input nor output", a=jnp.ones((1, 1, 2, 2)), b=jnp.ones((1, 1, 2, 2)))
-def joined_groups(p, x):
-    numbers = ("NHWC", "HWIO", "NHWC")
-    w = jnp.concatenate([p["a"], p["b"]], 3)
-    return lax.conv_general_dilated(x[None, None], w, (1, 1), "SAME", dimension_numbers=numbers, feature_group_count=2)
 
 
 @refused("'w'.*multiplied with data and summed", w=W)
@@ -229,7 +164,7 @@ def table(fn, params, leaf):
 
 def test_a_refused_weight_can_be_left_out_but_not_asked_for():
     params = {"v": W, "w": W}
-    fn = lambda p, x: (x @ (2 * p["v"])) @ p["w"]  # noqa: E731
+    fn = lambda p, x: (x @ jnp.where(x[:4] > 0, p["v"], 0.0)) @ p["w"]  # noqa: E731
     out, found = capture.observe(fn, params, X, layers=["w"])
     np.testing.assert_array_equal(out, fn(params, X))
     assert list(found) == ["w"]
@@ -260,8 +195,8 @@ def test_scales_and_shifts_before_a_sum_are_no_kernels(fn):
 
 
 def test_a_slice_of_a_leaf_that_is_also_refused_is_not_counted_in_part():
-    fn = lambda p, x: x @ p["w"][0] + x @ (2 * p["w"][0])  # noqa: E731
-    with pytest.raises(ValueError, match=r"cannot follow the weight 'w'.*'mul'"):
+    fn = lambda p, x: x @ p["w"][0] + x @ jnp.where(x[:4] > 0, p["w"][1], 0.0)  # noqa: E731
+    with pytest.raises(ValueError, match=r"cannot follow the weight 'w'.*data choose"):
         capture.layers(fn, {"w": jnp.stack([W, W])}, X, layers=["w[0]"])
 
 

@@ -76,3 +76,75 @@ def test_energy_is_that_of_a_product_and_a_sum():
     assert costs.picojoule(1, "float32") / costs.picojoule(1, "int8") == pytest.approx(20)
     with pytest.raises(ValueError, match="energy is known of float32, float16, int32, int8; got 'int4'"):
         costs.picojoule(1, "int4")
+
+
+def resnet20():
+    """The convolutions of a ResNet-20 for 32x32x3 without those of its shortcuts, and its classifier."""
+    widths, strides = [16] * 7 + [32] * 6 + [64] * 6, [1] * 19
+    strides[7] = strides[13] = 2
+    shape, layers = (32, 32, 3), {}
+    for i, (width, stride) in enumerate(zip(widths, strides, strict=True)):
+        layers[f"conv{i}"] = costs.conv_cost(shape, width, strides=(stride, stride))
+        shape = layers[f"conv{i}"].outputs
+    return layers | {"head": costs.conv_cost((1, 1, 64), 100, window=(1, 1))}
+
+
+def plan(layers, bits, **others):
+    return {path: 32 if path in ("conv0", "head") else others.get(path, bits) for path in layers}
+
+
+@pytest.mark.parametrize(
+    ("bits", "others", "efficiency"),
+    [(1, {}, 14.81), (2, {}, 10.24), (1, {"conv7": 2, "conv13": 2}, 14.36), (1, {"conv7": 4, "conv13": 4}, 13.55)],
+)
+def test_energy_of_a_resnet_in_few_bits_is_the_known_one(bits, others, efficiency):
+    layers = resnet20()
+    assert costs.energy(layers, plan(layers, bits, **others)).efficiency == pytest.approx(efficiency, abs=1e-2)
+
+
+def test_first_and_last_layer_are_a_fifth_of_a_binary_network():
+    layers = resnet20()
+    found = costs.energy(layers, plan(layers, 1))
+    assert (found.layers["conv0"] + found.layers["head"]) / found.total == pytest.approx(0.20, abs=1e-2)
+    kernels = {path: layer.parameters for path, layer in layers.items()}
+    stored = sum(size * (32 if path in ("conv0", "head") else 1) for path, size in kernels.items())
+    assert found.memory_compression == pytest.approx(32 * sum(kernels.values()) / stored)
+
+
+def test_energy_adds_up_grows_with_bits_and_charges_each_side_its_own():
+    layers = resnet20()
+    full = costs.energy(layers)
+    assert full.efficiency == full.memory_compression == 1
+    assert full.total == pytest.approx(sum(full.layers.values()))
+    totals = [costs.energy(layers, bits).total for bits in range(1, 33)]
+    assert totals == sorted(totals)
+    one = {"conv": costs.conv_cost((4, 4, 2), 3)}
+    assert costs.energy(one, (1, 4)).total == pytest.approx(2.5 * (4 * 32 + 54) + 16 * 54 * (3.1 * 4 / 32 + 0.1))
+    assert costs.energy(one, 32).total == pytest.approx(2.5 * 32 * (32 + 54) + 3.2 * 16 * 54)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(7, 1), (7, 2), (8, 2), (1, 2)])
+def test_a_convolution_costs_what_its_table_says(size, stride):
+    kernel, x = SHAPE((3, 3, 4, 6), "float32"), SHAPE((1, size, size, 4), "float32")
+    conv = lambda kernel, x: jax.lax.conv_general_dilated(  # noqa: E731
+        x, kernel, (stride, stride), [(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    found = costs.conv_cost((size, size, 4), 6, strides=(stride, stride))
+    assert found.macs == costs.macs(capture.layers(conv, kernel, x))
+    assert (1, *found.outputs) == jax.eval_shape(conv, kernel, x).shape
+    assert (found.parameters, found.inputs, found.nbytes(1), found.nbytes()) == (216, size * size * 4, 27, 864)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: costs.conv_cost((0, 4, 2), 3), "got shape (0, 4, 2)"),
+        (lambda: costs.conv_cost((4, 4, 2), 0), "0 features"),
+        (lambda: costs.energy({"conv": costs.conv_cost((4, 4, 2), 3)}, 0), "in [1, 32]; got (0, 0) for 'conv'"),
+        (lambda: costs.energy({"conv": costs.conv_cost((4, 4, 2), 3)}, {"other": 1}), "bits say nothing of conv"),
+    ],
+)
+def test_layers_and_bits_that_there_are_not_are_refused(call, message):
+    with pytest.raises(ValueError) as refused:  # noqa: PT011
+        call()
+    assert message in str(refused.value)

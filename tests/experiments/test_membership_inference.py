@@ -16,9 +16,9 @@ from subspace_jax import checkpoint
 from subspace_jax.core import roc
 from subspace_jax.core.keys import sample_keys
 from subspace_jax.memorization import scores
-from subspace_jax.privacy import masks, membership
+from subspace_jax.privacy import attacks, masks, membership
 
-SMOKE = membership_inference.PRESETS["smoke"]
+SMOKE, KEY = membership_inference.PRESETS["smoke"], jax.random.key(0)
 
 KINDS = "auroc", "auroc_target_std", "balanced_accuracy", "tpr_at_fpr_1e-2"
 TINY = "--preset smoke --models 6 --epochs 1 --batch 8 --widths 8 --noise 0 --probes 1".split()
@@ -144,6 +144,29 @@ def test_members_of_saved_outputs_may_stand_in_a_file(finished, ask, tmp_path):
     assert {int(row["index"]) for row in rows_of(again)} == set(task.index[member].tolist())
 
 
+def test_targets_on_training_sets_of_other_sizes_meet_the_same_shadow_models(ask):
+    sizes = ["--attacks", "yeom", "watson", "curvature_nll", "--score", "watson", "--set-sizes", "20", "200"]
+    run = ask("membership_inference", *TINY, *sizes, "--spread", "var_as_std")
+    arrays = stage(run)
+    for size in (20, 200):
+        member = arrays[f"size{size}/member"]
+        assert member.sum(axis=1).tolist() == [size, size]
+        assert (member[0] != member[1]).any()
+        for name in ("yeom", "watson", "curvature_nll"):
+            values = arrays[f"size{size}/score/{name}"]
+            found = [roc.auroc(roc.curve(values[k], member[k])) for k in (0, 1)]
+            assert run.figures[f"auroc_at_size/{name}/{size}"] == pytest.approx(np.mean(found))
+        said = np.load(run.workdir / "shadows" / "seed0" / f"size{size}" / "logits.npy")
+        assert said.shape == (2, 1, 660, 10)
+        assert run.figures[f"train_accuracy_at_size/{size}"] == arrays[f"size{size}/train_accuracy"]
+    page = (run.workdir / "report.html").read_text()
+    assert "Size of the training set" in page
+    curved, keep = np.load(run.workdir / "shadows" / "seed0" / "curvature.npy"), masks.shadow_masks(KEY, 6, 300)
+    for spread, same in (("var_as_std", True), ("std", False)):
+        expected = attacks.curvature.curvature_nll(curved[4:], curved[:4], keep[:4], spread=spread)
+        assert np.allclose(arrays["score/curvature_nll"], expected) == same
+
+
 def test_a_network_of_another_experiment_is_attacked_by_its_test_set(finished, ask):
     other = finished("memorization").workdir
     flags = ["--checkpoint", str(other), "--models", "4", "--attacks", "yeom", "curvature_nll", "--probes", "1"]
@@ -221,6 +244,9 @@ def test_outputs_that_do_not_fit_are_refused(changed, flags, message, finished, 
         (["--model", "lstm"], "there is no network 'lstm'"),
         (["--members", "m.txt"], "--members tells of --checkpoint or --logits who was trained on; give one of these"),
         (["--logits", "a.npz", "--checkpoint", "b"], "give one of them"),
+        (["--logits", "a.npz", "--set-sizes", "9"], "--set-sizes trains targets on sets of these sizes"),
+        (["--set-sizes", "31"], "--set-sizes lie in [32, 300), from --batch to all samples; got 31"),
+        (["--set-sizes", "40", "300"], "from --batch to all samples; got 300"),
         (["--logits", "nothing.npz"], "nothing.npz"),
         (["--checkpoint", "nothing"], "no checkpoint of seed 0 at nothing"),
     ],

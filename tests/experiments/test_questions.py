@@ -14,8 +14,9 @@ from experiments.harness.published import questions, system
 
 ROOT = pathlib.Path(__file__).parents[2]
 QUESTIONS = (
-    "class_unlearning", "continual_learning", "continual_space", "decentralized", "dp_training", "label_correction",
-    "low_precision", "membership_inference", "memorization", "ood_detection", "stability_memorization", "utilized_rank",
+    "class_unlearning", "continual_learning", "continual_space", "decentralized", "distill_decentralized",
+    "dp_training", "label_correction", "low_precision", "membership_inference", "memorization", "mixed_precision",
+    "ood_detection", "pca_design", "privacy_links", "stability_memorization", "utilized_rank",
 )  # fmt: skip
 
 

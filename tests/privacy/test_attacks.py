@@ -84,6 +84,33 @@ def test_scores_are_the_formula_of_each_sample(name):
     np.testing.assert_allclose(found, expected, rtol=CLOSE, atol=CLOSE)
 
 
+FITTED = [name for name, attack in membership.TABLE.items() if attack.spread]
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_variances_stand_for_deviations_where_asked_for(name):
+    """Against the formula with the squares of the deviations, which rank differently."""
+    seen, keep = outputs(1)
+    target, shadows = take(seen, TARGETS), take(seen, SHADOWS)
+    found = membership.attack(name, target, shadows, keep[SHADOWS], spread="var_as_std")
+    values, known = (
+        getattr(target, membership.TABLE[name].statistic),
+        getattr(shadows, membership.TABLE[name].statistic),
+    )
+    values, known = (np.log(v) if name in ("curvature_nll", "curvature_lr") else v for v in (values, known))
+    for i in range(40):
+        sides = known[keep[SHADOWS][:, i], :, i], known[~keep[SHADOWS][:, i], :, i]
+        (m1, v1), (m0, v0) = ((side.mean(0), side.var(0)) for side in sides)
+        s = values[0, :, i]
+        expected = {
+            "lira_online": (norm.logpdf(s, m1, v1) - norm.logpdf(s, m0, v0)).mean(),
+            "curvature_nll": (((s - m0) ** 2 - (s - m1) ** 2) / (2 * v1**2)).sum(),
+            "curvature_lr": np.log(norm.pdf(s, m1, v1).sum()) - np.log(norm.pdf(s, m0, v0).sum()),
+        }[name]
+        assert found[0, i] == pytest.approx(expected, rel=CLOSE)
+    assert (found != membership.attack(name, target, shadows, keep[SHADOWS])).any()
+
+
 @pytest.mark.parametrize("name", membership.TABLE)
 def test_order_of_models_and_samples_does_not_matter_nor_do_the_other_targets(name):
     seen, keep = outputs(2)

@@ -63,6 +63,7 @@ WRONG = {
     "alpha": (lambda: call("ye", alpha=2.0), r"alpha lies in \[0, 1\]; got 2"),
     "gamma": (lambda: call("rmia", population=POPULATION, gamma=0.0), "gamma is above 0"),
     "a": (lambda: call("rmia", population=POPULATION, a=1.5), r"a in \[0, 1\]; got 1.0 and 1.5"),
+    "spread": (lambda: call(spread="variance"), "spread is .*; got 'variance'"),
     "beyond float64": (
         lambda: call("lira_online", target=changed(TARGET, (1, 0, 3), 1e200)), "no finite score for 1 of 16 samples"
     ),

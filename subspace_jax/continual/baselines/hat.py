@@ -190,6 +190,7 @@ def _compensated(gradient: Array, embedding: Array, slope: Array) -> Array:
 def _check(table: Layers) -> None:
     if not table:
         raise ValueError("no layer is left beside the heads.")
+    capture.check_writes(table, "not masked in training")
     before = None
     for path, layer in table.items():
         if layer.lead or (before and layer.d_in % before):

@@ -9,7 +9,9 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
+from subspace_jax import trees
 from subspace_jax.continual.protocol import Learner, learner, own_head, task_loss
+from subspace_jax.core.checks import check_real
 from subspace_jax.nn import Model
 
 
@@ -34,6 +36,7 @@ def ogd_learner(
 
     def init(key, x):
         state = plain.init(key, x)
+        check_real("OGD", {path: leaf.dtype for path, leaf in trees.flatten(state.variables["params"]).items()})
         size = ravel_pytree(state.variables["params"])[0].size
         return state._replace(kept={"basis": jnp.zeros((size, tasks * samples))})
 

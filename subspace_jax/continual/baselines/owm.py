@@ -10,7 +10,7 @@ import optax
 
 from subspace_jax.continual import projection
 from subspace_jax.continual.protocol import Learner, State, learner, task_loss
-from subspace_jax.core import capture
+from subspace_jax.core import capture, checks
 from subspace_jax.core.capture import Layers
 from subspace_jax.nn import Model
 from subspace_jax.typing import Array, Float
@@ -42,6 +42,8 @@ def owm_learner(
     if not alpha > 0 or odd:
         raise ValueError(f"alpha is above 0 and layers are plain; got {alpha}, and of others {odd}.")
     own = projection.beside(table, heads)
+    capture.check_writes(own, "not protected in training")
+    checks.check_real("OWM", {path: layer.dtype for path, layer in own.items()})
     plain, gradient = learner(model, tx, told=told), jax.grad(task_loss(model), has_aux=True)
 
     def init(key, x):

@@ -2,7 +2,8 @@
 
 No hook and no edit in the model: the function is traced to a jaxpr and walked. A layer is a product of data with one
 parameter leaf (up to cast, reshape, transpose, static slice or split), whatever framework wrote it. Leaves that are
-concatenated before one product are one layer each.
+concatenated before one product are one layer each. A kernel that is computed from parameters alone (a LoRA sum, a mask,
+a norm) is a layer too, to be measured; `write_kernels` tells which of these it can write.
 
 >>> import jax, jax.numpy as jnp
 >>> def mlp(params, x):
@@ -19,18 +20,21 @@ other: first/bias
 """
 
 from subspace_jax.core.capture.records import collect, layers, observe, record
-from subspace_jax.core.capture.replace import factorise, kernels, replace, run_factorised, write_kernels
+from subspace_jax.core.capture.replace import check_writes, factorise, kernels, replace, run_factorised, write_kernels
 from subspace_jax.core.capture.run import Call
+from subspace_jax.core.capture.static import named
 from subspace_jax.core.capture.table import Layer, Layers
 
 __all__ = [
     "Call",
     "Layer",
     "Layers",
+    "check_writes",
     "collect",
     "factorise",
     "kernels",
     "layers",
+    "named",
     "observe",
     "record",
     "replace",

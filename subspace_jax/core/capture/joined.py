@@ -10,8 +10,6 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-
 from subspace_jax.core.capture import views
 from subspace_jax.core.capture.parts import Spans
 from subspace_jax.core.capture.views import View
@@ -62,7 +60,7 @@ def advance(joined: Joined, eqn: Any) -> Sequence[Seen] | None:
     shape = getattr(eqn.outvars[0].aval, "shape", ())
     if name in views.SAME:
         return [joined]
-    if name == "convert_element_type" and jnp.issubdtype(params["new_dtype"], jnp.floating):
+    if views.casts(eqn):
         cast = [(views.cast(view, params["new_dtype"]), corner) for view, corner in joined.parts]
         return _all([_joined(joined.shape, cast)])
     if name == "transpose":

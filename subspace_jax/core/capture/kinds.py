@@ -1,7 +1,7 @@
 """What is known of a value while a jaxpr is walked.
 
 Every value is a VIEW of one parameter leaf, several views JOINED by concatenation, KNOWN (computed from parameters and
-constants alone) or DATA.
+constants alone) or DATA. Data times a known value with leaves in it are a layer too, whose kernel is that value.
 """
 
 from collections.abc import Sequence
@@ -44,14 +44,21 @@ class Data(NamedTuple):
 
 
 class Known(NamedTuple):
-    """Computed from these leaves alone (`by` names the first operation); a constant when there are none.
+    """Computed from leaves and constants alone.
 
-    `repeats` are axes along which it is constant.
+    Attributes:
+      leaves: which; a constant when there are none.
+      by: the first operation.
+      repeats: axes along which it is constant.
+      token: identifies the value.
+      scans: the enclosing scans in whose iterations it differs.
     """
 
     leaves: frozenset[str] = frozenset()
     by: str = ""
     repeats: frozenset[int] = frozenset()
+    token: int = 0
+    scans: frozenset[int] = frozenset()
 
 
 Kind = View | Joined | Known | Data
@@ -62,6 +69,14 @@ def leaves_of(kind: Kind) -> frozenset[str]:
     if isinstance(kind, View):
         return frozenset([kind.leaf])
     return frozenset() if isinstance(kind, Data) else kind.leaves
+
+
+def scans_of(kind: Kind) -> frozenset[int]:
+    """Enclosing scans in whose iterations a value that is no data differs."""
+    if isinstance(kind, Known):
+        return kind.scans
+    views = [kind] if isinstance(kind, View) else [view for view, _ in kind.parts] if isinstance(kind, Joined) else []
+    return frozenset(scan for view in views for scan in view.stack)
 
 
 def marked(kind: Kind) -> bool:

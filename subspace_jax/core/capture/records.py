@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from subspace_jax.core import closures
+from subspace_jax.core import checks, closures, meshes
 from subspace_jax.core import moments as _moments
 from subspace_jax.core.capture.parts import Part, take
 from subspace_jax.core.capture.products import Product
@@ -20,6 +20,7 @@ from subspace_jax.core.capture.run import Call, Visitor, run
 from subspace_jax.core.capture.static import hold
 from subspace_jax.core.capture.table import Layers, Traced, trace
 from subspace_jax.core.keys import as_key
+from subspace_jax.core.meshes import hidden
 from subspace_jax.core.moments import Moments
 from subspace_jax.typing import Array, Key, Params
 
@@ -39,10 +40,10 @@ def layers(fn: Callable, params: Params, *args: Any, layers: Iterable[str] | Non
       layers: paths of layers, or of leaves for all layers in them; all when None.
 
     Raises:
-      ValueError: no layer is found, a name is unknown, or a weight cannot be followed: computed from parameters before
-        it meets data, concatenated with data or with a non-leaf, sparse, multiplied with data and then summed, or in a
-        `while`, a `cond`, a loop carry or an unknown call. With `layers`, only weights in those names matter; a
-        weight that carries batch axes (vmap, experts) must be named there.
+      ValueError: no layer is found, a name is unknown, or a weight cannot be followed: concatenated with data, chosen
+        by data, sparse, multiplied with data and then summed, or in a `while`, in a `cond` that data decide or in an
+        unknown call. With `layers`, only weights in those names matter; a weight that carries batch axes (vmap,
+        experts) must be named there.
     """
     return trace(*hold(fn, params), args, layers).table
 
@@ -65,10 +66,14 @@ def record(
 
     Returns:
       What fn gives, bit for bit on CPU, and {path: (*stack, *groups, rows, d)}.
+
+    Raises:
+      ValueError: as `layers`; a layer in a branch of a `cond`, whose rows are there or not.
     """
 
     def rows(call: Call, _: Any) -> Array:
-        return call.inputs() if of == "inputs" else call.outputs()
+        inputs = of == "inputs"
+        return hidden(call.product.inputs if inputs else call.product.outputs)(call.x if inputs else call.result())
 
     fn, params = hold(fn, params)
     return run(trace(fn, params, args, layers), params, args, Visitor(rows), {})
@@ -88,12 +93,13 @@ def observe(
 
     Args:
       fn: fn(params, *args), in inference mode. For `of="gradients"` a scalar: the sum of the losses of the samples, so
-        that each row is the gradient of its own sample.
+        that each row is the gradient of its own sample (of complex outputs dL/dRe + i dL/dIm).
       params: any pytree of arrays.
       *args: one batch.
       of: "inputs", "outputs" (before any bias) or "gradients" of fn with respect to the outputs.
       layers: as in `layers`.
-      dtype: of the sums; float64 needs `jax.enable_x64(True)` (`collect` does that itself).
+      dtype: of the sums; float64 needs `jax.enable_x64(True)` (`collect` does that itself). Of complex rows they are
+        complex: X^H X in complex64 or complex128.
       max_rows: random rows kept per layer; all when None. The authors keep 50,000; the sums make a cap unnecessary.
       key: needed with `max_rows`.
 
@@ -135,7 +141,8 @@ def collect(
         nothing rounds it, and `subspace` computes with it in float64.
       max_rows: rows kept per layer over all batches, spread evenly; `batches` must then have a length.
       key: needed with `max_rows`.
-      mesh: devices; every batch is split over its first axis and the sums are added up once, at the end.
+      mesh: devices, with Auto or Explicit axes; every batch is split over the first one and the sums are added up once,
+        at the end.
 
     Returns:
       {path: Moments}. Layers that read the same value share one object.
@@ -147,17 +154,21 @@ def collect(
     fn, params = hold(fn, params)
     fn = closures.current(fn)
     layers = None if layers is None else tuple(layers)
-    params = jax.tree.map(jnp.asarray, params)  # before the wide context: host float64 must not widen the network
+    # before the wide context: host float64 must not widen the network
+    params = meshes.moved(jax.tree.map(jnp.asarray, params))
     wide = np.dtype(dtype) == np.float64
+    if wide:
+        checks.check_host("collect with float64 sums", params)
     precision = functools.partial(jax.enable_x64, True) if wide else contextlib.nullcontext
+    mesh = None if mesh is None else meshes.automatic(mesh)
     total, table = None, Layers({}, ())
     for i, (batch, cap) in enumerate(zip(batches, _caps(max_rows, batches), strict=False)):
-        args = jax.tree.map(jnp.asarray, batch if isinstance(batch, tuple) else (batch,))
+        args = meshes.moved(jax.tree.map(jnp.asarray, batch if isinstance(batch, tuple) else (batch,)))
         leaves, structure = jax.tree.flatten((params, args))
         step, table = _step(
             fn, structure, tuple(map(jax.typeof, leaves)), layers, mesh, of=of, dtype=np.dtype(dtype), max_rows=cap
         )
-        with precision():
+        with precision(), meshes.within(mesh):
             new = step(params, args, None if key is None else jax.random.fold_in(key, i))
             # without waiting, batches pile up in the device's queue
             total = jax.block_until_ready(new if total is None else _add(total, new))
@@ -241,13 +252,19 @@ def _record(call: Call, _: Any, *, of: Of, dtype: Any, max_rows: int | None, key
         key = jax.random.fold_in(key, zlib.crc32(layer.path.encode()))
         kept = jax.random.permutation(key, product.rows) < max_rows * product.rows // layer.rows
     if of == "outputs":
-        return _moments.from_rows(call.outputs(), kept=kept, dtype=dtype)
-    return product.input_moments(call.x, kept, dtype) if layer.shares == layer.path else None
+        rows = hidden(lambda y, kept: _moments.from_rows(product.outputs(y), kept=kept, dtype=dtype))
+        return rows(call.result(), kept)
+    if layer.shares != layer.path:
+        return None
+    return hidden(lambda x, kept: product.input_moments(x, kept, dtype))(call.x, kept)
 
 
 def _gradients(traced: Traced, params: Params, args: tuple, dtype: Any) -> tuple[Any, dict[str, Moments]]:
     """Each result passes through an identity (`_probe`) whose "gradient" for a second argument is the moments."""
-    empty = {layer.path: _moments.zeros(*layer.lead, layer.d_out, dtype=dtype) for layer in traced.table.values()}
+    empty = {
+        layer.path: _moments.zeros(*layer.lead, layer.d_out, dtype=_moments.of_rows(dtype, layer.dtype))
+        for layer in traced.table.values()
+    }
     empty = {path: sums._replace(count=jnp.zeros(traced.table[path].stack, dtype)) for path, sums in empty.items()}
 
     def watch(call: Call, result: Array, sums: Moments) -> Array:
@@ -267,7 +284,8 @@ def _probe(product: Product, part: Part | None, result: Array, sums: Moments) ->
 
 def _probe_bwd(product: Product, part: Part | None, sums: Moments, gradient: Array) -> tuple[Array, Moments]:
     own = take(gradient, part.result) if part else gradient
-    return gradient, _moments.from_rows(product.outputs(own), dtype=sums.gram.dtype)
+    rows = hidden(lambda y: _moments.from_rows(product.outputs(y), dtype=jnp.result_type(sums.count)))
+    return gradient, rows(own.conj())
 
 
 _probe.defvjp(lambda product, part, result, sums: (result, sums), _probe_bwd)

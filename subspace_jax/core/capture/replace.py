@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspace_jax.core.capture import views
+from subspace_jax.core.capture import effective, views
 from subspace_jax.core.capture.run import Call, Visitor, run
 from subspace_jax.core.capture.static import hold
 from subspace_jax.core.capture.table import Layer, Layers, leaf_paths, replace_leaves, trace
+from subspace_jax.core.meshes import hidden, like, spec
 from subspace_jax.typing import Array, Params, PyTree
 
 
@@ -48,11 +49,17 @@ def replace(fn: Callable, swap: Callable[[Call, Any], Array]) -> Callable:
 def kernels(table: Layers, params: Params) -> dict[str, Array]:
     """Kernels as matrices (*stack, *groups, d_in, d_out), rows in the order of the captured inputs."""
     leaves = leaf_paths(params)
-    return {path: views.read(layer.steps, jnp.asarray(leaves[layer.leaf])) for path, layer in table.items()}
+    computed = effective.values(table, leaves)
+    sources = {path: computed[path] if path in computed else leaves[layer.leaf] for path, layer in table.items()}
+    return {path: hidden(layer.read)(jnp.asarray(sources[path])) for path, layer in table.items()}
 
 
 def write_kernels(table: Layers, params: Params, matrices: Mapping[str, Array | np.ndarray]) -> Params:
     """The parameters with some kernels replaced; every other leaf is the same object, dtypes are kept.
+
+    An effective kernel is written into the one leaf of its size, where it depends on each entry of it alone and
+    linearly: through a constant mask or scale, a learning-rate multiplier, a sum with a low-rank product, an index in a
+    loop. Entries that a mask hides stay as they are. The result is computed once to check it, so not under `jit`.
 
     Args:
       table: of the function that reads the parameters.
@@ -60,9 +67,10 @@ def write_kernels(table: Layers, params: Params, matrices: Mapping[str, Array | 
       matrices: {path: (*stack, *groups, d_in, d_out)}.
 
     Raises:
-      ValueError: a path or a size that is not in the table; a leaf of integers (quantised); a leaf that is also read
-        transposed, in an overlapping slice, or outside products (a tied embedding): one edit would change two
-        things.
+      ValueError: a path or a size that is not in the table; an effective kernel whose inverse is not known (weight and
+        spectral normalisation, quantisation, real and imaginary leaves); a complex matrix for a real leaf; a leaf of
+        integers (quantised); a leaf that is also read transposed, in an overlapping slice, or outside products (a tied
+        embedding): one edit would change two things.
     """
     leaves = {path: jnp.asarray(leaf) for path, leaf in leaf_paths(params).items()}
     changed: dict[str, Array] = {}
@@ -71,8 +79,13 @@ def write_kernels(table: Layers, params: Params, matrices: Mapping[str, Array | 
         shape = (*layer.lead, layer.d_in, layer.d_out)
         if np.shape(matrix) != shape:
             raise ValueError(f"the kernel of {path!r} is {shape}; got {np.shape(matrix)}.")
+        if not layer.writes:
+            changed[layer.leaf] = effective.written(layer, {**leaves, **changed}, matrix)
+            continue
         leaf = changed.get(layer.leaf, leaves[layer.leaf])
-        changed[layer.leaf] = views.write(layer.steps, leaf, jnp.asarray(matrix)).astype(leaf.dtype)
+        if np.iscomplexobj(matrix) and not np.iscomplexobj(leaf):
+            raise ValueError(f"the kernel of {path!r} is {leaf.dtype}; a complex matrix would lose its imaginary part.")
+        changed[layer.leaf] = like(hidden(layer.write, spec(leaf))(leaf, jnp.asarray(matrix)), leaf)
     return replace_leaves(params, changed)
 
 
@@ -96,6 +109,7 @@ def factorise(table: Layers, params: Params, ranks: Mapping[str, int]) -> dict[s
     leaves = leaf_paths(params)
     if bad := [path for path, rank in ranks.items() if rank < 1]:
         raise ValueError(f"ranks are at least 1; got {ranks[bad[0]]} for {bad[0]!r}.")
+    check_writes(Layers({path: table[path] for path in ranks if path in table}, ()), "cannot be factorised")
     cut = {path: _editable(table, path, leaves) for path in ranks}
     cut = {
         path: layer
@@ -130,6 +144,20 @@ def run_factorised(fn: Callable, like: Params) -> Callable:
     return apply
 
 
+def check_writes(table: Layers, what: str) -> None:
+    """Refuse effective kernels where a kernel must be a leaf: an update of their leaves is none of the kernel.
+
+    Raises:
+      ValueError: names the first one, what it is computed from, and what cannot be done with it.
+    """
+    for path, layer in table.items():
+        if not layer.writes:
+            raise ValueError(
+                f"{path!r} is computed from {', '.join(layer.leaves)}, so that it can be measured but {what}: leave it "
+                "out with layers=."
+            )
+
+
 def _editable(table: Layers, path: str, leaves: Mapping[str, Array]) -> Layer:
     """The layer, if its kernel is read by nothing else."""
     if path not in table:
@@ -142,11 +170,13 @@ def _editable(table: Layers, path: str, leaves: Mapping[str, Array]) -> Layer:
             "network, with that leaf as floats, and quantise the result."
         )
     if layer.other_read:
-        raise ValueError(f"the kernel of {path!r} is also read by {layer.other_read!r}: an edit would change that too.")
-    others = [other for other in table.values() if other.leaf == layer.leaf and other.path != path]
-    own = _touched(layer, leaves[layer.leaf]) if others else np.zeros(0)
+        what = f"the kernel of {path!r}" if layer.writes else f"{layer.leaf!r}, from which {path!r} is computed,"
+        raise ValueError(f"{what} is also read by {layer.other_read!r}: an edit would change that too.")
+    others = [other for other in table.values() if layer.leaf in other.leaves and other.path != path]
+    direct = layer.writes and all(other.writes for other in others)
+    own = _touched(layer, leaves[layer.leaf]) if others and direct else np.zeros(0)
     for other in others:
-        if (own & _touched(other, leaves[layer.leaf])).any():
+        if not direct or (own & _touched(other, leaves[layer.leaf])).any():
             raise ValueError(
                 f"{path!r} and {other.path!r} read the same numbers: an edit of one would change the other."
             )

@@ -13,7 +13,7 @@ from jax.extend import core as jex
 from subspace_jax.core.capture import parts
 from subspace_jax.core.capture.parts import Part
 from subspace_jax.core.capture.products import Product
-from subspace_jax.core.capture.steps import Nested, Plan, Use, Uses
+from subspace_jax.core.capture.steps import Chosen, Nested, Plan, Step, Use, Uses
 from subspace_jax.core.capture.table import Layer, Traced
 from subspace_jax.typing import Array, Params, PyTree
 
@@ -28,6 +28,7 @@ class Call(NamedTuple):
     product: Product
     part: Part | None
     x: Array
+    kernel: Array
     result: Callable[[], Array]
 
     def inputs(self) -> Array:
@@ -51,15 +52,19 @@ class Visitor(NamedTuple):
       swap: (call, extras) -> what the layer gives instead, in the layout of the product.
       watch: (call, result of the whole product, extras) -> the same values.
       streams: records of several uses of a layer are summed; otherwise they are rows, and are concatenated.
+      once: they are all the same, and the last is kept.
     """
 
     record: Callable[[Call, Any], Any] | None = None
     swap: Callable[[Call, Any], Array] | None = None
     watch: Callable[[Call, Array, Any], Array] | None = None
     streams: bool = False
+    once: bool = False
 
     def join(self, a: PyTree, b: PyTree) -> PyTree:
         """One record from those of two uses of one layer."""
+        if self.once:
+            return b
         return jax.tree.map(operator.add, a, b) if self.streams else jnp.concatenate([a, b], -2)
 
     def add(self, records: dict, path: str, record: PyTree) -> None:
@@ -98,9 +103,11 @@ class _Run(NamedTuple):
                     env.pop(atom, None)
         return [read(atom) for atom in jaxpr.outvars], records
 
-    def _equation(self, eqn: Any, step: Uses | Nested | None, values: list, extras: dict) -> tuple[Sequence, dict]:
+    def _equation(self, eqn: Any, step: Step | None, values: list, extras: dict) -> tuple[Sequence, dict]:
         if isinstance(step, Nested) and not step.plan.keys.isdisjoint(self.names):
             return self._enter(eqn, step, values, extras)
+        if isinstance(step, Chosen) and not step.keys.isdisjoint(self.names):
+            return self._choose(eqn, step, values, extras)
         if isinstance(step, Uses) and any(use.key in self.names for use in step.each):
             return self._product(eqn, step.each, values, extras)
         return _bind(eqn, values), {}
@@ -133,9 +140,10 @@ class _Run(NamedTuple):
         return functools.reduce(operator.add, results)
 
     def _call(self, eqn: Any, use: Use, values: list, whole: Callable[[], Array]) -> Call:
-        x = values[use.product.data_side]
-        x = parts.take(x, use.part.data) if use.part else x
-        return Call(self.names[use.key], use.product, use.part, x, lambda: _own(eqn, use, values, whole))
+        x, kernel = (values[side] for side in (use.product.data_side, 1 - use.product.data_side))
+        if use.part:
+            x, kernel = parts.take(x, use.part.data), parts.take(kernel, use.part.kernel)
+        return Call(self.names[use.key], use.product, use.part, x, kernel, lambda: _own(eqn, use, values, whole))
 
     def _enter(self, eqn: Any, nested: Nested, values: list, extras: dict) -> tuple[Sequence, dict]:
         """Evaluate the inner jaxpr under the same transformation."""
@@ -157,6 +165,24 @@ class _Run(NamedTuple):
             body = _without_derivative(body, name, nested)
         return body(extras, *values)
 
+    def _choose(self, eqn: Any, chosen: Chosen, values: list, extras: dict) -> tuple[Sequence, dict]:
+        """A choice of branches: layers of those that are not taken read no rows."""
+        index, *operands = values
+        inner = zip(chosen.plans, eqn.params["branches"], strict=True)
+        branches = [functools.partial(self.plan, plan, each.consts, extras=extras) for plan, each in inner]
+        if self.visitor.once:
+            return _bind(eqn, values), {path: new for branch in branches for path, new in branch(operands)[1].items()}
+        empty = {path: new for branch in branches for path, new in jax.eval_shape(branch, operands)[1].items()}
+        if empty and not self.visitor.streams:
+            raise ValueError(f"{min(empty)!r} is in a branch that may not be taken: it has moments, but no fixed rows.")
+        empty = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), empty)
+
+        def recorded(branch: Callable, operands: list) -> tuple[list, dict]:
+            outs, records = branch(operands)
+            return outs, {**empty, **records}
+
+        return lax.switch(index, [functools.partial(recorded, branch) for branch in branches], operands)
+
     def _scan(self, eqn: Any, nested: Nested, body: Callable, values: list, extras: dict) -> tuple[Sequence, dict]:
         """A scan: stacked layers leave one record per iteration, shared ones add theirs up in the carry."""
         n, m = nested.split
@@ -171,13 +197,14 @@ class _Run(NamedTuple):
 
         def iterate(state: tuple, xs: tuple) -> tuple[tuple, tuple]:
             carry, outs, own, shared = step(state[0], *xs)
-            if self.visitor.streams:
-                return (carry, jax.tree.map(operator.add, state[1], shared)), (outs, own, {})
+            if carried:
+                sums = {path: self.visitor.join(state[1][path], record) for path, record in shared.items()}
+                return (carry, sums), (outs, own, {})
             return (carry, {}), (outs, own, shared)
 
         xs = values[n + m :], walked
-        start = {}
-        if self.visitor.streams:
+        start, carried = {}, self.visitor.streams or self.visitor.once
+        if carried:
             first = jax.tree.map(lambda a: a[0], xs)
             start = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: step(values[n : n + m], *first)[3]))
         options = {name: eqn.params[name] for name in ("length", "reverse", "unroll")}

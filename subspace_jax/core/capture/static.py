@@ -3,7 +3,7 @@
 An `equinox.Module`, or any tree with such leaves, can then go wherever JAX takes arrays.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -41,6 +41,33 @@ def hold(fn: Callable, params: Params) -> tuple[Callable, Params]:
         return fn(jax.tree.map(lambda leaf: leaf.value if _static(leaf) else leaf, params, is_leaf=_static), *args)
 
     return released, jax.tree.map(lambda leaf: leaf if is_array(leaf) else Static(leaf), params)
+
+
+def named(fn: Callable, names: Sequence[str]) -> Callable:
+    """Fn of a list of parameters as a function of {name: parameter}, so that tables and reports show the names.
+
+    >>> import jax.numpy as jnp
+    >>> from subspace_jax.core import capture
+    >>> fn = named(lambda weights, x: x @ weights[0] @ weights[1], ["first/kernel", "second/kernel"])
+    >>> params = {"first/kernel": jnp.ones((3, 4)), "second/kernel": jnp.ones((4, 2))}
+    >>> list(capture.layers(fn, params, jnp.ones((5, 3))))
+    ['first/kernel', 'second/kernel']
+
+    Args:
+      fn: fn(list of arrays, *args), such as the stateless call of a Keras model.
+      names: one for each of them; `dict(zip(names, parameters))` are then the parameters.
+
+    Raises:
+      ValueError: a name that is given twice.
+    """
+    names = tuple(names)
+    if len(set(names)) < len(names):
+        raise ValueError(f"each parameter needs a name of its own; got {', '.join(names)}.")
+
+    def by_name(params: Params, *args: Any) -> Any:
+        return fn([params[name] for name in names], *args)
+
+    return by_name
 
 
 def _static(leaf: Any) -> bool:

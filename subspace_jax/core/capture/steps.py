@@ -10,7 +10,7 @@ class Plan(NamedTuple):
     """A jaxpr, with the equations that are not evaluated unchanged, by position."""
 
     jaxpr: Any
-    steps: dict[int, "Uses | Nested"]
+    steps: dict[int, "Step"]
     keys: frozenset[Key]
 
 
@@ -37,6 +37,20 @@ class Nested(NamedTuple):
     plan: Plan
     split: tuple[int, int]  # constants, carry of a scan
     stacked: frozenset[Key]  # layers with one entry per iteration of a scan
+
+
+class Chosen(NamedTuple):
+    """A choice between jaxprs that contain layers, which no data make."""
+
+    plans: tuple[Plan, ...]
+
+    @property
+    def keys(self) -> frozenset[Key]:
+        """Layers of all branches."""
+        return frozenset().union(*(plan.keys for plan in self.plans))
+
+
+Step = Uses | Nested | Chosen
 
 
 class Refusal(NamedTuple):

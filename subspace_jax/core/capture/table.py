@@ -1,5 +1,6 @@
 """The table of a function's layers: names, sizes, and where their kernels lie in the parameters."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -10,12 +11,11 @@ import jax.numpy as jnp
 from subspace_jax import trees
 from subspace_jax.core import closures
 from subspace_jax.core.capture import views
-from subspace_jax.core.capture.kinds import shown
 from subspace_jax.core.capture.plan import Walk
 from subspace_jax.core.capture.products import Key
 from subspace_jax.core.capture.static import is_array
 from subspace_jax.core.capture.steps import Plan, Refusal, Use
-from subspace_jax.typing import Params, PyTree
+from subspace_jax.typing import Array, Params, PyTree
 
 
 class Layer(NamedTuple):
@@ -34,7 +34,13 @@ class Layer(NamedTuple):
       rows: rows of input (per entry of stack and groups) in one call.
       shares: path of the first layer that reads the same rows; both have the same input moments.
       other_read: the first primitive that reads the leaf other than as a kernel; "" when none does.
-      steps: from the leaf to the matrix (*stack, *groups, d_in, d_out).
+      dtype: of its product; complex where the kernel is.
+      leaves: what the kernel is computed from: `leaf` alone; of an effective kernel, path "...:effective", all leaves.
+        Then `leaf` is the first of them that has its size.
+      writes: whether the kernel is the leaf itself. An effective one can be measured like any other; it is written only
+        where its inverse is known (`write_kernels`).
+      steps: from the leaf, or the effective kernel, to the matrix (*stack, *groups, d_in, d_out).
+      origin: what computes an effective kernel; None for others.
     """
 
     path: str
@@ -48,12 +54,29 @@ class Layer(NamedTuple):
     rows: int
     shares: str
     other_read: str
+    dtype: Any
+    leaves: tuple[str, ...]
+    writes: bool
     steps: tuple
+    origin: Any = None
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether inputs and kernel are complex, and with them moments, bases and projectors."""
+        return jnp.issubdtype(self.dtype, jnp.complexfloating)
 
     @property
     def lead(self) -> tuple[int, ...]:
         """Leading axes of the matrix and of the moments."""
         return self.stack + ((self.groups,) if self.groups > 1 else ())
+
+    def read(self, leaf: Array) -> Array:
+        """The matrix in a leaf, or in the value of an effective kernel."""
+        return views.read(self.steps, leaf)
+
+    def write(self, leaf: Array, matrix: Array) -> Array:
+        """The leaf with another matrix in it; dtype and other entries are kept."""
+        return views.write(self.steps, leaf, matrix).astype(leaf.dtype)
 
 
 class Layers(dict[str, Layer]):
@@ -68,7 +91,8 @@ class Layers(dict[str, Layer]):
         lines = [head, *(_line(layer) for layer in self.values())]
         widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
         table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-        return "\n".join([line.rstrip() for line in table] + [f"other: {', '.join(self.other) or 'none'}"])
+        computed = [f"{layer.path}: from {', '.join(layer.leaves)}" for layer in self.values() if not layer.writes]
+        return "\n".join([line.rstrip() for line in table] + computed + [f"other: {', '.join(self.other) or 'none'}"])
 
 
 class Traced(NamedTuple):
@@ -79,6 +103,14 @@ class Traced(NamedTuple):
     names: dict[Key, Layer]
     table: Layers
     structure: Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Origin:
+    """What computes effective kernels: a traced function, and the shapes of its arguments."""
+
+    traced: Traced
+    args: tuple
 
 
 def trace(fn: Callable, params: Params, args: tuple, layers: Iterable[str] | None) -> Traced:
@@ -94,16 +126,20 @@ def trace(fn: Callable, params: Params, args: tuple, layers: Iterable[str] | Non
     kinds = [views.of_leaf(path, jnp.shape(leaf)) for path, leaf in leaves.items()]
     rest = [walk.new_data() for _ in closed.jaxpr.invars[len(kinds) :]]
     plan, outs = walk.plan(closed.jaxpr, [*kinds, *rest])
-    for leaf in shown(outs):
-        walk.other_reads.setdefault(leaf, "the output")
-    names = _name(walk)
+    walk.read_by("the output", outs)
+    names = _name(walk, leaves)
     asked = None if layers is None else _asked(layers, names, walk.refusals)
     _check(names, asked, walk.refusals, leaves)
     names = {key: layer for key, layer in names.items() if asked is None or layer.path in asked}
-    used = {use.key.leaf for use in walk.uses}
+    used = {leaf for use in walk.uses for leaf in _sources(use.key, walk)}
     table = Layers(_shared(walk, names), tuple(path for path in leaves if path not in used))
     names = {key: table[layer.path] for key, layer in names.items()}
-    return Traced(plan, closed.consts, names, table, jax.tree.structure(shapes))
+    traced = Traced(plan, closed.consts, names, table, jax.tree.structure(shapes))
+    if all(layer.writes for layer in table.values()):
+        return traced
+    origin = Origin(traced, jax.tree.map(_abstract, args))
+    table.update({path: layer._replace(origin=origin) for path, layer in table.items() if not layer.writes})
+    return traced._replace(names={key: table[layer.path] for key, layer in names.items()})
 
 
 def leaf_paths(params: Params) -> dict[str, Any]:
@@ -124,36 +160,53 @@ def replace_leaves(params: Params, leaves: Mapping[str, PyTree]) -> Params:
     return jax.tree.map(lambda leaf: next(new) if is_array(leaf) else leaf, params)
 
 
-def _name(walk: Walk) -> dict[Key, Layer]:
+def _name(walk: Walk, leaves: Mapping[str, Any]) -> dict[Key, Layer]:
     """One layer per key; the other side of a leaf gets ":transposed", anything else of the same name a number."""
     first: dict[Key, Use] = {}
     for use in walk.uses:
         first.setdefault(use.key, use)
-    plain = {base for key, use in first.items() if not key.transposed and (base := _base(use))}
+    bases = {key: _base(use, walk, leaves) for key, use in first.items()}
+    plain = {bases[key] for key in first if not key.transposed}
     taken: set[str] = set()
     names = {}
-    for key, use in first.items():
-        base = _base(use) + (":transposed" if key.transposed and _base(use) in plain else "")
+    for key in first:
+        base = bases[key] + (":transposed" if key.transposed and bases[key] in plain else "")
         numbered = (base if n == 1 else f"{base}:{n}" for n in range(1, len(first) + 1))
         path = next(name for name in numbered if name not in taken)
         taken.add(path)
-        names[key] = _layer(path, key, [other for other in walk.uses if other.key == key], walk)
+        names[key] = _layer(path, key, [other for other in walk.uses if other.key == key], walk, leaves)
     return names
 
 
-def _base(use: Use) -> str:
+def _base(use: Use, walk: Walk, leaves: Mapping[str, Any]) -> str:
+    if use.key.leaf in walk.effective:
+        return f"{_main(use, walk, leaves)}:effective"
     return use.key.leaf + use.product.view.label
 
 
-def _layer(path: str, key: Key, uses: list[Use], walk: Walk) -> Layer:
-    product = uses[0].product
+def _main(use: Use, walk: Walk, leaves: Mapping[str, Any]) -> str:
+    """The leaf that a layer is called by: the first of its size, if there is one."""
+    size = math.prod(length for length, _ in use.product.view.axes)
+    sources = _sources(use.key, walk)
+    return next((leaf for leaf in leaves if leaf in sources and math.prod(leaves[leaf].shape) == size), sources[0])
+
+
+def _sources(key: Key, walk: Walk) -> tuple[str, ...]:
+    """The leaves that a kernel is, or is computed from."""
+    return tuple(sorted(walk.effective[key.leaf].leaves)) if key.leaf in walk.effective else (key.leaf,)
+
+
+def _layer(path: str, key: Key, uses: list[Use], walk: Walk, leaves: Mapping[str, Any]) -> Layer:
+    product, writes = uses[0].product, key.leaf not in walk.effective
+    leaf = _main(uses[0], walk, leaves)
+    other_reads = walk.other_reads.get(leaf, [])[0 if writes else 1 :]  # its own value reads the leaf once
     rows = sum(
         use.product.rows * math.prod(length for scan, length in use.scans if scan not in use.product.view.stack)
         for use in uses
     )
     return Layer(
         path=path,
-        leaf=key.leaf,
+        leaf=leaf,
         kind=product.kind,
         kernel=product.view.shape,
         stack=tuple(size for size, _ in key.stack),
@@ -162,7 +215,10 @@ def _layer(path: str, key: Key, uses: list[Use], walk: Walk) -> Layer:
         d_out=math.prod(size for size, _ in key.columns),
         rows=rows,
         shares=path,
-        other_read=walk.other_reads.get(key.leaf, ""),
+        other_read=other_reads[0] if other_reads else "",
+        dtype=product.dtype,
+        leaves=_sources(key, walk),
+        writes=writes,
         steps=uses[0].matrix,
     )
 
@@ -180,8 +236,8 @@ def _asked(layers: Iterable[str], names: Mapping[Key, Layer], refusals: list[Ref
         raise ValueError(f"layers is a list of paths; got the single string {layers!r}.")
     asked: set[str] = set()
     for path in layers:
-        found = {layer.path: layer.leaf for layer in names.values() if path in (layer.path, layer.leaf)}
-        leaves = {path, *found.values()}
+        found = {layer.path: layer.leaves for layer in names.values() if path in (layer.path, *layer.leaves)}
+        leaves = {path}.union(*found.values())
         refused = [refusal for refusal in refusals if refusal.leaves & leaves and not refusal.unless_asked]
         if refused:
             raise ValueError(_refused(refused[0]))
@@ -208,9 +264,13 @@ def _refused(refusal: Refusal) -> str:
     if refusal.unless_asked:
         return f"cannot follow the weight {leaves}: {refusal.why}; name it in layers= to get one Gram per entry."
     return (
-        f"cannot follow the weight {leaves}: {refusal.why}. A kernel must be one leaf, or several concatenated, up to "
-        "cast, reshape, transpose, static slice or split; name the layers you want in layers= to leave it out."
+        f"cannot follow the weight {leaves}: {refusal.why}. A kernel is one leaf, several concatenated, or computed "
+        "from leaves alone; name the layers you want in layers= to leave it out."
     )
+
+
+def _abstract(arg: Any) -> Any:
+    return jax.ShapeDtypeStruct(jnp.shape(arg), jnp.result_type(arg))
 
 
 def _line(layer: Layer) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ def advance(view: View, eqn: Any) -> list[View] | None:
     if name in SAME:
         return [view]
     shape = getattr(eqn.outvars[0].aval, "shape", ()) if eqn.outvars else ()
-    if name == "convert_element_type" and jnp.issubdtype(params["new_dtype"], jnp.floating):
+    if casts(eqn):
         return [cast(view, params["new_dtype"])]
     if name == "transpose":
         return [transpose(view, params["permutation"])]
@@ -75,13 +75,21 @@ def advance(view: View, eqn: Any) -> list[View] | None:
     return None
 
 
+def casts(eqn: Any) -> bool:
+    """Whether an equation only changes the precision: to a float, or from complex to complex."""
+    if eqn.primitive.name != "convert_element_type":
+        return False
+    new, is_complex = eqn.params["new_dtype"], jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.complexfloating)
+    return jnp.issubdtype(new, jnp.complexfloating if is_complex else jnp.floating)
+
+
 def enter_scan(view: View, scan: int) -> View:
     """The view of one iteration, for a view that a scan walks over."""
     return view._replace(stack=(*view.stack, scan))
 
 
 def cast(view: View, dtype: Any) -> View:
-    """Another float dtype."""
+    """Another float or complex dtype."""
     return _step(view, "cast", str(dtype))
 
 

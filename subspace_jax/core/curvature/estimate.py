@@ -60,7 +60,16 @@ def _in_turn(fn: Callable, numbers: Int[Array, "n ..."]) -> Shaped[Array, "n ...
         value = fn(jnp.minimum(number, number + (last != 0)))  # equals `number`, but the compiler cannot know that
         return value.ravel()[0].astype(jnp.float32), value
 
-    return jax.lax.scan(step, jnp.float32(0), numbers, unroll=True)[1]
+    return jax.lax.scan(step, _start(fn, numbers[0]), numbers, unroll=True)[1]
+
+
+def _start(fn: Callable, number: Int[Array, "..."]) -> Float[Array, ""]:
+    """The zero a loop over fn starts from; inside `shard_map` it varies over the mesh axes over which its values do."""
+    zero = jnp.float32(0)
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return zero
+    (value,) = jax.make_jaxpr(fn)(number).out_avals
+    return jax.lax.pcast(zero, tuple(value.manual_axis_type.varying), to="varying")
 
 
 def estimate(fn: Callable, keys: Keys, like: PyTree, *, probes: int, chunk: int | None) -> Estimate:

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from subspace_jax.core.curvature.checks import check_inputs, check_probes, check_step
 from subspace_jax.core.curvature.estimate import Estimate, estimate, gradient
 from subspace_jax.core.curvature.inputs import Inputs, Keys, Labels, arrays, dot, sqnorm
+from subspace_jax.core.meshes import by_sample
 from subspace_jax.typing import LossFn, Variables
 
 
+@by_sample
 def fd_norm(
     keys: Keys, loss: LossFn, variables: Variables, x: Inputs, y: Labels,
     *, probes: int = 10, step: float = 1e-3, chunk: int | None = None, precision: str = "highest",
@@ -32,6 +34,7 @@ def fd_norm(
     )  # fmt: skip
 
 
+@by_sample
 def fd_sqnorm(
     keys: Keys, loss: LossFn, variables: Variables, x: Inputs, y: Labels,
     *, probes: int = 10, step: float = 1e-3, chunk: int | None = None, precision: str = "highest",
@@ -47,6 +50,7 @@ def fd_sqnorm(
     )  # fmt: skip
 
 
+@by_sample
 def fd_quad(
     keys: Keys, loss: LossFn, variables: Variables, x: Inputs, y: Labels,
     *, probes: int = 10, step: float = 1e-3, chunk: int | None = None, precision: str = "highest",

@@ -14,9 +14,11 @@ import jax.numpy as jnp
 from subspace_jax.core.curvature.checks import check_inputs, check_probes
 from subspace_jax.core.curvature.estimate import Estimate, estimate, evaluate
 from subspace_jax.core.curvature.inputs import Inputs, Keys, arrays, flat, samples, sqnorm
+from subspace_jax.core.meshes import by_sample
 from subspace_jax.typing import ApplyFn, Array, Float, Variables
 
 
+@by_sample
 def ggn_exact(apply: ApplyFn, variables: Variables, x: Inputs, *, precision: str = "highest") -> Float[Array, " b"]:
     """Exact trace of the input Hessian of softmax cross-entropy on a piecewise-linear network, per sample.
 
@@ -37,6 +39,7 @@ def ggn_exact(apply: ApplyFn, variables: Variables, x: Inputs, *, precision: str
         return evaluate(lambda k: sqnorm(row(_basis(k, classes))), classes).sum(axis=0)
 
 
+@by_sample
 def ggn_probe(
     keys: Keys, apply: ApplyFn, variables: Variables, x: Inputs, *, probes: int = 10, precision: str = "highest"
 ) -> Estimate:
@@ -55,6 +58,7 @@ def ggn_probe(
         return estimate(lambda u: sqnorm(row(u)), keys, logits, probes=probes, chunk=None)
 
 
+@by_sample
 def ggn_spectrum(
     apply: ApplyFn, variables: Variables, x: Inputs, *, precision: str = "highest"
 ) -> Float[Array, "b classes"]:

@@ -6,9 +6,11 @@ import jax.numpy as jnp
 from subspace_jax.core.curvature.checks import check_dense, check_inputs, check_probes
 from subspace_jax.core.curvature.estimate import Estimate, estimate, gradient, per_sample
 from subspace_jax.core.curvature.inputs import Inputs, Keys, Labels, arrays, dimensions, flat, sqnorm, unflat
+from subspace_jax.core.meshes import by_sample
 from subspace_jax.typing import Array, Float, LossFn, Variables
 
 
+@by_sample
 def input_grad(loss: LossFn, variables: Variables, x: Inputs, y: Labels, *, precision: str = "highest") -> Inputs:
     """Gradient g = dL/dx of every sample, shaped as x, in loss per unit of x; two forwards.
 
@@ -20,6 +22,7 @@ def input_grad(loss: LossFn, variables: Variables, x: Inputs, y: Labels, *, prec
         return gradient(loss, variables, jnp.asarray(y))(arrays(x))
 
 
+@by_sample
 def hutchinson(
     keys: Keys, loss: LossFn, variables: Variables, x: Inputs, y: Labels,
     *, probes: int = 10, chunk: int | None = None, precision: str = "highest",
@@ -46,6 +49,7 @@ def hutchinson(
         return estimate(curve, keys, x, probes=probes, chunk=chunk)
 
 
+@by_sample
 def hv_norm(
     keys: Keys, loss: LossFn, variables: Variables, x: Inputs, y: Labels,
     *, probes: int = 10, chunk: int | None = None, precision: str = "highest",
@@ -64,6 +68,7 @@ def hv_norm(
         return estimate(lambda v: jnp.sqrt(sqnorm(product(v))), keys, x, probes=probes, chunk=chunk)
 
 
+@by_sample
 def exact(loss: LossFn, variables: Variables, x: Inputs, y: Labels) -> Float[Array, " b"]:
     """tr(H) from the dense Hessian of every sample: the oracle of the estimates, 2 + 2d forwards.
 

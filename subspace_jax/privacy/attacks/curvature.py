@@ -10,25 +10,27 @@ from scipy.special import logsumexp
 
 from subspace_jax.core import likelihood
 from subspace_jax.privacy.attacks import fits
-from subspace_jax.privacy.attacks.fits import Keep, Scores, Shadows, Targets
+from subspace_jax.privacy.attacks.fits import Keep, Scores, Shadows, Spread, Targets
 
 RELEASED_EPS = 1e-22  # added to curvatures
 RELEASED_VARIANCE_EPS = 1e-32
 
 
-def curvature_nll(curvature: Targets, shadows: Shadows, keep: Keep) -> Scores:
+def curvature_nll(curvature: Targets, shadows: Shadows, keep: Keep, *, spread: Spread = "std") -> Scores:
     """sum_q [(s - mu_out)^2 - (s - mu_in)^2] / (2 tau^2), tau the IN deviation in both terms, at least 1e-3.
+
+    With spread="var_as_std" tau is the IN variance, as in the released scripts.
 
     Raises:
       ValueError: as `fits.check`, with two IN models and one OUT; negative curvatures, none above 0.
     """
     curvature, shadows, keep = fits.check(curvature, shadows, keep, inside=2, outside=1)
     s, shadows = _logarithms(curvature, shadows)
-    inside, outside = (likelihood.floored(side) for side in fits.gaussians(shadows, keep))
+    inside, outside = (fits.spread_of(side, spread) for side in fits.gaussians(shadows, keep))
     return likelihood.log_ratio(s, inside, outside._replace(std=inside.std)).sum(axis=1)
 
 
-def curvature_lr(curvature: Targets, shadows: Shadows, keep: Keep) -> Scores:
+def curvature_lr(curvature: Targets, shadows: Shadows, keep: Keep, *, spread: Spread = "std") -> Scores:
     """Log sum_q N(s; mu_in, tau_in) - log sum_q N(s; mu_out, tau_out): likelihoods are summed, then divided.
 
     Raises:
@@ -36,7 +38,7 @@ def curvature_lr(curvature: Targets, shadows: Shadows, keep: Keep) -> Scores:
     """
     curvature, shadows, keep = fits.check(curvature, shadows, keep, inside=2, outside=2)
     s, shadows = _logarithms(curvature, shadows)
-    sides = (likelihood.log_density(s, likelihood.floored(side)) for side in fits.gaussians(shadows, keep))
+    sides = (likelihood.log_density(s, fits.spread_of(side, spread)) for side in fits.gaussians(shadows, keep))
     inside, outside = (logsumexp(density, axis=1) for density in sides)
     return inside - outside
 

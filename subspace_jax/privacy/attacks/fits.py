@@ -1,6 +1,6 @@
 """What shadow models say of each sample, when it is IN their training set and when it is OUT; the input checks."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,6 +12,7 @@ Targets = Float[Any, "targets queries n"]
 Shadows = Float[Any, "models queries n"]
 Keep = Bool[Any, "models n"]
 Scores = Float[np.ndarray, "targets n"]
+Spread = Literal["std", "var_as_std"]
 FEW = 10  # samples named in an error
 
 
@@ -69,6 +70,17 @@ def check(
 def gaussians(shadows: np.ndarray, keep: np.ndarray) -> tuple[Gaussian, Gaussian]:
     """Mean and standard deviation of each query and sample over its IN models, and over its OUT models."""
     return likelihood.fit(shadows, keep, axis=0), likelihood.fit(shadows, ~keep, axis=0)
+
+
+def spread_of(gaussian: Gaussian, spread: Spread) -> Gaussian:
+    """The Gaussian, its deviation at least 1e-3; for "var_as_std" its VARIANCE stands for it, as in released scripts.
+
+    Raises:
+      ValueError: another spread.
+    """
+    if spread not in ("std", "var_as_std"):
+        raise ValueError(f'spread is "std", or "var_as_std" as in the released scripts; got {spread!r}.')
+    return likelihood.floored(gaussian if spread == "std" else gaussian._replace(std=np.square(gaussian.std)))
 
 
 def quantile(values: np.ndarray, mask: np.ndarray, share: float) -> Float[np.ndarray, "queries n"]:

@@ -10,21 +10,22 @@ from scipy.special import log_ndtr
 from subspace_jax.core import likelihood
 from subspace_jax.core.likelihood import Gaussian
 from subspace_jax.privacy.attacks import fits
-from subspace_jax.privacy.attacks.fits import Keep, Scores, Shadows, Targets
+from subspace_jax.privacy.attacks.fits import Keep, Scores, Shadows, Spread, Targets
 
 RELEASED_EPS = 1e-22  # added to variances and to the denominator
 
 
-def lira_online(label_logit: Targets, shadows: Shadows, keep: Keep) -> Scores:
+def lira_online(label_logit: Targets, shadows: Shadows, keep: Keep, *, spread: Spread = "std") -> Scores:
     """Log N(s; mu_in, sigma_in) - log N(s; mu_out, sigma_out), mean and deviation of each sample's own models.
 
-    For 64 shadow models and more; with fewer take `lira_fixed_variance`. Deviations are at least 1e-3.
+    For 64 shadow models and more; with fewer take `lira_fixed_variance`. Deviations are at least 1e-3; with
+    spread="var_as_std" variances stand for them, as in the scripts released with the curvature attack.
 
     Raises:
       ValueError: as `fits.check`, with two IN and two OUT models.
     """
     label_logit, shadows, keep = fits.check(label_logit, shadows, keep, inside=2, outside=2)
-    inside, outside = (likelihood.floored(side) for side in fits.gaussians(shadows, keep))
+    inside, outside = (fits.spread_of(side, spread) for side in fits.gaussians(shadows, keep))
     return likelihood.log_ratio(label_logit, inside, outside).mean(axis=1)
 
 

@@ -1,0 +1,6 @@
+"""The command: python -m experiments.pca_design."""
+
+from experiments.harness import runner
+from experiments.pca_design import PRESETS, main
+
+runner.run(main, PRESETS)

@@ -1,0 +1,110 @@
+"""Meshes with Auto and with Explicit axes: functions of the library take arrays that are sharded over either.
+
+`jax.make_mesh` gives Explicit axes: the sharding is part of the type of an array, and a product whose result could be
+sharded in two ways is an error. Where that would be so, the library's own computations run with Auto axes inside.
+"""
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from subspace_jax.typing import PyTree
+
+AnyMesh = Mesh | AbstractMesh
+
+
+def automatic(mesh: Mesh) -> Mesh:
+    """The same devices and names with Auto axes."""
+    return Mesh(mesh.devices, mesh.axis_names)
+
+
+def moved(tree: PyTree) -> PyTree:
+    """Arrays on the host's side of `jit`: those on a mesh with Explicit axes, on the same one with Auto axes."""
+
+    def move(leaf: Any) -> Any:
+        mesh = _explicit(leaf)
+        if not isinstance(mesh, Mesh):
+            return leaf
+        return jax.device_put(leaf, NamedSharding(automatic(mesh), leaf.sharding.spec))
+
+    return jax.tree.map(move, tree)
+
+
+def like(x: jax.Array, other: Any) -> jax.Array:
+    """The array spread over devices as another one is, if that is known and over several."""
+    several = isinstance(other, jax.Array) and not isinstance(other, jax.core.Tracer) and len(other.devices()) > 1
+    return jax.device_put(x, other.sharding) if several and not isinstance(x, jax.core.Tracer) else x
+
+
+def home(mesh: Mesh) -> Any:
+    """Where results of a computation over a mesh go: to its first device, or to all of a mesh that the user has set."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return mesh.devices.flat[0]
+    return NamedSharding(jax.sharding.get_mesh(), PartitionSpec())
+
+
+@contextlib.contextmanager
+def within(mesh: Mesh | None) -> Iterator[None]:
+    """Computations over a mesh of the library's own, or with Auto axes, whatever mesh `jax.set_mesh` has set."""
+    if jax.sharding.get_abstract_mesh().empty:
+        yield
+        return
+    with jax.set_mesh(mesh or automatic(jax.sharding.get_mesh())):
+        yield
+
+
+def spec(x: Any) -> PartitionSpec:
+    """How an array is sharded over Explicit axes; not at all if there are none."""
+    return PartitionSpec() if _explicit(x) is None else jax.typeof(x).sharding.spec
+
+
+def hidden(fn: Callable, out: PartitionSpec = PartitionSpec()) -> Callable:  # noqa: B008
+    """Fn of arrays, with Explicit axes as Auto ones inside; `out` is how its results are sharded."""
+
+    def call(*arrays: Any) -> Any:
+        mesh = next((mesh for leaf in jax.tree.leaves(arrays) if (mesh := _explicit(leaf))), None)
+        if mesh is None:
+            return fn(*arrays)
+        axes = tuple(name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if _is(kind))
+        return jax.sharding.auto_axes(fn, axes=axes, out_sharding=NamedSharding(mesh, out))(*arrays)
+
+    return call
+
+
+def by_sample(fn: Callable) -> Callable:
+    """fn(..., x, ...) -> one value or row per sample, with Auto axes inside; results are sharded as x by samples."""
+    signature = inspect.signature(fn)
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        leaves, structure = jax.tree.flatten((args, kwargs))
+        if not any(map(_explicit, leaves)):
+            return fn(*args, **kwargs)
+        arrays = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)}
+
+        def inside(arrays: dict) -> Any:
+            args, kwargs = jax.tree.unflatten(structure, [arrays.get(i, leaf) for i, leaf in enumerate(leaves)])
+            return fn(*args, **kwargs)
+
+        x = jax.tree.leaves(signature.bind(*args, **kwargs).arguments["x"])[0]
+        return hidden(inside, PartitionSpec(*spec(x)[:1]))(arrays)
+
+    return call
+
+
+def _explicit(leaf: Any) -> AnyMesh | None:
+    """The mesh with Explicit axes that an array is sharded over."""
+    if not isinstance(leaf, jax.Array):
+        return None
+    sharding = jax.typeof(leaf).sharding if isinstance(leaf, jax.core.Tracer) else leaf.sharding
+    mesh = getattr(sharding, "mesh", None)
+    return mesh if mesh is not None and any(map(_is, mesh.axis_types)) else None
+
+
+def _is(kind: AxisType) -> bool:
+    return kind == AxisType.Explicit

@@ -21,7 +21,7 @@ TRAINED_ON = "gaussian"  # the noise of the auxiliary class
 SIDES = "near", "far"
 SAME = "msp", "energy"  # beside the auxiliary class, of the same network
 DRAWN, MOST_SETS = ("aux", "msp"), 5  # of the histograms
-UNTUNED = "No detector was tuned on OOD data: every setting is that of its paper."
+UNTUNED = "No detector was tuned on OOD data: every setting was fixed beforehand."
 
 
 def names(arrays: Arrays) -> tuple[list[str], list[str]]:

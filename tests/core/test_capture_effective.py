@@ -164,6 +164,24 @@ def test_kernels_that_change_in_a_loop_have_its_length_in_front(name):
         np.testing.assert_allclose(kernel(new), expected / 2, atol=1e-5)
 
 
+def test_loops_in_loops_have_their_lengths_in_front_outermost_first():
+    def inner(h, w):
+        return lax.fori_loop(0, 3, lambda i, h: jnp.tanh(h @ (w[0][i] * w[1])), h), None
+
+    fn = lambda p, x: lax.scan(inner, x, (p["w"], p["s"]))[0]  # noqa: E731
+    params = {"w": draw(0, 2, 3, D, D), "s": draw(1, 2, 1, D)}
+    ((path, layer),) = capture.layers(fn, params, X).items()
+    assert (path, layer.stack, layer.rows) == ("w:effective", (2, 3), N)
+    expected = np.asarray(params["w"]) * np.asarray(params["s"])[:, None]
+    found = capture.kernels(capture.layers(fn, params, X), params)[path]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    rows, h = [], np.asarray(X)
+    for w in expected.reshape(6, D, D):
+        rows.append(h)
+        h = np.tanh(h @ w)
+    assert_grams(capture.observe(fn, params, X)[1], {path: np.stack(rows).reshape(2, 3, N, D)})
+
+
 def test_a_kernel_that_loops_share_is_read_once_and_its_rows_add_up():
     fn = lambda p, x: lax.fori_loop(0, 3, lambda _, h: jnp.tanh(h @ low_rank(p)), x)  # noqa: E731
     table = capture.layers(fn, LORA, X)

@@ -16,7 +16,7 @@ from subspace_jax.core.keys import sample_keys
 from subspace_jax.memorization import scores
 from tests.core.grams import draw
 
-N, D, H, OUT = 16, 4, 8, 3
+N, D, H, OUT = 16, 8, 8, 3  # one size of Gram
 CLOSE = 1e-5
 PARAMS = {"first": draw(0, D, H) / 2, "second": draw(1, H, OUT) / 2}
 X, Y = draw(2, N, D), np.arange(N, dtype=np.int32) % OUT

@@ -18,8 +18,9 @@ from subspace_jax.core import capture, moments, subspace
 from subspace_jax.label_noise import verifix
 from subspace_jax.unlearning import class_projection
 from tests.core.grams import draw
+from tests.models.test_networks import onto
 
-N, D, H, OUT = 4, 6, 5, 3  # fewer rows than features, so that no projector is the identity
+N, D, H, OUT = 4, 6, 6, 3  # fewer rows than features, so that no projector is the identity
 FLOAT32 = 2e-5
 FLOAT64_EIGH = 1e-6  # at the floor of 1e-12 of the energy
 SEEDS = st.integers(0, 2**31 - 1)
@@ -114,29 +115,31 @@ def test_float64_sums_are_exact_and_centred_ones_hermitian():
         np.testing.assert_allclose(moments.covariance(seen[path]), np.cov(row.conj().T, bias=True), atol=atol)
 
 
-@settings(max_examples=3)
-@given(SEEDS, st.sampled_from([0.5, 1.0]))
-def test_subspaces_are_those_of_the_block_gram(seed, energy):
-    """Each complex direction is two real ones: of those the share of the energy that is asked for may need one less."""
+@jax.jit
+def spaces(gram, new, rows):
+    """Ranks, projectors and a share of energy, of matrices of either kind."""
+    whole, half = (subspace.from_gram(gram, energy=energy) for energy in (1.0, 0.5))
+    both = subspace.union(whole, subspace.from_rows(rows, energy=1.0))
+    found = whole, subspace.grow(whole, new, energy=1.0), subspace.complement(whole), both
+    share = subspace.energy_share(whole, new)
+    return half.rank, [own.rank for own in found], list(map(subspace.projector, found)), share
+
+
+@settings(max_examples=4)
+@given(SEEDS)
+def test_subspaces_are_those_of_the_block_gram(seed):
+    """Each complex direction is two real ones, of which a share of the energy may need one less."""
     rows, more = (np.asarray(cdraw(seed + 2 * i, N, D), np.complex128) for i in range(2))
-    gram, new = rows.conj().T @ rows, more.conj().T @ more
-    ours, theirs = (subspace.from_gram(g, energy=energy) for g in (gram, block(gram)))
-    assert int(ours.rank) == -(-int(theirs.rank) // 2)
-    np.testing.assert_allclose(ours.basis.conj().T @ ours.basis, np.diag(np.arange(D) < int(ours.rank)), atol=1e-12)
-    real = subspace.Subspace(block(ours.basis), np.int32(2 * ours.rank))
-    real = subspace.from_gram(real.basis @ real.basis.T, energy=1)  # columns in front
-    same = [
-        (ours, real),
-        (subspace.grow(ours, new, energy=1), subspace.grow(real, block(new), energy=1)),
-        (subspace.complement(ours), subspace.complement(real)),
-        (subspace.union(ours, subspace.from_rows(more[:2], energy=1)), None),
-    ]
-    for a, b in same[:-1]:
-        np.testing.assert_allclose(block(subspace.projector(a)), subspace.projector(b), atol=FLOAT64_EIGH)
-    both = subspace.projector(same[-1][0])
-    for row in (*more[:2], *ours.basis.T[: int(ours.rank)].conj()):
-        np.testing.assert_allclose(row @ both, row, atol=FLOAT64_EIGH)
-    np.testing.assert_allclose(subspace.energy_share(ours, new), subspace.energy_share(real, block(new)), atol=1e-9)
+    with jax.enable_x64(True):
+        given = rows.conj().T @ rows, more.conj().T @ more, more[:1]
+        half, ranks, projectors, share = jax.device_get(spaces(*given))
+        real_half, real_ranks, real_projectors, real_share = jax.device_get(spaces(*map(block, given)))
+    assert half == -(-real_half // 2)
+    assert [2 * rank for rank in ranks] == real_ranks == [2 * N, 2 * D, 2 * (D - N), 2 * (N + 1)]
+    for ours, theirs in zip(projectors, real_projectors, strict=True):
+        np.testing.assert_allclose(block(ours), theirs, atol=FLOAT64_EIGH)
+    np.testing.assert_allclose(rows @ projectors[0], rows, atol=FLOAT64_EIGH)
+    np.testing.assert_allclose(share, real_share, atol=1e-9)
 
 
 def soft(rows, alpha):
@@ -271,8 +274,7 @@ def test_a_fourier_layer_is_measured_and_projected_by_frequency():
     np.testing.assert_allclose(seen["spectral"].gram, rows.conj().mT @ rows, atol=1e-3)
     matrix = {}
     for path in table:
-        space = subspace.from_gram(seen[path].gram, energy=1)
-        matrix[path] = subspace.projector(space) @ moments.wide(capture.kernels(table, params)[path])
+        matrix[path] = onto(seen[path].gram) @ moments.wide(capture.kernels(table, params)[path])
     edited = capture.write_kernels(table, params, matrix)
     assert float(jnp.abs(edited["spectral"] - params["spectral"]).max()) > 1e-2
     np.testing.assert_allclose(fourier(edited, x), fourier(params, x), atol=1e-4)

@@ -1,20 +1,26 @@
 """Strict settings for every test: 8 simulated devices, shapes checked at run time, silent broadcasting refused."""
 
 import collections
+import gc
 import os
 import pathlib
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+# Unit tests compile much and compute little: two thirds of their time went into XLA. No optimisation, kernels without
+# the detour over MLIR, one LLVM module a program; every program is compiled once for all workers and their children.
+QUICK = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "subspace_jax" / "xla-tests"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.02"
 
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 MAPS = 25_000  # kept below it, of Linux' 65,530
 BUDGET = 35  # quiet worker-seconds of a system in the default run; printed, never enforced
@@ -24,8 +30,8 @@ settings.load_profile("library")
 jaxtyping.install_import_hook("subspace_jax", "beartype.beartype")
 
 
-def pytest_itemcollected(item):
-    item.add_marker(pytest.mark.xdist_group(group(item)))
+def pytest_collection_finish():
+    gc.freeze()  # what was imported stays: the collector need not walk over it again and again
 
 
 def pytest_collection_modifyitems(items):
@@ -36,18 +42,11 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs SUBSPACE_DATA_DIR"))
 
 
-def group(item):
-    """Tests that share something stay together: those of a question, of a page, of a file."""
-    values = getattr(item, "callspec", None)
-    shared = values and (values.params.get("question") or values.params.get("page"))
-    return str(shared or item.path.stem.removeprefix("test_"))
-
-
 def pytest_terminal_summary(terminalreporter):
     """Seconds of all workers by folder, question or file, beside the budget of a system."""
     spent = collections.Counter()
     for report in (r for found in terminalreporter.stats.values() for r in found if hasattr(r, "duration")):
-        path = pathlib.PurePath(report.nodeid.partition("::")[0].partition("@")[0])
+        path = pathlib.PurePath(report.nodeid.partition("::")[0])
         spent[path.parts[1] if len(path.parts) > 2 and path.parts[1] != "experiments" else path.stem] += report.duration
     terminalreporter.section("worker-seconds")
     for name, seconds in spent.most_common(25):

@@ -13,9 +13,9 @@ import pytest
 
 from subspace_jax.compression import utilized_rank
 from subspace_jax.continual import gpm, leak, sgp
-from subspace_jax.core import capture, compress, exchange, losses, topology
+from subspace_jax.core import capture, exchange, losses, topology
 from subspace_jax.core.keys import sample_keys
-from subspace_jax.decentralized import cga, choco_sgd, deep_squeeze, gossip, ngc, qgm
+from subspace_jax.decentralized import methods
 from subspace_jax.label_noise import verifix
 from subspace_jax.memorization import scores
 from subspace_jax.unlearning import class_projection
@@ -174,13 +174,11 @@ def loss(params, batch_stats, batch, key):
 
 COMM = exchange.Comm(AGENTS)
 SETTINGS = {"comm": COMM, "weights": topology.weights("full", AGENTS), "lr": 0.1}
-ALGORITHMS = {
-    "d_psgd": gossip.d_psgd(loss, momentum=0.9, **SETTINGS),
-    "qgm": qgm.qgm(loss, **SETTINGS),
-    "ngc": ngc.ngc(loss, **SETTINGS),
-    "cga": cga.cga(loss, compressor=compress.sign(), **SETTINGS),
-    "choco_sgd": choco_sgd.choco_sgd(loss, compressor=compress.top_k(0.5), **SETTINGS),
-    "deep_squeeze": deep_squeeze.deep_squeeze(loss, compressor=compress.random_k(0.5), **SETTINGS),
+HEAVY = {"momentum": 0.9}  # where a method takes it
+ALGORITHMS = {  # low_precision rounds to 8 bits at random, and x64 draws other numbers
+    name: methods.build(name, loss, **SETTINGS, **{k: v for k, v in HEAVY.items() if k in methods.settings(name)})
+    for name in methods.METHODS
+    if name != "low_precision"
 }
 
 

@@ -27,8 +27,8 @@ class Config(agents.Config):
     """Train one network on data that are spread over agents, by each method; test every agent and their mean."""
 
     method: tuple[str, ...] = ("all",)
-    """Methods to compare: d_psgd, ngc, compngc, qgm, choco_sgd, deep_squeeze, cga, compcga; all: with NGC at alpha 0
-    and 1. ngc_alpha_0.5 is NGC at that alpha."""
+    """Methods to compare, by their names in subspace_jax.decentralized.methods (a wrong name lists them); all: each of
+    them. ngc is NGC at --alpha, ngc_alpha_0.5 at that one."""
     alpha: float = 1.0
     """NGC's share of gradients of the neighbours' data at the own model; --method all runs 0 and 1."""
     partition: Literal["label_sorted", "dirichlet", "shards", "label_pairs", "iid"] = "label_sorted"

@@ -128,10 +128,6 @@ def test_devices_agree_with_one(kind, devices, reference, tmp_path):
     assert_same(in_this_process(tmp_path / "w", runner=kind, devices=devices), reference)
 
 
-def test_two_processes_agree_with_one(reference, tmp_path):
-    assert_finished(spawn("--workdir", "w", "--processes", "2", cwd=tmp_path), tmp_path / "w", reference, 2)
-
-
 @pytest.mark.process
 def test_four_processes_agree_with_one(reference, tmp_path):
     assert_finished(spawn("--workdir", "w", "--processes", "4", cwd=tmp_path), tmp_path / "w", reference, 4)
@@ -139,6 +135,7 @@ def test_four_processes_agree_with_one(reference, tmp_path):
 
 @pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.process)])
 def test_a_killed_process_is_named_and_the_run_goes_on(rank, reference, tmp_path):
+    """In two processes again, to the numbers of one."""
     process = spawn("--workdir", "w", "--processes", "2", "--save-every", "1", cwd=tmp_path)
     seen = tmp_path / "w" / "logs" / f"process{rank}.txt"
     saved = tmp_path / "w" / "checkpoints" / "d_psgd"

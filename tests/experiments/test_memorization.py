@@ -1,10 +1,10 @@
 """The first question as its user asks it: table, own data, saved networks, refusals, a run that is stopped."""
 
+import contextlib
 import csv
 import json
 import os
 import pathlib
-import random
 import shutil
 import signal
 import subprocess
@@ -25,6 +25,7 @@ TINY = (  # what is tested is the order of files and keys, not what is learned
     "--preset smoke --samples 120 --widths 8 --epochs 4 --save-every 2 --score-every 2 --batch 32 --probes 1 "
     "--duplicates 3"
 ).split()
+STOPPED = [*TINY, "--scores", "fd_norm"]  # one score with random directions, so that its keys count
 
 
 def test_table_and_figures(finished):
@@ -113,33 +114,24 @@ class Stopped(BaseException):
     """What stops a run where a test wants it."""
 
 
-@pytest.fixture
-def stop_at(monkeypatch):
-    """Count the moments before something is written, and stop at one of them."""
-    seen = {"count": 0, "stop": None}
+@contextlib.contextmanager
+def stopped_at(number):
+    """Count the moments before something is written, and stop at one of them; 0: at none."""
+    seen = {"count": 0}
 
-    def moment():
-        seen["count"] += 1
-        if seen["count"] == seen["stop"]:
-            raise Stopped
-
-    def watched(module, name):
-        real = getattr(module, name)
-
+    def watched(real):
         def run(*args, **kwargs):
-            moment()
+            seen["count"] += 1
+            if seen["count"] == number:
+                raise Stopped
             return real(*args, **kwargs)
 
-        monkeypatch.setattr(module, name, run)
+        return run
 
-    watched(running, "save")
-    watched(runner, "save_arrays")
-
-    def choose(number):
-        seen.update(count=0, stop=number)
-        return seen
-
-    return choose
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((running, "save"), (runner, "save_arrays")):
+            patch.setattr(module, name, watched(getattr(module, name)))
+        yield seen
 
 
 def assert_same_run(found, whole):
@@ -151,36 +143,38 @@ def assert_same_run(found, whole):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return asked("memorization", *TINY, cwd=tmp_path_factory.mktemp("whole"))
+def counted(tmp_path_factory):
+    """A whole run, and how many moments there are before something is written."""
+    with stopped_at(0) as seen:
+        return asked("memorization", *STOPPED, cwd=tmp_path_factory.mktemp("whole")), seen["count"]
 
 
-def test_a_run_stopped_before_anything_is_written_goes_on_to_the_same(whole, ask, stop_at, tmp_path):
-    seen = stop_at(None)
-    ask("memorization", *TINY, workdir="counted")
-    moments = seen["count"]
+@pytest.fixture
+def whole(counted):
+    return counted[0]
+
+
+def test_a_run_stopped_before_anything_is_written_goes_on_to_the_same(counted, ask, tmp_path):
+    whole, moments = counted
     assert moments >= 6
     for number in range(1, moments + 1):
-        stop_at(number)
         workdir = f"stopped{number}"
-        with pytest.raises(Stopped):
-            ask("memorization", *TINY, workdir=workdir)
+        with stopped_at(number), pytest.raises(Stopped):
+            ask("memorization", *STOPPED, workdir=workdir)
         assert not (tmp_path / workdir / "summary.json").exists()
-        stop_at(None)
         assert_same_run(ask("memorization", "--resume", workdir=workdir), whole)
 
 
-@pytest.mark.parametrize("moment", [0, pytest.param(1, marks=pytest.mark.process)])
-def test_a_killed_process_goes_on_to_the_same(moment, whole, tmp_path):
-    """On as many devices as this process has."""
+def test_a_killed_process_goes_on_to_the_same(whole, tmp_path):
+    """The real command, at a moment that nobody chose, on as many devices as this process has."""
     flags = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "experiments.memorization"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen([*command, *TINY, "--workdir", "w"], cwd=tmp_path, env=flags, **quiet) as run:
+    with subprocess.Popen([*command, *STOPPED, "--workdir", "w"], cwd=tmp_path, env=flags, **quiet) as run:
         saved = tmp_path / "w" / "checkpoints" / "seed0"
         while run.poll() is None and not saved.exists():
             time.sleep(0.01)
-        time.sleep(random.Random(moment).uniform(0, 1))
+        time.sleep(0.2)
         run.send_signal(signal.SIGKILL)
     assert not (tmp_path / "w" / "summary.json").exists()
     command += ["--resume", "--workdir", "w"]

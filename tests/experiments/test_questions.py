@@ -11,6 +11,7 @@ import pytest
 
 import experiments.__main__
 from experiments.harness.published import questions, system
+from tests.conftest import QUICK
 
 ROOT = pathlib.Path(__file__).parents[2]
 QUESTIONS = (
@@ -63,22 +64,11 @@ def test_the_list_of_questions_names_each_with_its_presets_and_its_newest_run(fi
 @pytest.mark.parametrize("question", ["memorization", "decentralized"])
 def test_a_process_does_the_same(question, finished, tmp_path):
     """One that trains a classifier, one that sets up its devices: from any folder, in a process with one device."""
-    flags = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    flags = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": QUICK}
     command = [sys.executable, "-m", f"experiments.{question}", "--preset", "smoke"]
     process = subprocess.run(command, cwd=tmp_path, env=flags, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("\n") == 1
     assert json.loads(process.stdout)["figures"].keys() == finished(question).figures.keys()
+    assert f"report: runs/{question}/1/report.html" in process.stderr
     assert (tmp_path / "runs" / question / "1" / "report.html").exists()
-
-
-def test_a_command_is_one_process_with_one_line(tmp_path):
-    """The cheapest question, as its user runs it."""
-    flags = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    command = [sys.executable, "-m", "experiments.utilized_rank", "--preset", "smoke", "--samples", "100"]
-    command += ["--widths", "16", "--epochs", "1", "--tau", ".99", "--no-search"]
-    process = subprocess.run(command, cwd=tmp_path, env=flags, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
-    assert process.stdout.count("\n") == 1
-    assert json.loads(process.stdout)["experiment"] == "utilized_rank"
-    assert "report: runs/utilized_rank/1/report.html" in process.stderr

@@ -8,12 +8,13 @@ What a summary cannot know, such as that the data folder held a part of a set, i
 
 import json
 import pathlib
+import re
 import sys
 from typing import Any
 
 import jinja2
 
-from experiments.harness.published import questions, system
+from experiments.harness.published import System, questions, system
 
 ROOT = pathlib.Path(__file__).parent.parent
 FOLDER = ROOT / "results"
@@ -41,6 +42,9 @@ commit {{ run.environment.commit }}.{{ " " + run.note if run.note }}
 {% for name, cells in rows.items() -%}
 | {{ name }} |{% for cell in cells %} {{ cell }} |{% endfor %}
 {% endfor %}{% endfor %}
+{%- if run.omitted %}
+{{ run.omitted }} further figures are in the run's file under `results/`.
+{% endif %}
 {%- if run.claims %}
 | claim | value | at least | |
 |---|---|---|---|
@@ -142,7 +146,7 @@ def page() -> str:
         known = system(question)
         paths = {name: FOLDER / f"{question}_{name}.json" for name in known.runs}
         found = [json.loads(path.read_text()) for path in paths.values() if path.exists()]
-        found = [run | {"tables": figure_tables(run, known.figures)} for run in found]
+        found = [run | shown(run, known) for run in found]
         missing = [f"preset {name.replace('_', ', ', 1)}" for name, path in paths.items() if not path.exists()]
         systems.append(known._asdict() | {"found": found, "missing": missing})
     benchmarks = {path.stem[-3:]: json.loads(path.read_text()) for path in FOLDER.glob("benchmark_curvature_*.json")}
@@ -156,6 +160,15 @@ def page() -> str:
         systems=systems, verdict=VERDICT, benchmarks=benchmarks.values(), measured_on=benchmarks, tables=tables
     )
     return text.rstrip() + "\n"
+
+
+def shown(run: dict[str, Any], known: System) -> dict[str, Any]:
+    """The tables of a run, and how many of its figures are in none of them."""
+    kept = {key: value for key, value in run["figures"].items() if not re.match(known.omit, key)}
+    return {
+        "tables": figure_tables(run | {"figures": kept}, known.figures),
+        "omitted": len(run["figures"]) - len(kept),
+    }
 
 
 def figure_tables(run: dict[str, Any], published: dict[str, str]) -> list[tuple[list[str], dict[str, list[str]]]]:

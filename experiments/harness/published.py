@@ -15,12 +15,14 @@ class System(NamedTuple):
       source: which figures these are, and where they were published.
       figures: the published values, by the names of our figures.
       runs: <preset>_<data> of every run that RESULTS.md should show.
+      omit: a regular expression of the figures that are too many for that page.
     """
 
     title: str
     source: str
     figures: dict[str, str]
     runs: tuple[str, ...]
+    omit: str = "$^"  # matches nothing
 
 
 def questions() -> list[str]:

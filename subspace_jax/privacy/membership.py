@@ -53,7 +53,7 @@ def attack(
     keep: Bool[Any, "models n"] | None = None,
     *,
     population: tuple[Statistics, Statistics] | None = None,
-    **options: float,
+    **options: float | str,
 ) -> Float[np.ndarray, "targets n"]:
     """Membership scores of every candidate for every target, larger = member.
 
@@ -63,7 +63,7 @@ def attack(
       shadows: of models trained as the target was; its training recipe is part of what the attacker knows.
       keep: True where a shadow model was trained on a sample.
       population: for `rmia`, statistics of the targets and of the shadows on samples that no model was trained on.
-      **options: of the attack's function: `alpha` of ye, `gamma` and `a` of rmia.
+      **options: of the attack's function: `center` of lira_fixed_variance, `alpha` of ye, `gamma` and `a` of rmia.
 
     Raises:
       ValueError: an unknown name; something that the attack needs and was not given; as the attack's function; scores

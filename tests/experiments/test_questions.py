@@ -15,7 +15,7 @@ from experiments.harness.published import questions, system
 ROOT = pathlib.Path(__file__).parents[2]
 QUESTIONS = (
     "class_unlearning", "continual_learning", "continual_space", "decentralized", "dp_training", "label_correction",
-    "low_precision", "membership_inference", "memorization", "stability_memorization", "utilized_rank",
+    "lifecycle", "low_precision", "membership_inference", "memorization", "stability_memorization", "utilized_rank",
 )  # fmt: skip
 
 

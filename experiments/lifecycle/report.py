@@ -257,13 +257,16 @@ def members_found(case: methods.Case, figures: dict[str, float], parts: Parts) -
         case.config.workdir, "roc", lines, x="non-members accused (share)", y="members found (share)", log_x=True,
         log_y=True,
     )  # fmt: skip
+    first = next(iter(attacks(parts)))
+    right = figures[f"membership_auroc_correct/{first}"]
     text = (
         f"An attacker trains {case.config.shadows} shadow models like the network, each on half of the images, and "
         "learns what a network says of an image it has seen and of one it has not. The curve shows how many members "
-        "he finds (up) for each share of innocent images he accuses (right); in the legend the mean area under it, "
-        ".5 is guessing. Members and non-members have the same share of wrong labels, and a memorized wrong label "
-        "gives a member away; that is why the correction also protects: what was memorized is gone. He has shadow "
-        "models of the network as trained only; shadow models that are edited too may find more."
+        "are found (up) for each share of innocent images that are accused (right); in the legend the mean area under "
+        "it, .5 is guessing. Members and non-members have the same share of wrong labels. A wrong label that was "
+        "learned by heart gives a member away, so taking it out protects too; of the correctly labelled images alone "
+        f"the area is {right:.3f} for the {first} network. The shadow models are "
+        "those of the network as trained; an attacker who edits his shadow models too may find more."
     )
     return report.Section("Who was in the training set?", text, (picture,))
 
@@ -283,12 +286,12 @@ def strengths(case: methods.Case, figures: dict[str, float], parts: Parts) -> re
         mark=(chosen, float(selection[1 + along.index(chosen)])) if chosen else None,
     )  # fmt: skip
     text = (
-        "The correction keeps of each layer the directions in which the trusted images vary, and suppresses the "
-        "rest, where the wrong labels were written. Small alpha suppresses nearly everything, large alpha nothing. "
-        f"Alpha is chosen (circle: {chosen:g}) on {len(case.selection)} images that the network was not trained on, "
-        "by their given labels, wrong ones included, which lowers the curve but does not move its peak. No labels "
-        f"are repaired and nothing is trained. Mean over the seeds: {figures['accuracy/trained/all_old']:.3f} before, "
-        f"{figures['accuracy/corrected/all_old']:.3f} after."
+        "The correction keeps of each layer the directions that the trusted images use, and suppresses the others, "
+        "where the wrong labels were written. A small alpha suppresses nearly everything, a large one nothing. Alpha "
+        f"is chosen (circle: {chosen:g}) on {len(case.selection)} images that the network was not trained on, by their "
+        "given labels. Some of these are wrong, which lowers the whole curve; the test curve was not looked at, and "
+        "may have its peak elsewhere. No label is repaired and nothing is trained. Mean over the seeds: "
+        f"{figures['accuracy/trained/all_old']:.3f} before, {figures['accuracy/corrected/all_old']:.3f} after."
     )
     return report.Section("Undo what the wrong labels wrote", text, (picture,))
 

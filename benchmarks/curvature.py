@@ -112,6 +112,13 @@ def matfree(case: Case, probes: int) -> tuple[Callable, int]:
     return case.call(lambda keys, variables, x, y: jax.vmap(one, in_axes=(0, None, 0, 0))(keys, variables, x, y))
 
 
+def released_torch(case: Case, probes: int) -> tuple[Callable, int]:
+    """Score by the authors' way in PyTorch."""
+    from benchmarks.curvature_torch import released
+
+    return released(case.name, case.x, case.y, probes=probes, step=STEP), 0
+
+
 def timings(calls: dict[str, Callable], repeats: int) -> dict[str, np.ndarray]:
     """Seconds a call, `repeats` times each, in turns."""
     inner = {}
@@ -137,13 +144,12 @@ def estimators(on: Case, args: argparse.Namespace) -> dict[str, dict]:
         for quantity in ESTIMATORS:
             row = quantity if precision == "highest" else f"{quantity} {precision}"
             calls[row] = on.score(quantity, precision=precision, probes=args.probes, step=STEP)
-    calls |= {RELEASED: as_released(on, args.probes), "matfree": matfree(on, args.probes)}
-    try:
-        from benchmarks.curvature_torch import released
-    except ModuleNotFoundError:
-        print("torch not installed: no PyTorch row", flush=True)
-    else:
-        calls[TORCH] = released(on.name, on.x, on.y, probes=args.probes, step=STEP), 0
+    calls[RELEASED] = as_released(on, args.probes)
+    for row, peer in {"matfree": matfree, TORCH: released_torch}.items():
+        try:
+            calls[row] = peer(on, args.probes)
+        except ModuleNotFoundError as error:
+            print(f"{error.name} not installed: no row {row!r}", flush=True)
     seconds = timings({row: call for row, (call, _) in calls.items()}, args.repeats)
     few = on._replace(**{field: getattr(on, field)[:EXACT_SAMPLES] for field in ("x", "y", "keys")})
     exact = few.score("exact")[0]() if on.x[0].size <= EXACT_INPUTS else None
@@ -219,11 +225,10 @@ def show(title: str, rows: dict[str, dict]) -> None:
         print(f"{name:38s}" + "".join(f"{cell:>20s}" for cell in cells), flush=True)
 
 
-def main(args: argparse.Namespace) -> dict:
-    report: dict[str, Any] = {
-        "command": f"python -m benchmarks.curvature --networks {' '.join(args.networks)}",
-        "networks": {},
-    }
+def main(args: argparse.Namespace) -> None:
+    """Measure the parts that are asked for, one after the other."""
+    flags = " ".join(["--networks", *args.networks, "--parts", *args.parts])
+    report: dict[str, Any] = {"command": f"python -m benchmarks.curvature {flags}", "networks": {}}
     report |= {"device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "jax": jax.__version__}
     report["arguments"] = vars(args)
     for name in args.networks:
@@ -233,13 +238,22 @@ def main(args: argparse.Namespace) -> dict:
         report["networks"][name] = {"estimators": rows, "claims": claims(name, rows)}
         for claim in report["networks"][name]["claims"]:
             print("{name} {threshold}: {value:.2f}, {holds}".format_map(claim))
+        keep(report, args.out)
     last = args.networks[-1]
-    report["growth"] = growth(last, args)
-    show(f"growth of {last}", report["growth"])
-    if len(args.precisions) > 1:
+    if "growth" in args.parts:
+        report["growth"] = growth(last, args)
+        show(f"growth of {last}", report["growth"])
+        keep(report, args.out)
+    if "frontier" in args.parts and len(args.precisions) > 1:
         report["frontier"] = frontier(last, args)
         show(f"frontier of {last}: speed against agreement with {args.precisions[0]}", report["frontier"])
-    return report
+        keep(report, args.out)
+
+
+def keep(report: dict, path: pathlib.Path | None) -> None:
+    """Write what is measured so far."""
+    if path:
+        path.write_text(json.dumps(report, indent=1, default=str))
 
 
 def parse() -> argparse.Namespace:
@@ -255,13 +269,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--probes", type=int, default=10, help="random directions, 10 as published")
     parser.add_argument("--epochs", type=int, default=5, help="training before scoring (%(default)s)")
     parser.add_argument("--repeats", type=int, default=9, help="turns of the timing; medians are shown (%(default)s)")
+    parser.add_argument("--parts", nargs="*", choices=["growth", "frontier"], default=["growth", "frontier"],
+                        help="what follows the table of estimators (%(default)s)")
     parser.add_argument("--out", type=pathlib.Path, help="write everything as JSON here")
     # fmt: on
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    arguments = parse()
-    result = main(arguments)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1, default=str))
+    main(parse())

@@ -2,6 +2,8 @@
 
 uv run python -m experiments.results                              write RESULTS.md anew
 uv run python -m experiments.results runs/memorization/1 ...      first keep the summaries of these runs
+
+What a summary cannot know, such as that the data folder held a part of a set, is added to its file as "note".
 """
 
 import json
@@ -32,7 +34,7 @@ Published: {{ system.source }}.
 `{{ run.command }}`, {{ run.config.seeds }} seeds, {{ run.seconds }} s
 on {{ run.environment.devices }} ({{ run.environment.cores }} cores);
 jax {{ run.environment.jax }}, flax {{ run.environment.flax }}, Python {{ run.environment.python }},
-commit {{ run.environment.commit }}.
+commit {{ run.environment.commit }}.{{ " " + run.note if run.note }}
 {% for kinds, rows in run.tables %}
 | |{% for kind in kinds %} {{ kind }} |{% endfor %}
 |---|{% for kind in kinds %}---|{% endfor %}

@@ -17,8 +17,8 @@ from subspace_jax.continual import baselines as continual
 from subspace_jax.continual import leak, protocol, tasks
 from subspace_jax.core import capture, compress, keys, quantize, roc
 from subspace_jax.core.exchange import Comm
-from subspace_jax.data import batches, corrupt, partition
-from subspace_jax.decentralized import choco_sgd, codes, deep_squeeze, low_precision, ngc, train
+from subspace_jax.data import batches, corrupt, partition, public
+from subspace_jax.decentralized import choco_sgd, codes, deep_squeeze, idkd, low_precision, ngc, train
 from subspace_jax.decentralized import protocol as of_agents
 from subspace_jax.decentralized.state import State
 from subspace_jax.label_noise import trusted
@@ -42,6 +42,7 @@ ROWS, IMAGES = np.asarray(X), np.asarray(X)[..., None, None]
 PARAMS = {"w": jnp.ones((3, 2))}
 VARIABLES = {"params": PARAMS, "batch_stats": {}}
 SGD, ZERO = optax.sgd(0.1), jnp.int32(0)
+LABELLED = State(ZERO, {}, {}, (), idkd.Memory((), jnp.ones((4, 2)) / 2, jnp.ones(4, bool)))
 ALONE, COPIES = Comm(1), choco_sgd.choco_start(PARAMS)
 GOSSIP = {"mix": lambda t, own, wire, decode: (own, ZERO), "compressor": compress.random_k(0.5), "gamma": 1.0}
 
@@ -87,10 +88,14 @@ CALLS = {
     partition.label_pairs: lambda key: partition.label_pairs(key, EIGHT, agents=2),
     partition.label_sorted: lambda key: partition.label_sorted(key, EIGHT, agents=2, skew=0.5),
     partition.shards: lambda key: partition.shards(key, EIGHT, agents=2),
+    public.moved: lambda key: public.moved(key, IMAGES),
+    public.noise: lambda key: public.noise(key, ROWS, count=2),
     choco_sgd.choco_round: lambda key: choco_sgd.choco_round(key, ZERO, PARAMS, COPIES, **GOSSIP),
     deep_squeeze.deep_squeeze_round: lambda key: deep_squeeze.deep_squeeze_round(key, ZERO, PARAMS, PARAMS, **GOSSIP),
     low_precision.compressed_round: lambda key: low_precision.compressed_round(key, ZERO, PARAMS, (), **GOSSIP),
     ngc.send: lambda key: ngc.send(key, GOSSIP["compressor"], PARAMS, [PARAMS], 0),
+    idkd.draw: lambda key: idkd.draw(key, LABELLED, (X, jnp.asarray(Y)), X, 3),
+    train.uniform: lambda key: train.uniform(key, LABELLED, (X, jnp.asarray(Y)), None, 3),
     train.stacked: lambda key: train.stacked(
         key, Algorithm(lambda key, variables: State(ZERO, jax.random.key_data(key), {}, (), ()), print), ALONE, {}
     ),

@@ -195,15 +195,12 @@ def stack(trees: Sequence[PyTree]) -> PyTree:
 
 def place(tree: PyTree, comm: Comm) -> PyTree:
     """Move stacked arrays (agents, ...), which every process holds in full, to the devices of their agents."""
-    if comm.devices == 1:
-        return jax.tree.map(jnp.asarray, tree)
-    sharding = NamedSharding(mesh(comm), PartitionSpec(_mesh_axis(comm)))
+    return _put(tree, comm, PartitionSpec(_mesh_axis(comm)))
 
-    def put(leaf):
-        leaf = np.asarray(leaf)
-        return jax.make_array_from_callback(leaf.shape, sharding, lambda rows: leaf[rows])
 
-    return jax.tree.map(put, tree)
+def copies(tree: PyTree, comm: Comm) -> PyTree:
+    """Move arrays that all agents share, which every process holds in full, to each of their devices."""
+    return _put(tree, comm, PartitionSpec())
 
 
 def fetch(tree: PyTree) -> PyTree:
@@ -214,6 +211,20 @@ def fetch(tree: PyTree) -> PyTree:
         return jax.device_get(leaf) if whole else multihost_utils.process_allgather(leaf, tiled=True)
 
     return jax.tree.map(gather, tree)
+
+
+def _put(tree: PyTree, comm: Comm, spec: PartitionSpec) -> PyTree:
+    if comm.devices == 1:
+        return jax.tree.map(jnp.asarray, tree)
+    sharding = NamedSharding(mesh(comm), spec)
+
+    def put(leaf):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return leaf  # it is on the devices of all processes already
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda rows: leaf[rows])
+
+    return jax.tree.map(put, tree)
 
 
 def _axes(count: int, shared: Sequence[int]) -> tuple[int | None, ...]:

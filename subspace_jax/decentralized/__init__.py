@@ -9,7 +9,7 @@ Modules load when they are first used: `protocol` needs the library that writes 
 from subspace_jax.lazy import modules
 
 __all__ = [
-    "cga", "choco_sgd", "codes", "deep_squeeze", "gossip", "low_precision", "methods", "ngc", "protocol", "push_sum",
-    "qgm", "state", "train",
+    "cga", "choco_sgd", "codes", "deep_squeeze", "gossip", "idkd", "labelling", "low_precision", "methods", "ngc",
+    "protocol", "push_sum", "qgm", "soft_labels", "state", "train",
 ]  # fmt: skip
 __getattr__, __dir__ = modules(__name__, __all__)

@@ -18,16 +18,18 @@ from subspace_jax.core.exchange import Comm
 from subspace_jax.core.keys import as_key
 from subspace_jax.decentralized.gossip import Weights
 from subspace_jax.decentralized.state import State
-from subspace_jax.decentralized.train import Judgement, judge, stacked, trainer
+from subspace_jax.decentralized.train import Judgement, judge, stacked, trainer, uniform
 from subspace_jax.training import TrainState
 from subspace_jax.training.progress import track
 from subspace_jax.typing import Algorithm, Array, Bool, Key, PyTree, Variables
+
+PARTS = "params", "batch_stats", "opt_state", "memory"  # of a state, beside its step
 
 
 def run(
     key: Key[Array, ""],
     method: Algorithm,
-    variables: Variables | list[Variables],
+    variables: Variables | list[Variables] | State,
     data: PyTree,
     test: tuple[Any, Any],
     *,
@@ -42,6 +44,9 @@ def run(
     save_every: int = 1,
     label: str = "agents",
     prepare: Callable | None = None,
+    draw: Callable = uniform,
+    common: PyTree = None,
+    final: tuple[str, ...] = ("params", "batch_stats"),
 ) -> dict[str, np.ndarray]:
     """Train all agents and test them every `every` steps.
 
@@ -52,7 +57,9 @@ def run(
       key: of the whole run.
       method: an algorithm made for `comm`, such as from `methods.build`; compiled once for all runs that hand over the
         same object.
-      variables: {"params": ..., "batch_stats": ...} that all agents start from, or a list of one for each of them.
+      variables: {"params": ..., "batch_stats": ...} that all agents start from, or a list of one for each of them; or
+        the state of all agents that a run before left, see `state_of`: steps count on from there, and the same key then
+        continues that run.
       data: (x, y) of all agents, (agents, samples, ...).
       test: (x, y) that every agent is tested on.
       comm: the agents.
@@ -66,12 +73,15 @@ def run(
       save_every: evaluations between two checkpoints; the last one is always saved.
       label: name beside the progress bar.
       prepare: (key, x) -> x on the device, as in `train.trainer`.
+      draw: the batch of an agent, as in `train.trainer`; the same object for all runs.
+      common: arrays that all agents have, for `draw`.
+      final: parts of the last state to return, of `PARTS`.
 
     Returns:
       By evaluation: step; accuracy and gossiped (evaluations, agents), consensus, distance, see `train.Judgement`; loss
       and cosine, means over the agents and the steps since the last evaluation; bytes_model and bytes_cross, sent so
-      far by an agent, mean over the agents. Of the whole run: seconds, and the variables of all agents after the last
-      step, "final/params/<path>" (agents, ...).
+      far by an agent in this run, mean over the agents. Of the whole run: seconds, and the variables of all agents
+      after the last step, "final/params/<path>" (agents, ...).
 
     Raises:
       ValueError: steps, batch, every or save_every below 1; data that are not finite; parameters that became NaN or
@@ -79,31 +89,50 @@ def run(
     """
     key = as_key(key)
     _check(steps=steps, batch=batch, every=every, save_every=save_every)
-    train = _trainer(method, comm, runner, batch, prepare)
+    train = _trainer(method, comm, runner, batch, prepare, draw)
     judged = _judge(apply, comm, runner, weights.shape, np.asarray(weights, np.float64).tobytes())
-    begin, draw = jax.random.split(key)
-    state, placed = stacked(begin, method, comm, variables), exchange.place(data, comm)
-    ends = [0, *range(every, steps, every), steps]
+    begin, samples_key = jax.random.split(key)
+    state = exchange.place(variables, comm) if isinstance(variables, State) else stacked(begin, method, comm, variables)
+    placed, common = exchange.place(data, comm), exchange.copies(common, comm)
+    first = int(exchange.fetch(state.step)[0])
+    ends = [first, *range(first + every, first + steps, every), first + steps]
     history, count, samples = _blank(len(ends) - 1, comm.agents), len(ends) - 1, every * batch * comm.agents
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(checkpoint.manager(directory)) if directory else None
         done, state, history = _resumed(folder, key, state, history, comm)
         for e in track(range(done, count), label=label, total=count, samples=samples, done=done):
             since, start, end, before = time.perf_counter(), ends[e], ends[e + 1], state
-            state, info = train(draw, state, placed, start, end - start)
+            state, info = train(samples_key, state, placed, start, end - start, common)
             if not exchange.fetch(_finite(state.params)).all():
-                where = _diverged(lambda state, t: train(draw, state, placed, t, 1), before, range(start, end))
+                again = range(start, end)
+                where = _diverged(lambda state, t: train(samples_key, state, placed, t, 1, common), before, again)
                 raise ValueError(f"{label}: {where}; take a smaller learning rate; {_kept(folder, ends)}.")
             del before  # the evaluation needs the room
             found, info = judged(state, *test), exchange.fetch(info)
             _note(history, e, end, end - start, found, info)
             history["seconds"] += time.perf_counter() - since
             if jax.process_count() > 1:  # whose log is read instead of a progress bar
-                print(f"{label}: step {end} of {steps}, accuracy {found.accuracy.mean():.3f}", file=sys.stderr)
-            if folder and ((e + 1) % save_every == 0 or end == steps):
+                print(f"{label}: step {end} of {ends[-1]}, accuracy {found.accuracy.mean():.3f}", file=sys.stderr)
+            if folder and ((e + 1) % save_every == 0 or e + 1 == count):
                 _save(folder, key, e + 1, state, history, label)
-    final = {"params": state.params, "batch_stats": state.batch_stats}
-    return history | {f"final/{path}": leaf for path, leaf in trees.flatten(exchange.fetch(final)).items()}
+    left = exchange.fetch({part: getattr(state, part) for part in final})
+    return history | {f"final/{path}": leaf for path, leaf in trees.flatten(left).items()}
+
+
+def state_of(found: dict[str, np.ndarray], method: Algorithm, variables: Variables, *, comm: Comm) -> State:
+    """The state of all agents after a `run` that returned all `PARTS` of it, for another run to continue.
+
+    Args:
+      found: what the run returned.
+      method: its algorithm.
+      variables: that one agent started from; only their shapes are used.
+      comm: the agents.
+    """
+    one = jax.eval_shape(method.init, jax.random.key(0), variables)
+    parts = {part: getattr(one, part) for part in PARTS}
+    whole = trees.map_with_path(lambda path, _: found[f"final/{path}"], parts)
+    steps: Any = np.full(comm.agents, found["step"][-1], np.int32)
+    return State(steps, **whole)
 
 
 def _check(**counts: int) -> None:
@@ -113,9 +142,11 @@ def _check(**counts: int) -> None:
 
 
 @lru_cache
-def _trainer(method: Algorithm, comm: Comm, runner: Callable, batch: int, prepare: Callable | None) -> Callable:
+def _trainer(
+    method: Algorithm, comm: Comm, runner: Callable, batch: int, prepare: Callable | None, draw: Callable
+) -> Callable:
     """The same for every seed."""
-    return trainer(method, comm=comm, runner=runner, batch=batch, prepare=prepare)
+    return trainer(method, comm=comm, runner=runner, batch=batch, prepare=prepare, draw=draw)
 
 
 @lru_cache

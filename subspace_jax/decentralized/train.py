@@ -39,15 +39,28 @@ def stacked(key: Key[Array, ""], method: Algorithm, comm: Comm, variables: Varia
     return exchange.place(exchange.stack([method.init(key, own) for own in variables]), comm)
 
 
+def uniform(key: Key[Array, ""], state: State, sets: PyTree, common: PyTree, batch: int) -> tuple[Array, ...]:
+    """Rows of an agent's own sets, all with the same chance, with replacement."""
+    rows = jax.random.randint(as_key(key), (batch,), 0, len(sets[0]))
+    return tuple(part[rows] for part in sets)
+
+
 def trainer(
-    method: Algorithm, *, comm: Comm, runner: Callable, batch: int, prepare: Callable | None = None
+    method: Algorithm,
+    *,
+    comm: Comm,
+    runner: Callable,
+    batch: int,
+    prepare: Callable | None = None,
+    draw: Callable = uniform,
 ) -> Callable:
-    """A function (key, state, sets, start, steps) -> (state, mean Info) that takes all agents `steps` steps further.
+    """A function (key, state, sets, start, steps, common=None) -> (state, mean Info): `steps` steps of all agents.
 
     Each agent draws each batch from its own set with replacement, by key, agent and number of the step alone: a run cut
     in parts, or by another runner, sees the same samples. `state` is as from `stacked`, `sets` is (x, y), stacked
-    (agents, samples, ...) and placed by `exchange.place`, `start` the steps taken before. Compiled once for each number
-    of steps; step by step where the backend is slow at loops over convolutions.
+    (agents, samples, ...) and placed by `exchange.place`, `start` the steps taken before, `common` what all agents
+    have, placed by `exchange.copies`. Compiled once for each number of steps; step by step where the backend is slow at
+    loops over convolutions.
 
     Args:
       method: an algorithm made for `comm`.
@@ -55,32 +68,32 @@ def trainer(
       runner: `exchange.vmap`, `pmap` or `shard_map`.
       batch: samples per agent and step.
       prepare: (key, x) -> x on the device: scaling, augmentation.
+      draw: (key, state, sets, common, batch) -> (x, y) of one agent.
 
     The function raises a ValueError for sets with NaN or infinite values, at its first call with them.
     """
     check = _once(_check_sets)
 
-    def one(state, sets, key, t):
-        draw, change, step = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, comm.index()), t), 3)
-        rows = jax.random.randint(draw, (batch,), 0, len(sets[0]))
-        x, *rest = (part[rows] for part in sets)
+    def one(state, sets, key, t, common):
+        pick, change, step = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, comm.index()), t), 3)
+        x, *rest = draw(pick, state, sets, common, batch)
         state, info = method.step(step, state, (prepare(change, x) if prepare else x, *rest))
         return state, jax.tree.map(jnp.float32, info)
 
-    def several(state, sets, key, times):
-        state, infos = jax.lax.scan(lambda state, t: one(state, sets, key, t), state, times)
+    def several(state, sets, key, times, common):
+        state, infos = jax.lax.scan(lambda state, t: one(state, sets, key, t, common), state, times)
         return state, jax.tree.map(_mean, infos)
 
-    single, span = (_compiled(runner, runner(fn, comm, shared=(2, 3))) for fn in (one, several))
+    single, span = (compiled(runner, runner(fn, comm, shared=(2, 3, 4))) for fn in (one, several))
 
-    def train(key, state, sets, start, steps):
+    def train(key, state, sets, start, steps, common=None):
         check(sets)
         key = as_key(key)
         if likes_scan(state.params):
-            return span(state, sets, key, start + np.arange(steps, dtype=np.int32))
+            return span(state, sets, key, start + np.arange(steps, dtype=np.int32), common)
         infos = []
         for t in range(start, start + steps):
-            state, info = single(state, sets, key, np.int32(t))
+            state, info = single(state, sets, key, np.int32(t), common)
             infos.append(info)
             if len(infos) % QUEUE == 0:
                 jax.block_until_ready(info)
@@ -127,8 +140,8 @@ def judge(apply: Callable, *, comm: Comm, runner: Callable, weights: Weights, ch
     def test(models, x, y):
         return jnp.stack([jnp.sum(apply(variables, x).argmax(-1) == y) for variables in models])
 
-    models_of = _compiled(runner, runner(prepare, comm))
-    correct = _compiled(runner, runner(test, comm, shared=(1, 2)))
+    models_of = compiled(runner, runner(prepare, comm))
+    correct = compiled(runner, runner(test, comm, shared=(1, 2)))
 
     def run(state, x, y):
         models, distance = models_of({"params": state.params, "batch_stats": state.batch_stats}, state.step)
@@ -164,5 +177,6 @@ def _once(check: Callable) -> Callable:
     return run
 
 
-def _compiled(runner: Callable, run: Callable) -> Callable:
+def compiled(runner: Callable, run: Callable) -> Callable:
+    """What a runner made, compiled: `pmap` compiles by itself."""
     return run if runner is exchange.pmap else jax.jit(run)

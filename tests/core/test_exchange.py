@@ -92,6 +92,14 @@ def test_placed_arrays_come_back():
         jax.tree.map(np.testing.assert_array_equal, exchange.fetch(placed)["b"], values["b"])
 
 
+def test_every_device_has_a_whole_copy():
+    shared = np.arange(5.0, dtype=np.float32)  # of a length that the devices do not divide
+    copied = exchange.copies({"a": shared, "b": None}, Comm(AGENTS, 2))["a"]
+    assert len(copied.addressable_shards) == 2
+    for shard in copied.addressable_shards:
+        np.testing.assert_array_equal(shard.data, shared)
+
+
 @pytest.mark.parametrize(("agents", "devices"), [(10, 4), (8, 3), (3, 8)])
 def test_agents_that_cannot_be_spread_equally_are_refused_with_the_divisors(agents, devices):
     fitting = ", ".join(str(d) for d in range(1, agents + 1) if agents % d == 0)

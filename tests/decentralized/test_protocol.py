@@ -34,10 +34,10 @@ def infinite_at_the_sixth(step):
     return jnp.where(step == 5, jnp.inf, 0.1)
 
 
-def run(directory=None, *, own=None, comm=COMM, runner=exchange.vmap, data=SETS, **changed):
+def run(directory=None, *, own=None, comm=COMM, runner=exchange.vmap, data=SETS, start=START, **changed):
     settings = {"apply": apply, "weights": GRAPHS["ring"], "steps": STEPS, "batch": 4, "every": EVERY} | changed
     return protocol.run(
-        jax.random.key(0), own or method(), START, data, TEST, comm=comm, runner=runner, directory=directory, **settings
+        jax.random.key(0), own or method(), start, data, TEST, comm=comm, runner=runner, directory=directory, **settings
     )
 
 
@@ -84,6 +84,17 @@ def test_a_run_that_was_killed_ends_where_the_whole_one_does(tmp_path, monkeypat
         assert folder.latest_step() == stop // save_every * save_every
     assert_same(run(tmp_path, save_every=save_every), whole())
     assert_same(run(tmp_path, save_every=save_every), whole())  # nothing is left to do
+
+
+def test_a_run_goes_on_from_the_state_that_another_left():
+    """As the whole run, by the same key; what was sent is counted anew."""
+    first = run(steps=4, final=protocol.PARTS)
+    second = run(start=protocol.state_of(first, method(), START, comm=COMM), steps=3)
+    np.testing.assert_array_equal(second["step"], [6, 7])
+    for name in ("final/params/kernel", "final/params/head"):
+        np.testing.assert_array_equal(second[name], whole()[name])
+    np.testing.assert_array_equal(second["bytes_model"][-1] + first["bytes_model"][-1], whole()["bytes_model"][-1])
+    assert {name.split("/")[1] for name in first if name.startswith("final/")} == {"params", "memory"}
 
 
 def test_what_was_saved_is_read_over_other_devices(tmp_path):

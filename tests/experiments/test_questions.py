@@ -14,8 +14,9 @@ from experiments.harness.published import questions, system
 
 ROOT = pathlib.Path(__file__).parents[2]
 QUESTIONS = (
-    "class_unlearning", "continual_learning", "continual_space", "decentralized", "dp_training", "label_correction",
-    "lifecycle", "low_precision", "membership_inference", "memorization", "stability_memorization", "utilized_rank",
+    "class_unlearning", "continual_learning", "continual_space", "decentralized", "distill_decentralized",
+    "dp_training", "label_correction", "lifecycle", "low_precision", "membership_inference", "memorization",
+    "stability_memorization", "utilized_rank",
 )  # fmt: skip
 
 

@@ -98,7 +98,8 @@ def from_scratch(
     """A new network on some samples (raw image, label), by the recipe of the run; it starts where the network did."""
     model, tx = model or shared.network, training.optimizer(shared.recipe, steps)
     key = jax.random.fold_in(jax.random.key(seed), data.TRAIN_KEY)
-    start = training.variables(network.create(key, model, tx, shared.prepare(key, samples[0][:1])))
+    blank = jax.eval_shape(shared.prepare, key, samples[0][:1])
+    start = training.variables(network.create(key, model, tx, np.zeros(blank.shape, blank.dtype)))
     return training.minimise(
         key, objective or training.mean_loss(model.train_apply), tx, start, [samples], steps=steps, batch=config.batch,
         prepare=shared.prepare, label="from scratch",

@@ -20,7 +20,7 @@ def splits(folder: pathlib.Path) -> list[str]:
 def read(folder: pathlib.Path, split: str) -> Columns:
     """`image` or `x`, `label`, optional `index` and further columns; columns of Python objects are left out."""
     path = folder / f"{split}.npz"
-    columns = _arrays(path)
+    columns = arrays(path)
     absent = [] if {"image", "x"} & set(columns) else ["image (or x)"]
     absent += [] if "label" in columns else ["label"]
     if absent:
@@ -31,11 +31,12 @@ def read(folder: pathlib.Path, split: str) -> Columns:
 def classes(folder: pathlib.Path) -> Classes:
     """Classes of `label` in train.npz."""
     path = folder / "train.npz"
-    label = _arrays(path, ("label",)).get("label")
+    label = arrays(path, ("label",)).get("label")
     return classes_of(read(folder, "train")["label"] if label is None else label, f"{path}")
 
 
-def _arrays(path: pathlib.Path, keys: tuple[str, ...] | None = None) -> Columns:
+def arrays(path: pathlib.Path, keys: tuple[str, ...] | None = None) -> Columns:
+    """The arrays of one file, or those of these names that it has; none with Python objects."""
     with path.open("rb") as file:
         start = file.read(64)
     if not start.startswith(b"PK"):  # npz is a zip; without this check NumPy's error advises allow_pickle=True

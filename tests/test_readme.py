@@ -1,3 +1,4 @@
+import json
 import pathlib
 import re
 
@@ -27,3 +28,13 @@ def test_links_lead_somewhere(page):
 
 def test_the_results_page_is_what_the_committed_figures_make():
     assert (ROOT / "RESULTS.md").read_text() == results.page()
+
+
+def test_the_table_of_systems_names_data_that_was_measured():
+    rows = [line.split("|")[1:-1] for line in (ROOT / "README.md").read_text().splitlines() if "`experiments." in line]
+    rows = [cells for cells in rows if len(cells) == 4]
+    assert len(rows) >= 10
+    for *_, command, measured in rows:
+        paths = [path for name in re.findall(r"[a-z_]+(?=`)", command) for path in ROOT.glob(f"results/{name}_*.json")]
+        found = {json.loads(path.read_text())["config"]["data"] for path in paths}
+        assert set(measured.strip().split(", ")) <= found, command

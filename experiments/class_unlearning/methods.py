@@ -14,7 +14,7 @@ import numpy as np
 from experiments.families import classifier
 from experiments.families.classifier import retrained
 from subspace_jax import training, trees
-from subspace_jax.core import capture, moments
+from subspace_jax.core import capture
 from subspace_jax.typing import Variables
 from subspace_jax.unlearning import baselines, class_projection, evaluation, samples
 from subspace_jax.unlearning.baselines import last_layers
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 DRAW_KEY, METHOD_KEY = 8, 9  # folded into the seed's key, beside those of families.classifier
 HELD_SHARE, HELD_MOST = 0.2, 2000  # training samples on which the strengths are chosen
-MEASURED = 256  # samples of a batch whose layer inputs are measured
 SHADOW_SEEDS = 1000, 2000  # added to the seed: networks with the class, and without
 label_logit = jax.jit(evaluation.label_logit)
 
@@ -113,7 +112,7 @@ def project(
     x, y = jax.device_put(case.train(rows.held))
     score = functools.partial(held_score, apply, x=x, y=y, gone=np.isin(y, forget))
     table = capture.layers(apply, variables, x[:1])
-    retain, going = (measure(apply, variables, case.train(part)[0]) for part in (rows.retain, rows.forget))
+    retain, going = (classifier.measure(apply, variables, case.train(part)[0]) for part in (rows.retain, rows.forget))
     found = class_projection.unlearn_search(table, variables, retain, going, score, **options)
     passes = len(rows.retain) + len(rows.forget) + found.scores.size * len(x)
     chosen = {"alpha_r": found.alpha_r, "alpha_f": found.alpha_f, "grid": found.scores}
@@ -125,12 +124,6 @@ def held_score(apply: Callable, variables: Variables, *, x: Any, y: Any, gone: A
     """acc_retain (1 - acc_forget) of all held-out samples in one batch."""
     right = apply(variables, x).argmax(-1) == y
     return evaluation.forget_score(jnp.mean(right, where=~gone), jnp.mean(right, where=gone))
-
-
-def measure(apply: Callable, variables: Variables, x: np.ndarray) -> dict[str, moments.Moments]:
-    """Moments of all layer inputs."""
-    batches = (x[start : start + MEASURED] for start in range(0, len(x), MEASURED))
-    return capture.collect(apply, variables, batches, dtype="float64")
 
 
 def one_by_one(case: Case) -> tuple[baselines.Unlearned, dict[str, Any]]:
@@ -177,7 +170,7 @@ def attack(case: Case, alpha_r: float, alpha_f: float) -> dict[str, Any]:
     def edited(variables: Variables) -> Variables:
         table = capture.layers(apply, variables, x[:1])
         retain, forget = (
-            measure(apply, variables, case.train(rows)[0]) for rows in (case.rows.retain, case.rows.forget)
+            classifier.measure(apply, variables, case.train(rows)[0]) for rows in (case.rows.retain, case.rows.forget)
         )
         return class_projection.unlearn_classes(table, variables, retain, forget, alpha_r=alpha_r, alpha_f=alpha_f)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -30,6 +29,7 @@ confusion_matrix = jax.jit(evaluation.confusion_matrix)
 
 def one_seed(config: Config, shared: classifier.Setup, seed: int, compiled: set[Any]) -> Arrays:
     """{method: arrays} of one network, and under "ulira" the attack on it."""
+    shared = classifier.own(config, shared, seed)
     task = classifier.task(config, shared, seed)
     methods.check(config, shared, task, seed)
     original = classifier.trained(config, shared, task, seed)
@@ -76,7 +76,7 @@ def judge(case: methods.Case, variables: Variables) -> dict[str, Any]:
     attacked = [*(case.train(part[:ATTACKED]) for part in (rows.stay, rows.go)), (test_x[gone], test_y[gone])]
     odds = [methods.label_logit(training.predict(model.apply, variables, x), y) for x, y in attacked]
     train_x, train_y = case.train(np.concatenate([rows.stay, rows.go]))
-    features = [training.predict(penultimate(model.features), variables, x) for x in (train_x, test_x)]
+    features = [training.predict(classifier.penultimate(model.features), variables, x) for x in (train_x, test_x)]
     probe = evaluation.linear_probe(features[0], train_y, features[1], test_y, forget=forget)
     change = evaluation.relative_weight_change(capture.layers(model.apply, variables, test_x[:1]), before, variables)
     return {
@@ -88,9 +88,3 @@ def judge(case: methods.Case, variables: Variables) -> dict[str, Any]:
         "layers": list(change),
         "change": list(change.values()),
     }
-
-
-@functools.lru_cache  # one function object, and so one compilation
-def penultimate(features: Callable) -> Callable:
-    """(variables, x) -> what the head reads."""
-    return lambda variables, x: features(variables, x)["penultimate"]

@@ -2,6 +2,7 @@
 
     uv run python -m experiments.continual_learning                      (digits, 5 permutations of the pixels, 3 seeds)
     uv run python -m experiments.continual_learning --method gpm --benchmark split --tasks 5
+    uv run python -m experiments.continual_learning --checkpoint runs/memorization/1     (goes on from this network)
     uv run python -m experiments.continual_learning --data mnist --data-dir DIR --tasks 10 --lr .01 --energy .95 .99 .99
     expected: accuracy of GPM >= .80 with backward transfer >= -.12, plain training <= .6; 2 min on 2 cores
     paper:    permuted MNIST, 10 tasks: GPM 93.9 / -.03, EWC 90.2 / -.04, multitask 96.7 (arXiv 2103.09762)
@@ -100,12 +101,16 @@ PRESETS = {
 
 def main(config: Config) -> runner.Summary:
     """Run all seeds and methods and put the report together."""
+    if config.checkpoint:
+        config = protocol.adopt(config)
     names = methods.NAMES if config.method == "all" else (config.method,)
-    shared = protocol.setup(config, names)
-    runs = {
-        seed: {name: protocol.one_run(config, shared, name, seed) for name in names} for seed in runner.seeds(config)
-    }
-    told = {name: float(shared.told or name in methods.TOLD) for name in names}
+    if config.checkpoint:  # those left out have a head a task
+        names = tuple(name for name in names if name not in methods.TOLD)
+        shared = {s: protocol.setup(config, names, protocol.saved_network(config, s)) for s in runner.seeds(config)}
+    else:
+        shared = dict.fromkeys(runner.seeds(config), protocol.setup(config, names))
+    runs = {seed: {name: protocol.one_run(config, own, name, seed) for name in names} for seed, own in shared.items()}
+    told = {name: float(shared[config.seed].told or name in methods.TOLD) for name in names}
     figures, std = runner.over_seeds([task_sequence.report.figures(found, told) for found in runs.values()])
     task_sequence.report.write_matrices(config, runs)
     rows = [

@@ -61,12 +61,19 @@ def sgd(lr: float) -> optax.GradientTransformation:
     return optax.inject_hyperparams(optax.sgd)(learning_rate=lr)
 
 
-def frame(config: Config, found: task_sequence.Source, *, told: bool) -> Frame:
+def frame(config: Config, found: task_sequence.Source, *, told: bool, start: nn.Model | None = None) -> Frame:
     """The network, with one head or with one a task, and what the methods take of the flags."""
     x, classes = found.whole.x, found.classes
+    if start:
+        return framed(config, x, classes, start, told=False)
     own = {"use_bias": False, "init": "he"} | sizes(config)
     trunk = nn.build(config.model, classes=0 if told else classes, **own)
     model = nn.multi_head(trunk, tasks=config.tasks, classes=classes) if told else trunk
+    return framed(config, x, classes, model, told=told)
+
+
+def framed(config: Config, x: np.ndarray, classes: int, model: nn.Model, *, told: bool) -> Frame:
+    """The same of a given network."""
     table, heads = layers(model, x), ("heads",) if told else ()
     full = sum(layer.d_in**2 for path, layer in table.items() if not path.startswith("heads"))
     bases = {"energy": energies(config, table, heads), "samples": config.basis_samples, "heads": heads}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +14,7 @@ import optax
 from experiments.continual_learning import methods
 from experiments.families import task_sequence
 from experiments.harness import runner
-from subspace_jax import nn
+from subspace_jax import checkpoint, nn
 from subspace_jax.continual import protocol
 from subspace_jax.continual.baselines import multitask
 
@@ -30,10 +31,32 @@ class Setup(NamedTuple):
     told: bool
 
 
-def setup(config: Config, names: tuple[str, ...]) -> Setup:
-    """Load the data and build the network and the methods."""
+def adopt(config: Config) -> Config:
+    """The data and seeds of the network at --checkpoint.
+
+    Raises:
+      ValueError: a benchmark or method that takes a network of its own, with a head for each task.
+    """
+    if config.benchmark in task_sequence.HEADS or config.method in methods.TOLD:
+        which = f"--benchmark {config.benchmark} with --method {config.method}"
+        raise ValueError(f"{which} gives each task a head, which the network at --checkpoint lacks: train a new one.")
+    seeds = checkpoint.seeds(config.checkpoint)
+    _, _, saved = checkpoint.load_model(config.checkpoint, seed=seeds[0], epoch=config.epoch)
+    samples = saved.get("samples")
+    return dataclasses.replace(config, data=saved["data"], samples=samples, seed=seeds[0], seeds=len(seeds))
+
+
+def saved_network(config: Config, seed: int) -> nn.Model:
+    """The network at --checkpoint as one that starts from its saved weights."""
+    model, variables, _ = checkpoint.load_model(config.checkpoint, seed=seed, epoch=config.epoch)
+    return model._replace(init=lambda key, x: variables)
+
+
+def setup(config: Config, names: tuple[str, ...], start: nn.Model | None = None) -> Setup:
+    """Load the data and build the network, a new one or the one to start from, and the methods."""
     found, told = task_sequence.source(config), config.benchmark in task_sequence.HEADS
-    plain, heads = (methods.frame(config, found, told=kind) for kind in (told, True))
+    plain = methods.frame(config, found, told=told, start=start)
+    heads = plain if start else methods.frame(config, found, told=True)
     own = [name for name in names if name != "multitask"]
     learners = {name: methods.METHODS[name](heads if name in methods.TOLD else plain) for name in own}
     return Setup(found, plain.model, learners, told)

@@ -74,15 +74,17 @@ def gallery(workdir: str, name: str, rows: list[tuple[str, list[tuple[np.ndarray
 
 def curves(
     workdir: str, name: str, lines: dict[str, tuple[Any, Any]], *, x: str, y: str, log_x: bool = False,
-    log_y: bool = False,
+    log_y: bool = False, mark: tuple[float, float] | None = None,
 ) -> pathlib.Path:  # fmt: skip
-    """Lines by legend: (x values, y values)."""
+    """Lines by legend: (x values, y values); `mark` gets a red circle."""
     figure, ax = axes()
     for number, (label, (along, values)) in enumerate(lines.items()):
         style = "-" if number < len(COLORS) else "--"
         few = len(along) < 40
         color = COLORS[number % len(COLORS)]
         ax.plot(along, values, style, color=color, label=label, lw=1.6, marker="o" if few else None, ms=3)
+    if mark:
+        ax.plot(*mark, "o", color=COLORS[1], ms=12, mew=2, fillstyle="none")
     if log_x:
         ax.set_xscale("log")
     if log_y:
@@ -168,6 +170,72 @@ def heatmap(
     ax.set_xticks(range(len(columns)), list(map(str, columns)))
     ax.set_yticks(range(len(rows)), list(map(str, rows)))
     ax.set(xlabel=x, ylabel=y)
+    return save(figure, workdir, name)
+
+
+def confusions(workdir: str, name: str, matrices: Mapping[str, np.ndarray]) -> pathlib.Path:
+    """Counts (true, answered) side by side, two a row, coloured by the share of the row; zeros are left blank."""
+    from matplotlib.figure import Figure
+
+    down = -(-len(matrices) // 2)
+    size = max(3.6, 0.34 * len(next(iter(matrices.values()))) + 0.6)
+    figure = Figure(figsize=(2 * size, down * size), layout="constrained")
+    places = figure.subplots(down, 2, squeeze=False).ravel()
+    for ax in places[len(matrices) :]:
+        ax.set_axis_off()
+    for ax, (title, matrix) in zip(places, matrices.items(), strict=False):
+        share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+        ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), value in np.ndenumerate(matrix if len(matrix) <= 20 else np.zeros_like(matrix)):
+            color = "white" if share[row, column] > 0.5 else "black"
+            ax.text(column, row, f"{value:d}" if value else "", ha="center", va="center", fontsize=8, color=color)
+        if len(matrix) <= 20:
+            ax.set_xticks(range(len(matrix)))
+            ax.set_yticks(range(len(matrix)))
+        ax.set(title=title, xlabel="answered", ylabel="true")
+    return save(figure, workdir, name)
+
+
+Row = tuple[str, np.ndarray, Sequence[str], Sequence[bool]]  # heading, image, what is said at each step, whether right
+
+
+def timeline(
+    workdir: str, name: str, steps: Sequence[str], lines: Mapping[str, Sequence[float]], rows: Sequence[Row], *,
+    aside: tuple[int, int] | None = None,
+) -> pathlib.Path:  # fmt: skip
+    """Lines over named steps; below, images in rows with what is said of them at each step, green where it is right.
+
+    Of `aside` = (from, last) the last step does not follow from the one before it, but from an earlier one.
+    """
+    from matplotlib.figure import Figure
+
+    tall = 0.75 * len(rows)
+    figure = Figure(figsize=(1.9 * len(steps) + 1.2, 3.6 + tall))
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.6, max(tall, 0.1)))
+    upper.spines[["top", "right"]].set_visible(False)
+    for number, (label, values) in enumerate(lines.items()):
+        color = COLORS[(0, 3, 2, 1)[number % 4]]
+        chain = len(steps) - bool(aside)
+        upper.plot(range(chain), values[:chain], marker="o", ms=6, lw=2.2, color=color, label=label)
+        if aside:
+            places = list(aside)
+            upper.plot(places, [values[i] for i in places], "--", lw=1.2, color=color, alpha=0.7)
+            upper.plot(places[1], values[places[1]], "o", ms=6, color=color)
+    upper.set(ylim=(-0.05, 1.05), ylabel="share", xlim=(-0.6, len(steps) - 0.4))
+    upper.legend(frameon=False, fontsize=9, ncols=len(lines), loc="lower center", bbox_to_anchor=(0.5, 1))
+    upper.tick_params(axis="x", labelbottom=True, labelsize=10)
+    lower.set(ylim=(len(rows) - 0.5, -0.5))
+    lower.set_axis_off()
+    for down, (heading, image, said, right) in enumerate(rows):
+        picture = image.astype(float) / max(float(image.max()), 1.0)
+        lower.text(-0.62, down, heading, ha="right", va="center", fontsize=9)
+        for across, (answer, good) in enumerate(zip(said, right, strict=True)):
+            extent = (across - 0.3, across - 0.02, down + 0.4, down - 0.4)
+            lower.imshow(picture.squeeze(), cmap="gray_r", extent=extent, aspect="auto", interpolation="nearest")
+            color = COLORS[2] if good else COLORS[1]
+            lower.text(across + 0.04, down, answer, va="center", fontsize=13, color=color, weight="bold")
+    upper.set_xticks(range(len(steps)), list(steps))
+    lower.set(xlim=(-0.6, len(steps) - 0.4))
     return save(figure, workdir, name)
 
 

@@ -40,7 +40,7 @@ def gallery(title: str, text: str, workdir: str, name: str, rows: list[tuple[str
 
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{{ name }}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <style>
  body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; color: #1d2430 }
  h1, h2 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-bottom: 1px solid #d5dae2 }
@@ -49,6 +49,13 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{{ name }}
  table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .25rem .8rem; text-align: right }
  th:first-child, td:first-child { text-align: left } th { border-bottom: 2px solid #1d2430 }
  tr:nth-child(even) { background: #f4f6f9 } .yes { color: #11703c } .no { color: #b3261e; font-weight: 600 }
+ table, .figure { display: block; overflow-x: auto } td:not(:first-child) { white-space: nowrap }
+ pre { overflow-wrap: anywhere } @media (max-width: 40rem) { img { max-width: none; width: 40rem } }
+ @media (prefers-color-scheme: dark) {
+  body { background: #12161d; color: #e3e8ef } h2 { border-color: #3a4554 } th { border-color: #e3e8ef }
+  pre, tr:nth-child(even) { background: #1d2530 } img { background: #fff; border-radius: 4px }
+  .yes { color: #63d297 } .no { color: #ff8d84 }
+ }
 </style>
 <h1>{{ question }}</h1>
 <pre>{{ rest }}</pre>
@@ -61,7 +68,8 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{{ name }}
 <td class="{{ 'yes' if c.holds else 'no' }}">{{ "holds" if c.holds else "does not hold" }}</td></tr>{% endfor %}
 </table>{% endif %}
 {% for s in sections %}<h2>{{ s.title }}</h2>{% if s.text %}<p>{{ s.text }}</p>{% endif %}
-{% for source, alt in s.images %}<img src="data:image/png;base64,{{ source }}" alt="{{ alt }}">{% endfor %}
+{% for source, alt in s.images %}
+<div class="figure"><img src="data:image/png;base64,{{ source }}" alt="{{ alt }}"></div>{% endfor %}
 {% if s.table %}<table>{% for row in s.table %}<tr>{% for cell in row %}
 {% if loop.index0 >= 0 and s.table[0] is sameas row %}<th>{{ cell }}</th>{% else %}<td>{{ cell }}</td>{% endif %}
 {% endfor %}</tr>{% endfor %}</table>{% endif %}{% endfor %}

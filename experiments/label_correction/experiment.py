@@ -15,6 +15,8 @@ import dataclasses
 import math
 from typing import Literal
 
+import numpy as np
+
 from experiments.families import classifier
 from experiments.harness import runner
 from experiments.label_correction import protocol, report
@@ -89,7 +91,7 @@ def main(config: Config) -> runner.Summary:
     if config.checkpoint:
         config = classifier.adopt(config)
     shared = classifier.setup(config)
-    check(config, shared)
+    check(config, classifier.own(config, shared, config.seed))
     found = [protocol.one_seed(config, shared, seed) for seed in runner.seeds(config)]
     figures, std = runner.over_seeds([report.judge(config, parts) for *_, parts in found])
     rows = [row for seed, _, parts in found for row in report.metric_rows(config, seed, parts)]
@@ -98,7 +100,7 @@ def main(config: Config) -> runner.Summary:
 
 def check(config: Config, shared: classifier.Setup) -> None:
     """Refuse, before anything is trained, what cannot end well."""
-    left, classes = len(shared.unseen["label"]), shared.classes
+    left, classes = len(shared.unseen["label"]), len(np.unique(shared.columns["label"]))
     if not 1 <= config.selection_count <= left - classes:
         raise ValueError(
             f"--selection-count {config.selection_count} and at least {classes} samples to trust are taken from the "

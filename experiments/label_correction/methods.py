@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from experiments.families import classifier
+from experiments.families.classifier import retrained
 from experiments.harness import timing
 from subspace_jax import data, nn, training
 from subspace_jax.core import capture
@@ -51,9 +52,15 @@ class Case(NamedTuple):
     selection: Samples  # labels as noisy as the members'
     rest: Samples
 
+    @property
+    def classes(self) -> np.ndarray:
+        """The classes that it is trained on; a network may have more outputs."""
+        return np.unique(self.members.label)
+
 
 def case(config: Config, shared: classifier.Setup, seed: int) -> Case:
     """Plant the noise of one seed, among the samples to train on and among those that choose alpha."""
+    shared = classifier.own(config, shared, seed)
     task, key = classifier.task(config, shared, seed), jax.random.key(seed)
     order = np.asarray(jax.random.permutation(jax.random.fold_in(key, SELECTION_KEY), len(shared.unseen["label"])))
     chosen, rest = (
@@ -84,22 +91,27 @@ def take(samples: Samples, rows: np.ndarray) -> Samples:
 def trust(case: Case, samples: Samples, rows: np.ndarray) -> Samples:
     """Some samples as a trusted set; refused where they leave out a class."""
     chosen = take(samples, rows)
-    trusted.check_trusted(np.arange(len(rows)), chosen.label, classes=case.shared.classes)
+    trusted.check_trusted(np.arange(len(rows)), chosen.label, classes=case.classes)
     return chosen
 
 
 def random_sets(case: Case, count: int) -> dict[str, Samples]:
-    """Trusted sets that need no network: right labels, any labels, and samples never seen, as many as there are."""
-    classes, label = case.shared.classes, case.members.label
+    """Trusted sets that need no network: right labels, any labels, and samples never seen, as many as there are.
+
+    There is no set of the latter where all samples of a class were trained on, or were taken to choose alpha.
+    """
+    label, per_class = case.members.label, count // len(case.classes)
     choose = functools.partial(
-        trusted.select_members, jax.random.fold_in(case.key, TRUSTED_KEY), y=label, per_class=count // classes
+        trusted.select_members, jax.random.fold_in(case.key, TRUSTED_KEY), y=label, per_class=per_class
     )
-    unseen = [np.flatnonzero(case.rest.label == c)[: count // classes] for c in range(classes)]
-    return {
+    found = {
         "clean_members": trust(case, case.members, choose(np.flatnonzero(label == case.members.true))),
         "random_members": trust(case, case.members, choose(np.arange(len(label)))),
-        "unseen": trust(case, case.rest, np.concatenate(unseen)),
     }
+    unseen = [np.flatnonzero(case.rest.label == c)[:per_class] for c in case.classes]
+    if case.config.trusted == "unseen" or all(map(len, unseen)):
+        found["unseen"] = trust(case, case.rest, np.concatenate(unseen))
+    return found
 
 
 def low_curvature(case: Case, original: classifier.Trained) -> Arrays:
@@ -108,7 +120,7 @@ def low_curvature(case: Case, original: classifier.Trained) -> Arrays:
         jax.random.fold_in(case.key, classifier.SCORE_KEY), original.model.apply, original.variables, case.task.x,
         case.members.label, index=case.members.index,
     )  # fmt: skip
-    per_class = case.config.trusted_count // case.shared.classes
+    per_class = case.config.trusted_count // len(case.classes)
     rows = trusted.select_trusted(curvature, case.members.label, per_class=per_class, skip=case.config.skip)
     return {"rows": rows}
 
@@ -191,10 +203,7 @@ def finetune(case: Case, original: classifier.Trained, given: Samples) -> Variab
 def from_scratch(case: Case, model: nn.Model, objective: Callable, samples: Samples) -> Variables:
     """A new network, by the recipe of the run and as many steps, whatever the number of samples."""
     steps = case.config.epochs * (len(case.members.label) // case.config.batch)
-    tx = training.optimizer(case.shared.recipe, steps)
-    key = jax.random.fold_in(case.key, classifier.TRAIN_KEY)
-    start = training.variables(classifier.create(key, model, tx, case.task.x[:1]))
-    return training.minimise(
-        key, objective, tx, start, [(samples.image, samples.label)], steps=steps, batch=case.config.batch,
-        prepare=case.shared.prepare, label="from scratch",
+    return retrained.from_scratch(
+        case.config, case.shared, case.seed, (samples.image, samples.label), steps=steps, model=model,
+        objective=objective,
     )  # fmt: skip

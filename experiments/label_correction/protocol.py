@@ -39,13 +39,13 @@ def one_seed(config: Config, shared: classifier.Setup, seed: int) -> tuple[int, 
     sets["low_curvature"] = methods.trust(case, case.members, rows)
     given = sets[config.trusted]
     parts = {"before": stage("before", before, original, stopped)}
-    for name in methods.SETS:
+    for name in (name for name in methods.SETS if name in sets):
         parts[name] = stage(name, methods.verifix, original, sets[name], save=name == config.trusted)
     for name, run in methods.baselines(case, original, given).items():
         also = given if name in methods.CORRECTED else None
         parts[name] = stage(name, methods.baseline, original.model, run, also)
     if seed == config.seed:
-        for count in (c for c in COUNTS if shared.classes <= c < config.trusted_count):
+        for count in (c for c in COUNTS if len(case.classes) <= c < config.trusted_count):
             fewer = methods.random_sets(case, count)["clean_members"]
             parts[f"count{count}"] = stage(f"count{count}", methods.verifix, original, fewer)
     return seed, case, parts

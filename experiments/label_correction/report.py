@@ -18,6 +18,11 @@ Found = tuple[int, methods.Case, Parts]  # one seed
 SHOWN = 10  # images a row
 
 
+def sets(parts: Parts) -> list[str]:
+    """The trusted sets that were tried."""
+    return [name for name in methods.SETS if name in parts]
+
+
 def chosen(part: dict[str, np.ndarray], *, by: str = "selection") -> float:
     """Test accuracy of the edit that scores highest; the unedited network wins ties, then the first alpha."""
     return float(part["test"][np.argmax(part[by])])
@@ -33,7 +38,7 @@ def metric_rows(config: Config, seed: int, parts: Parts) -> list[dict[str, Any]]
     judges = "selection", "clean_selection", "test"
     return [
         {"seed": seed, "trusted": name, "alpha": a} | {judge: float(parts[name][judge][i]) for judge in judges}
-        for name in methods.SETS
+        for name in sets(parts)
         for i, a in enumerate((0.0, *config.alphas))
     ]
 
@@ -76,7 +81,7 @@ def over_alpha(config: Config, found: list[Found]) -> report.Section:
 
     pictures = []
     for judge, y in (("test", "test accuracy"), ("selection", "accuracy on noisy selection labels")):
-        lines = {name: (config.alphas, mean(name, judge)[1:]) for name in methods.SETS}
+        lines = {name: (config.alphas, mean(name, judge)[1:]) for name in sets(found[0][2])}
         lines["unedited"] = config.alphas, [mean(config.trusted, judge)[0]] * len(config.alphas)
         pictures.append(plots.curves(config.workdir, f"alpha_{judge}", lines, x="alpha", y=y, log_x=True))
     text = (
@@ -93,7 +98,7 @@ def who(config: Config, figures: dict[str, float], found: list[Found]) -> report
         (name, f"{figures[f'trusted_count/{name}']:.0f}", f"{figures[f'trusted_clean_share/{name}']:.3f}",
          ", ".join(f"{alpha(config, parts[name]):g}" for *_, parts in found),
          f"{figures[f'test_accuracy/verifix_{name}']:.3f}")
-        for name in methods.SETS
+        for name in sets(found[0][2])
     ]  # fmt: skip
     text = "Alpha 0 says that no edit was better than none on the selection samples: the network is left as it is."
     return report.Section("Who is trusted", text, (), (head, *rows))
@@ -146,7 +151,7 @@ def judge(config: Config, parts: Parts) -> dict[str, float]:
     """Every figure of one seed; alpha 0 says that no edit was better than none."""
     main, start = parts[config.trusted], parts["before"]
     accuracy = {"before": main["test"][0], "verifix": chosen(main)}
-    accuracy |= {f"verifix_{name}": chosen(parts[name]) for name in methods.SETS}
+    accuracy |= {f"verifix_{name}": chosen(parts[name]) for name in sets(parts)}
     accuracy["verifix_clean_selection"] = chosen(main, by="clean_selection")
     for name in methods.BASELINES:
         accuracy[name] = parts[name]["accuracy"]
@@ -156,7 +161,7 @@ def judge(config: Config, parts: Parts) -> dict[str, float]:
         accuracy["early_stopping"] = start["early_stopping"]
     figures = {f"test_accuracy/{name}": value for name, value in accuracy.items()}
     figures |= {"train_accuracy/before": start["train_accuracy"], "alpha": alpha(config, main)}
-    for name in methods.SETS:
+    for name in sets(parts):
         figures[f"trusted_clean_share/{name}"] = parts[name]["clean"]
         figures[f"trusted_count/{name}"] = len(parts[name]["index"])
     timed = {"verifix": main, **{name: parts[name] for name in methods.BASELINES}}

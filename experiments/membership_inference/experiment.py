@@ -99,9 +99,10 @@ def trained(config: Config) -> Iterator[tuple[int, classifier.Task, dict[str, np
     methods.check_sizes(config, size)
     protocol.check_score(config, population=len(shared.test["label"]) > 0 and not config.checkpoint)
     for seed in runner.seeds(config):
-        task = classifier.task(config, shared, seed)
-        task = methods.candidates(shared, task) if config.checkpoint else task
-        one_seed = functools.partial(protocol.attacked, config, shared, task, seed)
+        own = classifier.own(config, shared, seed, whole=True)
+        task = classifier.task(config, own, seed)
+        task = methods.candidates(own, task) if config.checkpoint else task
+        one_seed = functools.partial(protocol.attacked, config, own, task, seed)
         yield seed, task, runner.stage(config, f"seed{seed}", one_seed)
 
 

@@ -99,7 +99,7 @@ def main(config: Config) -> runner.Summary:
         retrained.check_scores(config, len(shared.columns["label"]))
     runs, found = [], []
     for seed in runner.seeds(config):
-        task = classifier.task(config, shared, seed)
+        task = classifier.task(config, classifier.own(config, shared, seed), seed)
         if seed == config.seed and not config.resume:
             protocol.announce(config, shared, task)
         one_seed = functools.partial(protocol.score_run, config, shared, task, seed)

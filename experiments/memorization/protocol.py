@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import functools
 import sys
-import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.families import classifier
-from experiments.families.classifier import retrained
+from experiments.families.classifier import retrained, scored
 from experiments.harness import runner, timing
-from subspace_jax import checkpoint, nn, training
+from subspace_jax import nn, training
 from subspace_jax.memorization import dynamics, epoch_average, scores
 
 if TYPE_CHECKING:
@@ -28,16 +25,15 @@ LONG = 30  # seconds of scoring a seed that are announced
 SWEEP_STEPS, SWEEP_PROBES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1), (1, 2, 3, 5, 10, 20)
 SWEEP_EVERY, SWEEP_SAMPLES = 5, 5000  # the sensitivity curves use every fifth scored epoch and the first samples
 Hooks = dict[str, training.Hook]
-observe = jax.jit(dynamics.update)
 
 
 def score_run(config: Config, shared: classifier.Setup, task: classifier.Task, seed: int) -> dict[str, Any]:
     """All scores of one seed: arrays (n,) by name, seconds, curves."""
     network, hooks = shared.network, hooks_of(config, shared.network, task, seed, shared.classes)
     if config.checkpoint:
-        variables, carries = visit_checkpoints(config, hooks, seed)
+        variables, carries = scored.visit_checkpoints(config, hooks, seed)
     else:
-        epoch_fn, hooks["training"] = clocked(classifier.epoch(config, shared), config.epochs)
+        epoch_fn, hooks["training"] = scored.clocked(classifier.epoch(config, shared), config.epochs)
         net = classifier.trained(
             config, shared, task, seed, hooks=hooks, epoch_fn=epoch_fn, save_every=config.save_every,
             keep_every=config.keep_every,
@@ -91,73 +87,20 @@ def announce(config: Config, shared: classifier.Setup, task: classifier.Task) ->
 
 def hooks_of(config: Config, network: nn.Model, task: classifier.Task, seed: int, classes: int) -> Hooks:
     """One accumulator a score, one for the training dynamics, and on the first seed those of the sensitivity curves."""
-    key = jax.random.fold_in(jax.random.key(seed), classifier.SCORE_KEY)
+    own: dict[str, Any] = {"epochs": config.epochs, "every": config.score_every, "step": config.step}
+    own |= {"probes": config.probes, "precision": config.precision, "batch": config.score_batch}
 
-    def hook(name, *, step=config.step, probes=config.probes, every=config.score_every, samples=None):
-        fn = scores.scorer(name, network.apply, step=step, probes=probes, precision=config.precision)
-        arrays = tuple(part[:samples] for part in (task.x, task.label))
-        samples = len(arrays[0])
-
-        def update(carry, state, epoch):
-            values, took = timing.timed(lambda: training.score_dataset(
-                jax.random.fold_in(key, epoch), fn, training.variables(state), arrays,
-                index=task.index[:samples], batch=config.score_batch, label=name,
-            ))  # fmt: skip
-            values = scores.refuse_nan(values, name=name, epoch=epoch + 1)
-            seconds = carry["seconds"].at[carry["average"].count].set(took)
-            return {"average": epoch_average.update(carry["average"], values), "seconds": seconds}
-
-        passes = max(1, config.epochs // every)
-        carry = {"average": epoch_average.init(samples, history=passes), "seconds": jnp.full(passes, jnp.nan)}
-        return training.Hook(carry, update, every)
+    def hook(name, **options):
+        return scored.score_hook(name, network, task, seed, **own | options)
 
     hooks = {name: hook(name) for name in averaged(config, classes)}
-    hooks["dynamics"] = dynamics_hook(config, network, task)
+    hooks["dynamics"] = scored.dynamics_hook(network, task, config.epochs)
     every = config.score_every * SWEEP_EVERY
     if config.sweep and seed == config.seed and not config.checkpoint and every <= config.epochs:
         options = {"every": every, "samples": min(SWEEP_SAMPLES, len(task.x))}
         hooks |= {f"step_{step:g}": hook("fd_norm", step=step, **options) for step in SWEEP_STEPS}
         hooks |= {f"probes_{probes}": hook("fd_norm", probes=probes, **options) for probes in SWEEP_PROBES}
     return hooks
-
-
-def dynamics_hook(config: Config, network: nn.Model, task: classifier.Task) -> training.Hook:
-    """Loss, margin, learning time and forgetting, from one forward pass after every epoch."""
-
-    def update(carry, state, epoch):
-        started = time.perf_counter()
-        logits = training.predict(network.apply, training.variables(state), task.x)
-        new = jax.block_until_ready(observe(carry["dynamics"], logits, jnp.asarray(task.label)))
-        return {"dynamics": new, "seconds": carry["seconds"].at[epoch].set(time.perf_counter() - started)}
-
-    return training.Hook({"dynamics": dynamics.init(len(task.x)), "seconds": jnp.full(config.epochs, jnp.nan)}, update)
-
-
-def clocked(epoch_fn: Callable, epochs: int) -> tuple[Callable, training.Hook]:
-    """The same function, and a hook that keeps how long its latest call took."""
-    latest = [0.0]
-
-    def clock(*arguments):
-        result, latest[0] = timing.timed(lambda: epoch_fn(*arguments))
-        return result
-
-    def update(carry, state, epoch):
-        return {"seconds": carry["seconds"].at[epoch].set(latest[0])}
-
-    return clock, training.Hook({"seconds": jnp.full(epochs, jnp.nan)}, update)
-
-
-def visit_checkpoints(
-    config: Config, hooks: dict[str, training.Hook], seed: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run the hooks on the saved networks instead of training one: (last variables, carries)."""
-    carries, variables = training.initial_carries(hooks, config.epochs), {}
-    kept = checkpoint.epochs(config.checkpoint, seed=seed) if config.epoch is None else [config.epoch]
-    for number, epoch in enumerate(kept):
-        _, variables, _ = checkpoint.load_model(config.checkpoint, seed=seed, epoch=epoch)
-        state = training.TrainState(jnp.int32(0), **variables, opt_state=None, key=jax.random.key(seed))
-        carries |= {name: hook.update(carries[name], state, number) for name, hook in hooks.items()}
-    return variables, carries
 
 
 def collect(carries: dict[str, Any]) -> dict[str, Any]:

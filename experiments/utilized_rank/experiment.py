@@ -79,8 +79,9 @@ def main(config: Config) -> runner.Summary:
     compare = wider(config, shared) if config.wider and not config.checkpoint else None
     found = []
     for seed in runner.seeds(config):
-        task = classifier.task(config, shared, seed)
-        parts = stages(config, shared, protocol.case(config, shared, table, task, seed))
+        own = classifier.own(config, shared, seed)
+        task = classifier.task(config, own, seed)
+        parts = stages(config, own, protocol.case(config, own, table, task, seed))
         if compare:
             parts["wider"] = runner.stage(config, f"seed{seed}_wider", functools.partial(compare, task, seed))
         found.append((seed, parts))

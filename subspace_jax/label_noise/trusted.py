@@ -5,6 +5,7 @@ work best, then training samples of lowest curvature, unseen samples, and traini
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -76,14 +77,18 @@ def select_members(key: Key[Array, ""], members: Int[Any, " m"], y: Int[Any, " n
 
 
 def check_trusted(
-    trusted: Int[Any, " m"], y: Int[Any, " n"], *, classes: int, selection: Int[Any, " s"] | None = None
+    trusted: Int[Any, " m"],
+    y: Int[Any, " n"],
+    *,
+    classes: int | Sequence[int] | Int[np.ndarray, " c"],
+    selection: Int[Any, " s"] | None = None,
 ) -> None:
     """Refuse a trusted set that leaves out a class: the correction would suppress its features.
 
     Args:
       trusted: positions of the trusted samples.
       y: their labels, verified or given.
-      classes: number of classes of the network.
+      classes: number of classes of the network, or those it was trained on where they are fewer than its outputs.
       selection: positions of the samples on which alpha is chosen; warns where some are trusted too.
 
     Raises:
@@ -96,12 +101,12 @@ def check_trusted(
         checks.check_positions("selection", selection, len(y))
     trusted = np.unique(np.asarray(trusted))
     labels = np.asarray(y)[trusted]
-    checks.check_labels(labels, classes)
-    if len(trusted) < classes:
-        raise ValueError(f"{len(trusted)} trusted samples for {classes} classes: each class needs one, better ten.")
-    counts = np.bincount(labels, minlength=classes)
-    if not counts.all():
-        raise ValueError(f"class {counts.argmin()} has no trusted sample: its features will be suppressed.")
+    known = np.arange(classes) if isinstance(classes, int) else np.unique(classes)
+    checks.check_labels(labels, int(known.max(initial=0)) + 1)
+    if len(trusted) < len(known):
+        raise ValueError(f"{len(trusted)} trusted samples for {len(known)} classes: each class needs one, better ten.")
+    if len(missing := np.setdiff1d(known, labels)):
+        raise ValueError(f"class {missing[0]} has no trusted sample: its features will be suppressed.")
     both = np.intersect1d(trusted, [] if selection is None else np.asarray(selection))
     if len(both):
         warnings.warn(

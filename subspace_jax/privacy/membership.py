@@ -61,7 +61,7 @@ def attack(
     keep: Bool[Any, "models n"] | None = None,
     *,
     population: tuple[Statistics, Statistics] | None = None,
-    **options: Any,
+    **options: float | str,
 ) -> Float[np.ndarray, "targets n"]:
     """Membership scores of every candidate for every target, larger = member.
 
@@ -71,8 +71,8 @@ def attack(
       shadows: of models trained as the target was; its training recipe is part of what the attacker knows.
       keep: True where a shadow model was trained on a sample.
       population: for `rmia`, statistics of the targets and of the shadows on samples that no model was trained on.
-      **options: of the attack's function: `alpha` of ye, `gamma` and `a` of rmia, `spread` of lira_online and of the
-        attacks on curvature: "std", or "var_as_std" as in the released scripts.
+      **options: of the attack's function: `center` of lira_fixed_variance, `alpha` of ye, `gamma` and `a` of rmia,
+        `spread` of lira_online and of the attacks on curvature: "std", or "var_as_std" as in the released scripts.
 
     Raises:
       ValueError: an unknown name; something that the attack needs and was not given; as the attack's function; scores

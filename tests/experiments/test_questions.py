@@ -16,8 +16,8 @@ from tests.conftest import QUICK
 ROOT = pathlib.Path(__file__).parents[2]
 QUESTIONS = (
     "class_unlearning", "continual_learning", "continual_space", "decentralized", "distill_decentralized",
-    "dp_training", "label_correction", "low_precision", "membership_inference", "memorization", "mixed_precision",
-    "ood_detection", "pca_design", "privacy_links", "stability_memorization", "utilized_rank",
+    "dp_training", "label_correction", "lifecycle", "low_precision", "membership_inference", "memorization",
+    "mixed_precision", "ood_detection", "pca_design", "privacy_links", "stability_memorization", "utilized_rank",
 )  # fmt: skip
 
 

@@ -73,6 +73,9 @@ def test_a_trusted_set_without_a_class_is_refused_by_name():
         check_trusted(np.array([0, 1, 2, 3]), y, classes=4)
     with pytest.raises(ValueError, match="3 trusted samples for 4 classes"):
         check_trusted(np.array([0, 1, 2, 2]), y, classes=4)
+    check_trusted(np.array([0, 2, 5]), y, classes=[0, 2, 3])
+    with pytest.raises(ValueError, match="class 2 has no trusted sample"):
+        check_trusted(np.array([0, 3, 5]), y, classes=np.array([0, 2, 3]))
     with pytest.raises(ValueError, match=r"labels must lie in \[0, 3\); got 3"):
         check_trusted(np.array([0, 1, 2, 5]), y, classes=3)
 

@@ -174,6 +174,21 @@ def test_in_and_out_exchanged_turn_the_likelihood_ratios_round(seed):
     )
 
 
+@given(SEEDS)
+def test_medians_for_the_means_are_those_of_each_sample(seed):
+    rng = np.random.default_rng(seed)
+    keep = np.arange(8)[:, None] % 2 == np.arange(5)[None] % 2
+    target, shadows = rng.normal(size=(2, 1, 5)), rng.normal(size=(8, 1, 5))
+    sides = []
+    for mask in (keep, ~keep):
+        own = [shadows[mask[:, j], 0, j] for j in range(5)]
+        middle = np.array([np.median(values) for values in own])
+        residuals = np.concatenate([values - m for values, m in zip(own, middle, strict=True)])
+        sides.append(norm.logpdf(target[:, 0], middle, np.sqrt((residuals**2).mean())))
+    found = lira.lira_fixed_variance(target, shadows, keep, center="median")
+    np.testing.assert_allclose(found, np.subtract(*sides), atol=CLOSE)
+
+
 def test_many_shadow_models_give_the_closed_form_of_known_gaussians():
     rng = np.random.default_rng(0)
     keep = np.repeat([True, False], 20_000)[:, None]

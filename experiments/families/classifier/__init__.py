@@ -1,6 +1,7 @@
 """One classifier, shared by its experiments: flags, data with planted wrong labels, a network trained or loaded.
 
-`retrained` holds the baselines that train further networks on parts of the data.
+`scored` scores its training samples while it trains, `retrained` holds the baselines that train further networks on
+parts of the data.
 """
 
 from experiments.families.classifier.data import (
@@ -10,14 +11,29 @@ from experiments.families.classifier.data import (
     Setup,
     Task,
     checkpoint_config,
+    chosen,
     network_arguments,
     noisy_labels,
+    part,
     setup,
     task,
 )
-from experiments.families.classifier.network import Trained, adopt, create, epoch, save_edited, trained
+from experiments.families.classifier.network import (
+    Trained,
+    adopt,
+    create,
+    epoch,
+    measure,
+    own,
+    penultimate,
+    save_edited,
+    save_network,
+    subset,
+    trained,
+)
 
 __all__ = [
-    "SCORE_KEY", "TRAIN_KEY", "Config", "Setup", "Task", "Trained", "adopt", "checkpoint_config", "create", "epoch",
-    "network_arguments", "noisy_labels", "save_edited", "setup", "task", "trained",
+    "SCORE_KEY", "TRAIN_KEY", "Config", "Setup", "Task", "Trained", "adopt", "checkpoint_config", "chosen", "create",
+    "epoch", "measure", "network_arguments", "noisy_labels", "own", "part", "penultimate", "save_edited",
+    "save_network", "setup", "subset", "task", "trained",
 ]  # fmt: skip

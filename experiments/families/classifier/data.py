@@ -9,7 +9,9 @@ import numpy as np
 
 from experiments.harness import flags, runner, sets
 from subspace_jax import data, nn, training
+from subspace_jax.nn.build import NETWORKS
 
+CORRUPTION = "noise", "noise_kind", "noise_labels", "duplicates"
 NOISE_KEY, DUPLICATE_KEY, TRAIN_KEY, SCORE_KEY = range(4)  # folded into the seed's key
 
 
@@ -25,6 +27,8 @@ class Config(runner.Config):
     """Wrong label: symmetric: any other class; pair: the next class; human: given by people, see --noise-labels."""
     noise_labels: str = "aggre_label"
     """Column of the npz files with the human labels."""
+    pool: tuple[int, ...] = ()
+    """Classes whose labels are corrupted, each into another one of them; all when not given."""
     duplicates: int = 0
     """Number of planted pairs: the same image under two labels."""
     model: str = "mlp"
@@ -70,7 +74,7 @@ class Task(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """What all seeds share, so that each program is compiled once."""
+    """What all seeds share, so that each program is compiled once; or of one seed the part that it trains on."""
 
     columns: dict[str, np.ndarray]
     unseen: dict[str, np.ndarray]  # training samples that are left out
@@ -81,6 +85,8 @@ class Setup(NamedTuple):
     recipe: training.Recipe
     network: nn.Model
     prepare: Callable  # (key, raw pixels) -> inputs, on the device
+    whole: dict[str, np.ndarray] | None = None  # of a part: the columns it is taken from, with which labels are planted
+    rows: np.ndarray | None = None  # of a part: its positions there
 
 
 def setup(config: Config, *, test: bool = True) -> Setup:
@@ -107,8 +113,25 @@ def network_arguments(config: Config, classes: int) -> dict[str, Any]:
     return {"classes": classes, "dtype": config.dtype} | widths | flags.network_arguments(config)
 
 
+def part(shared: Setup, rows: np.ndarray) -> Setup:
+    """Some of the training samples, and the test samples of their classes; the others of these classes are unseen."""
+    label = shared.columns["label"]
+    classes = np.unique(label[rows])
+    left = np.setdiff1d(np.flatnonzero(np.isin(label, classes)), rows)
+    more, test = (np.flatnonzero(np.isin(columns["label"], classes)) for columns in (shared.unseen, shared.test))
+    unseen = {
+        name: np.concatenate([values[left], shared.unseen[name][more]]) for name, values in shared.columns.items()
+    }
+    return shared._replace(
+        columns={name: column[rows] for name, column in shared.columns.items()}, unseen=unseen,
+        test={name: column[test] for name, column in shared.test.items()}, whole=shared.columns, rows=rows,
+    )  # fmt: skip
+
+
 def task(config: Config, shared: Setup, seed: int) -> Task:
-    """Plant the noise and the duplicates of one seed."""
+    """Plant the noise and the duplicates of one seed; a part of the samples has those it has in the whole."""
+    if shared.whole is not None:
+        return chosen(task(config, shared._replace(columns=shared.whole, whole=None), seed), shared.rows)
     key = jax.random.key(seed)
     true, image, classes = shared.columns["label"], data.inputs(shared.columns), shared.classes
     label = noisy_labels(config, shared, jax.random.fold_in(key, NOISE_KEY))
@@ -128,6 +151,16 @@ def task(config: Config, shared: Setup, seed: int) -> Task:
     )  # fmt: skip
 
 
+def chosen(found: Task, rows: Any) -> Task:
+    """Some of the training samples; of the planted pairs those that are there as a whole."""
+    place = np.full(len(found.true), -1)
+    place[rows] = np.arange(len(rows))
+    pairs = place[found.pairs]
+    columns = "image", "x", "label", "true", "index", "noisy", "planted"
+    picked = {name: getattr(found, name)[rows] for name in columns}
+    return found._replace(**picked, pairs=pairs[(pairs >= 0).all(axis=1)])
+
+
 def noisy_labels(config: Config, shared: Setup, key: Any) -> np.ndarray:
     """The labels to train on."""
     label = shared.columns["label"]
@@ -139,22 +172,33 @@ def noisy_labels(config: Config, shared: Setup, key: Any) -> np.ndarray:
     if config.noise == 0:
         return label
     corrupt = data.corrupt.symmetric if config.noise_kind == "symmetric" else data.corrupt.pair
-    return corrupt(key, label, fraction=config.noise, classes=shared.classes)
+    pool = np.unique(config.pool or range(shared.classes))
+    if len(pool) < 2 or not 0 <= pool[0] <= pool[-1] < shared.classes:
+        raise ValueError(f"--pool names at least 2 of the classes 0 to {shared.classes - 1}; got {config.pool}.")
+    rows, noisy = np.isin(label, pool), label.copy()
+    noisy[rows] = pool[corrupt(key, np.searchsorted(pool, label[rows]), fraction=config.noise, classes=len(pool))]
+    return noisy
 
 
 def checkpoint_config(config: Config, shared: Setup, seed: int) -> dict[str, Any]:
     """What a checkpoint says of its network: enough to rebuild model, inputs, labels and training."""
-    corruption = {name: getattr(config, name) for name in ("noise", "noise_kind", "noise_labels", "duplicates")}
+    corruption = {name: getattr(config, name) for name in CORRUPTION}
+    kwargs = network_arguments(config, shared.classes)
     return {
-        "model": {"name": config.model, "kwargs": network_arguments(config, shared.classes)},
+        "model": {"name": config.model, "kwargs": kwargs},
         "input_shape": list(data.inputs(shared.columns).shape[1:]),
         "data": config.data,
-        "samples": len(shared.columns["label"]),
+        "samples": len((shared.whole or shared.columns)["label"]),
         "names": shared.names and list(shared.names),
         "scaling": shared.scaling._asdict(),
-        "recipe": dataclasses.asdict(shared.recipe) | {"augment": config.augment},
+        "recipe": dataclasses.asdict(shared.recipe) | {"augment": config.augment, "init": initialiser(config, kwargs)},
         "seed": seed,
-        "corruption": corruption,
-        "subset": None,
+        "corruption": corruption | {"pool": list(config.pool)},
+        "subset": shared.columns["index"].tolist() if shared.whole else None,
         "edits": [],
     }
+
+
+def initialiser(config: Config, kwargs: dict[str, Any]) -> str:
+    """How the kernels were drawn: by the network's own rule, unless the flags name one."""
+    return kwargs.get("init", NETWORKS[config.model].parts.init)

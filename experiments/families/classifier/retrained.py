@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.families.classifier import data
+from experiments.families.classifier import data, network
 from experiments.harness import timing
-from subspace_jax import training
+from subspace_jax import nn, training
 from subspace_jax.memorization import confident_learning, second_split
+from subspace_jax.typing import Variables
 
 
 def scores(*arguments: Any) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -87,6 +88,21 @@ def train_on(
         key, shared.network, tx, (task.image, task.label), table, epochs=config.epochs, batch=shared.recipe.batch,
         loop="vmap" if config.model == "mlp" else "map",
         prepare=shared.prepare, label=label, **more,
+    )  # fmt: skip
+
+
+def from_scratch(
+    config: data.Config, shared: data.Setup, seed: int, samples: tuple[Any, Any], *, steps: int,
+    model: nn.Model | None = None, objective: Callable | None = None,
+) -> Variables:  # fmt: skip
+    """A new network on some samples (raw image, label), by the recipe of the run; it starts where the network did."""
+    model, tx = model or shared.network, training.optimizer(shared.recipe, steps)
+    key = jax.random.fold_in(jax.random.key(seed), data.TRAIN_KEY)
+    blank = jax.eval_shape(shared.prepare, key, samples[0][:1])
+    start = training.variables(network.create(key, model, tx, np.zeros(blank.shape, blank.dtype)))
+    return training.minimise(
+        key, objective or training.mean_loss(model.train_apply), tx, start, [samples], steps=steps, batch=config.batch,
+        prepare=shared.prepare, label="from scratch",
     )  # fmt: skip
 
 

@@ -4,6 +4,8 @@ Carlini et al., Membership inference attacks from first principles, S&P 2022. Th
 which are nearly Gaussian over models. All variants average their log ratios over queries.
 """
 
+from typing import Literal
+
 import numpy as np
 from scipy.special import log_ndtr
 
@@ -43,20 +45,30 @@ def lira_offline(label_logit: Targets, shadows: Shadows, keep: Keep) -> Scores:
     return -log_ndtr((outside.mean - label_logit) / outside.std).mean(axis=1)
 
 
-def lira_fixed_variance(label_logit: Targets, shadows: Shadows, keep: Keep) -> Scores:
+def lira_fixed_variance(
+    label_logit: Targets, shadows: Shadows, keep: Keep, *, center: Literal["mean", "median"] = "mean"
+) -> Scores:
     """The ratio of `lira_online` with one deviation for all samples, IN and OUT apart, per query.
 
-    It is pooled over the residuals from each sample's own mean: differences between samples do not count.
+    It is pooled over the residuals from each sample's own center: differences between samples do not count.
+
+    Args:
+      label_logit: of the targets.
+      shadows: of the shadow models.
+      keep: their training sets.
+      center: of a sample's own models: the mean, or the median, which one odd model of a few does not move.
 
     Raises:
-      ValueError: as `fits.check`, with one IN and one OUT model.
+      ValueError: another center; as `fits.check`, with one IN and one OUT model.
     """
+    if center not in ("mean", "median"):
+        raise ValueError(f"center is 'mean' or 'median'; got {center!r}.")
     label_logit, shadows, keep = fits.check(label_logit, shadows, keep, inside=1, outside=1)
     sides = []
     for mask in (keep, ~keep):
-        mean = shadows.mean(axis=0, where=mask)
-        variance = np.square(shadows - mean).mean(axis=(0, 2), where=mask)
-        sides.append(likelihood.floored(Gaussian(mean, np.sqrt(variance)[:, None])))
+        middle = shadows.mean(axis=0, where=mask) if center == "mean" else fits.quantile(shadows, mask, 0.5)
+        variance = np.square(shadows - middle).mean(axis=(0, 2), where=mask)
+        sides.append(likelihood.floored(Gaussian(middle, np.sqrt(variance)[:, None])))
     return likelihood.log_ratio(label_logit, *sides).mean(axis=1)
 
 

@@ -7,9 +7,7 @@ import pathlib
 
 # Unit tests compile much and compute little: two thirds of their time went into XLA. No optimisation, kernels without
 # the detour over MLIR, one LLVM module a program; every program is compiled once for all workers and their children.
-QUICK = (
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-)
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "subspace_jax" / "xla-tests"
@@ -52,6 +50,16 @@ def pytest_terminal_summary(terminalreporter):
     for name, seconds in spent.most_common(25):
         terminalreporter.write_line(f"{seconds:7.1f}  {name}")
     terminalreporter.write_line(f"{sum(spent.values()):7.1f}  in all; a new system adds at most {BUDGET}")
+
+
+@pytest.fixture(autouse=True)
+def precision_stays():
+    """A test that leaves 64 bits switched on would change those behind it."""
+    before = jax.config.jax_enable_x64
+    yield
+    after = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", before)
+    assert after == before
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ COMMON = {"comm": cases.COMM, "weights": RING, "lr": 0.1}
 METHOD_FILES = [
     path.stem
     for path in sorted(pathlib.Path(decentralized.__file__).parent.glob("[!_]*.py"))
-    if path.stem not in ("codes", "methods", "protocol", "state", "train")
+    if path.stem not in ("codes", "idkd", "labelling", "methods", "protocol", "soft_labels", "state", "train")
 ]
 
 

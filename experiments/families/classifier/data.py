@@ -10,6 +10,7 @@ import numpy as np
 from experiments.harness import flags, runner, sets
 from subspace_jax import data, nn, training
 from subspace_jax.nn.build import NETWORKS
+from subspace_jax.nn.parts import Parts
 
 CORRUPTION = "noise", "noise_kind", "noise_labels", "duplicates"
 NOISE_KEY, DUPLICATE_KEY, TRAIN_KEY, SCORE_KEY = range(4)  # folded into the seed's key
@@ -201,4 +202,4 @@ def checkpoint_config(config: Config, shared: Setup, seed: int) -> dict[str, Any
 
 def initialiser(config: Config, kwargs: dict[str, Any]) -> str:
     """How the kernels were drawn: by the network's own rule, unless the flags name one."""
-    return kwargs.get("init", NETWORKS[config.model].parts.init)
+    return kwargs.get("init", getattr(NETWORKS[config.model], "parts", Parts(init="he")).init)

@@ -7,6 +7,7 @@ import pathlib
 
 # Unit tests compile much and compute little: two thirds of their time went into XLA. No optimisation, kernels without
 # the detour over MLIR, one LLVM module a program; every program is compiled once for all workers and their children.
+# Where one of these kernels is wrong, compile that program with compiler_options={"xla_cpu_use_fusion_emitters": True}.
 QUICK = (
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )

@@ -5,8 +5,9 @@ import gc
 import os
 import pathlib
 
-# Unit tests compile much and compute little: two thirds of their time went into XLA. No optimisation, kernels without
-# the detour over MLIR, one LLVM module a program; every program is compiled once for all workers and their children.
+# Unit tests compile much and compute little: two thirds of their time went into XLA. No optimisation, one LLVM module a
+# program; every program is compiled once for all workers and their children. Not xla_cpu_use_fusion_emitters=false,
+# which compiles in half the time: in some convolutional networks these kernels give NaN gradients.
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

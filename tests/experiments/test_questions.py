@@ -11,7 +11,6 @@ import pytest
 
 import experiments.__main__
 from experiments.harness.published import questions, system
-from tests.conftest import QUICK
 
 ROOT = pathlib.Path(__file__).parents[2]
 QUESTIONS = (
@@ -64,7 +63,7 @@ def test_the_list_of_questions_names_each_with_its_presets_and_its_newest_run(fi
 @pytest.mark.parametrize("question", ["memorization", "decentralized"])
 def test_a_process_does_the_same(question, finished, tmp_path):
     """One that trains a classifier, one that sets up its devices: from any folder, in a process with one device."""
-    flags = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": QUICK}
+    flags = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     command = [sys.executable, "-m", f"experiments.{question}", "--preset", "smoke"]
     process = subprocess.run(command, cwd=tmp_path, env=flags, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr

@@ -222,4 +222,4 @@ def test_public_images_of_another_size_are_refused(tmp_path):
 def test_a_graph_in_pieces_is_refused(monkeypatch):
     monkeypatch.setattr("experiments.families.agents.protocol.graph", lambda config, agents: np.eye(agents))
     with pytest.raises(ValueError, match="8 components"):
-        protocol.setup(SMOKE, None)
+        protocol.setup(dataclasses.replace(SMOKE, dtype="float32"), None)  # which switches nothing

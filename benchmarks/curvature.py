@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.table import show
 from subspace_jax import data, nn, training
 from subspace_jax.core import curvature, losses, metrics
 from subspace_jax.core.keys import sample_keys
@@ -215,14 +216,6 @@ def claims(name: str, rows: dict[str, dict]) -> list[dict]:
         wanted = {"ggn_exact tensorfloat32": 4, "ggn_exact bfloat16": 7, "fd_norm tensorfloat32": 2}
         found += [(f"{row} over torch, at least", speed[row], least, 1) for row, least in wanted.items() if row in rows]
     return [{"name": n, "value": v, "threshold": t, "holds": bool(sign * v >= sign * t)} for n, v, t, sign in found]
-
-
-def show(title: str, rows: dict[str, dict]) -> None:
-    """A table: one line a row, one column a key."""
-    print(f"\n{title}\n{'':38s}" + "".join(f"{column:>20s}" for column in next(iter(rows.values()))))
-    for name, row in rows.items():
-        cells = ["-" if v is None else f"{v:,.4g}" if v < 1000 else f"{v:,.0f}" for v in row.values()]
-        print(f"{name:38s}" + "".join(f"{cell:>20s}" for cell in cells), flush=True)
 
 
 def main(args: argparse.Namespace) -> None:

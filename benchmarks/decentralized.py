@@ -27,6 +27,7 @@ import jax
 import numpy as np
 
 from benchmarks.decentralized_counts import GRAPHS, LR, NETWORKS, SENDERS, Problem, graphs, one_step, problem, traffic
+from benchmarks.table import show
 from subspace_jax.core import exchange, topology
 from subspace_jax.core.exchange import Comm
 from subspace_jax.decentralized import gossip, ngc
@@ -198,13 +199,6 @@ def first_step(steps: np.ndarray, accuracy: np.ndarray, target: float) -> float:
     """The first evaluated step whose mean over the agents is at least the target; infinite where none is."""
     means = {step: accuracy[steps == step].mean() for step in np.unique(steps)}
     return min((float(step) for step, mean in means.items() if mean >= target), default=np.inf)
-
-
-def show(title: str, rows: dict[str, dict]) -> None:
-    print(f"\n{title}")
-    for name, row in rows.items():
-        cells = (f"{key} {'-' if value is None else f'{value:.4g}'}" for key, value in row.items())
-        print(f"{name:22s}" + "  ".join(cells), flush=True)
 
 
 def main(args: argparse.Namespace) -> dict:

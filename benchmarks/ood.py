@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.table import show
 from subspace_jax import nn
 from subspace_jax.core import capture, costs, metrics
 from subspace_jax.ood import ash, detectors, knn, mahalanobis, norm_scaling, odin, react, scores, vim
@@ -151,14 +152,6 @@ def claims(rows: dict[str, dict]) -> list[dict]:
         {"name": name, "value": value, "threshold": least, "holds": value >= least}
         for (name, least), value in zip(TARGETS.items(), values, strict=True)
     ]
-
-
-def show(title: str, rows: dict[str, dict]) -> None:
-    """A table: one line a row, one column a key."""
-    print(f"\n{title}\n{'':14s}" + "".join(f"{column:>22s}" for column in next(iter(rows.values()))))
-    for name, row in rows.items():
-        cells = ["-" if value is None else f"{value:,.4g}" for value in row.values()]
-        print(f"{name:14s}" + "".join(f"{cell:>22s}" for cell in cells), flush=True)
 
 
 def main(args: argparse.Namespace) -> dict:

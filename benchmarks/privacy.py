@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.table import show
 from subspace_jax import nn, training
 from subspace_jax.core import losses
 from subspace_jax.privacy import clipping, noise
@@ -195,13 +196,6 @@ def step_time(given: Problem, batch: int, microbatch: int, repeats: int) -> dict
 def mebibytes(program: Any) -> float:
     """Temporary memory of a compiled program."""
     return program.memory_analysis().temp_size_in_bytes / 2**20
-
-
-def show(title: str, rows: dict[str, dict]) -> None:
-    print(f"\n{title}")
-    for name, row in rows.items():
-        cells = (f"{key} {'-' if value is None else f'{value:.4g}'}" for key, value in row.items())
-        print(f"{name:14s}" + "  ".join(cells), flush=True)
 
 
 def main(args: argparse.Namespace) -> dict:

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.table import show
 from subspace_jax import nn
 from subspace_jax.core import capture, moments, subspace
 from subspace_jax.unlearning import class_projection
@@ -202,14 +203,6 @@ def claims(rows: dict[str, dict]) -> list[dict]:
         {"name": f"{name}, times faster than the released SVD, at least", "value": v, "threshold": t, "holds": v >= t}
         for name, (v, t) in values.items()
     ]
-
-
-def show(title: str, rows: dict[str, dict]) -> None:
-    """A table: one line a row, one column a key."""
-    print(f"\n{title}\n{'':30s}" + "".join(f"{column:>18s}" for column in next(iter(rows.values()))))
-    for name, row in rows.items():
-        cells = ["-" if value is None else f"{value:,.4g}" for value in row.values()]
-        print(f"{name:30s}" + "".join(f"{cell:>18s}" for cell in cells), flush=True)
 
 
 def main(args: argparse.Namespace) -> dict:

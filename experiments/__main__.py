@@ -4,9 +4,10 @@ import ast
 import json
 import pathlib
 import shutil
+import signal
 import textwrap
 
-from experiments.harness.published import ROOMS, questions
+from experiments.harness.published import ROOMS, numbered, questions
 
 INDENT = "    "
 
@@ -24,13 +25,14 @@ def described(question: str) -> tuple[str, list[str]]:
 
 
 def results(question: str) -> list[str]:
-    """One line for what was recorded with the project, one for the newest run in this folder."""
+    """One line for what was recorded with the project, one for the newest run here, one for a run not finished."""
     recorded = sorted((ROOMS.parent / "results").glob(f"{question}_*.json"))
-    own = [path for path in pathlib.Path("runs", question).glob("*/summary.json") if path.parent.name.isdigit()]
     lines = [told(json.loads(path.read_text()), "recorded") for path in recorded]
-    if own:
-        newest = max(own, key=lambda path: int(path.parent.name))
-        lines.append(told(json.loads(newest.read_text()), str(newest.parent)))
+    own = numbered(pathlib.Path("runs", question))
+    if done := [folder for folder in own if (folder / "summary.json").exists()]:
+        lines.append(told(json.loads((done[-1] / "summary.json").read_text()), str(done[-1])))
+    if own and own[-1] not in done and (own[-1] / "config.json").exists():
+        lines.append(f"{own[-1]}: unfinished, goes on by --resume --workdir {own[-1]}")
     return lines
 
 
@@ -54,4 +56,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a pager that is left early is no error
     main()

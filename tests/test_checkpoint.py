@@ -33,10 +33,10 @@ def start():
     return training.create(jax.random.key(1), MODEL, TX, X[:1])
 
 
-def run(folder, *, die_at=None, **options):
+def run(folder, *, die_at=None, how=Killed, **options):
     def update(carry, state, epoch):
         if epoch == die_at:
-            raise Killed
+            raise how
         return carry + training.predict(MODEL.apply, training.variables(state), X)[:, 0]
 
     hooks = {"sum": training.Hook(jnp.zeros(N), update)}
@@ -56,6 +56,14 @@ def test_a_run_that_died_ends_bit_for_bit_like_one_that_did_not(whole, tmp_path,
     with pytest.raises(Killed):
         run(tmp_path / "run", die_at=die_at, save_every=2)
     chex.assert_trees_all_equal(run(tmp_path / "run", save_every=2), whole[1])
+
+
+@pytest.mark.parametrize("die_at", [3, 5])
+def test_ctrl_c_keeps_the_last_finished_epoch(whole, tmp_path, die_at):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", die_at=die_at, how=KeyboardInterrupt, save_every=EPOCHS)
+    assert checkpoint.epochs(tmp_path / "run") == [die_at]
+    chex.assert_trees_all_equal(run(tmp_path / "run", save_every=EPOCHS), whole[1])
 
 
 def test_a_finished_run_is_only_read(whole):

@@ -12,7 +12,7 @@ The run leaves widths.csv (channels by seed, layer and task) and matrix.csv (acc
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from experiments.continual_space import protocol, report
 from experiments.families import task_sequence
@@ -25,6 +25,7 @@ BOUNDED = "bwt/space", "slice/gap", "added_by_the_same_task"  # figures of which
 class Config(task_sequence.Config):
     """Learn a sequence of tasks with SPACE, with one network a task, and without any protection."""
 
+    loads: ClassVar[bool] = False
     benchmark: Literal["permuted", "split"] = "permuted"
     """Pixels in another order, or other classes, in every task; each has its own head."""
     model: str = "mlp"

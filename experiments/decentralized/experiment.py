@@ -13,7 +13,7 @@ backward passes) and the consensus network of each method, which every experimen
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from experiments.decentralized import methods, protocol, report
 from experiments.families import agents
@@ -26,6 +26,7 @@ from subspace_jax.data import partition
 class Config(agents.Config):
     """Train one network on data that are spread over agents, by each method; test every agent and their mean."""
 
+    loads: ClassVar[bool] = False
     method: tuple[str, ...] = ("all",)
     """Methods to compare, by their names in subspace_jax.decentralized.methods (a wrong name lists them); all: each of
     them. ngc is NGC at --alpha, ngc_alpha_0.5 at that one."""

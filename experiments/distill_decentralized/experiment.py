@@ -16,7 +16,7 @@ The run leaves agents.csv and agents.npz: accuracy of every agent over the steps
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from experiments.distill_decentralized import methods, protocol, report
 from experiments.families import agents
@@ -28,6 +28,7 @@ from subspace_jax.decentralized.soft_labels import Rule
 class Config(agents.Config):
     """Train one network on data that are spread over agents, and on public images that the agents label."""
 
+    loads: ClassVar[bool] = False
     seeds: int = 5
     """Number of seeds: figures are means over them."""
     base: tuple[Literal["d_psgd", "qgm"], ...] = ("d_psgd", "qgm")

@@ -14,7 +14,7 @@ keys come from --seed: this measures DP-SGD. To release a network, train it with
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import ClassVar, Literal
 
 from experiments.dp_training import methods, protocol, report
 from experiments.families import classifier
@@ -25,6 +25,7 @@ from experiments.harness import runner
 class Config(classifier.Config):
     """Train with DP-SGD at several epsilons and audit each by canaries."""
 
+    loads: ClassVar[bool] = False
     noise: float = 0.0
     """Share of wrong labels planted."""
     widths: tuple[int, ...] = (64,)

@@ -34,8 +34,6 @@ class Case(NamedTuple):
 
 def resolved(config: Config, shared: classifier.Setup) -> tuple[Config, classifier.Setup]:
     """Steps from epochs or epochs from steps, after what cannot be trained privately was refused."""
-    if config.checkpoint:
-        raise ValueError("--checkpoint has no use here: the networks are trained from their initial values.")
     if config.augment:
         raise ValueError("--augment has no use here: a sample enters a private step once, as it is.")
     if not config.epsilons or list(config.epsilons) != sorted(set(config.epsilons)):

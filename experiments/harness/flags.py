@@ -7,16 +7,20 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import tyro
 
-from experiments.harness import launch
+from experiments.harness import guide, launch
+from experiments.harness.published import numbered
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Flags of every experiment."""
+
+    loads: ClassVar[bool] = True
+    """Whether the question can start from --checkpoint."""
 
     preset: Literal["smoke", "cpu", "study", "gpu"] = "cpu"
     """Defaults of all flags: smoke < 20 s, cpu < 5 min on 2 cores, study: a convolutional network on real images,
@@ -51,11 +55,16 @@ def configure(name: str, presets: dict[str, Any], description: str, argv: list[s
     chosen = next((argv[i + 1] for i, flag in enumerate(argv[:-1]) if flag == "--preset"), "cpu")
     chosen = next((flag.split("=", 1)[1] for flag in argv if flag.startswith("--preset=")), chosen)
     default = dataclasses.replace(presets.get(chosen, presets["cpu"]), preset=chosen if chosen in presets else "cpu")
-    config = tyro.cli(type(default), default=default, args=argv, description=description, prog=f"experiments.{name}")
+    screen = guide.screen(name, presets, description)
+    config = tyro.cli(type(default), default=default, args=argv, description=screen, prog=f"experiments.{name}")
     if config.preset not in presets:
         raise ValueError(f"experiments.{name} has the presets {', '.join(presets)}; got --preset {config.preset}.")
     if config.seeds < 1:
         raise ValueError(f"--seeds must be at least 1; got {config.seeds}.")
+    if config.checkpoint and not config.loads:
+        raise ValueError("--checkpoint has no use here: the networks are trained from their initial values.")
+    if config.epoch is not None and not config.checkpoint:
+        raise ValueError(f"--epoch is one of those that --checkpoint kept; got --epoch {config.epoch} without it.")
     if config.resume:
         config = resumed(name, config, argv, description)
     if isinstance(config, launch.Config):
@@ -83,10 +92,8 @@ def resumed(name: str, config: C, argv: list[str], description: str) -> C:
     if workdir is None or not (workdir / "config.json").exists():
         where = workdir or runs
         raise FileNotFoundError(f"no run to resume at {where}: give its --workdir, or start one without --resume.")
-    saved = json.loads((workdir / "config.json").read_text())
-    fields = {f.name: f.default for f in dataclasses.fields(config)}
-    saved = {k: tuple(v) if isinstance(fields[k], tuple) else v for k, v in saved.items()}
-    old = type(config)(**saved)
+    old = started(config, workdir)
+    fields = [f.name for f in dataclasses.fields(config)]
     again = tyro.cli(type(old), default=old, args=argv, description=description)
     differ = [f for f in fields if f not in ("resume", "workdir", "preset") and getattr(again, f) != getattr(old, f)]
     changed = [f for f in differ if f not in launch.PLACES]
@@ -99,9 +106,20 @@ def resumed(name: str, config: C, argv: list[str], description: str) -> C:
     return config
 
 
-def numbered(folder: pathlib.Path) -> list[pathlib.Path]:
-    found = [d for d in folder.glob("*") if d.name.isdigit()]
-    return sorted(found, key=lambda d: int(d.name))
+def started(config: C, workdir: pathlib.Path) -> C:
+    """The flags that a run was started with.
+
+    Raises:
+      ValueError: a file that is no JSON, or flags that this version has not: the run of another version.
+    """
+    path, fields = workdir / "config.json", {f.name: f.default for f in dataclasses.fields(config)}
+    try:
+        saved = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}): start another run without --resume.") from None
+    if foreign := sorted(saved.keys() - fields.keys()):
+        raise ValueError(f"{path} has {', '.join(foreign)}, which this version lacks: resume it with its own version.")
+    return type(config)(**{k: tuple(v) if isinstance(fields[k], tuple) else v for k, v in saved.items()})
 
 
 def following(folder: pathlib.Path) -> pathlib.Path:

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import shlex
 import signal
 import socket
 import subprocess
@@ -60,6 +61,11 @@ def parent(config: Config) -> bool:
 def first() -> bool:
     """Whether this process writes; the only one, or the first of several."""
     return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def resuming(module: str, workdir: str) -> str:
+    """The command that goes on with a run."""
+    return f"python -m {module} --resume --workdir {shlex.quote(workdir)}"
 
 
 def start(config: Config) -> None:
@@ -185,7 +191,7 @@ def watch(module: str, config: Config, workdir: str) -> int:
     block = config.agents // count
     held = f"agents {failed * block}-{(failed + 1) * block - 1}" if block > 1 else f"agent {failed}"
     print(f"process {failed} ({held}) {how}{said}", file=sys.stderr)
-    print(f"messages: {folder}; what was finished is kept: --resume --workdir {workdir}", file=sys.stderr)
+    print(f"messages: {folder}; what was finished is kept: {resuming(module, workdir)}", file=sys.stderr)
     return 1
 
 

@@ -30,6 +30,11 @@ def questions() -> list[str]:
     return sorted(path.parent.name for path in ROOMS.glob("*/__main__.py"))
 
 
+def numbered(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The runs in runs/<question>, the newest one last."""
+    return sorted((d for d in folder.glob("*") if d.name.isdigit()), key=lambda d: int(d.name))
+
+
 def system(question: str) -> System:
     """The published system that an experiment reimplements."""
     return importlib.import_module(f"experiments.{question}.published").PUBLISHED

@@ -1,7 +1,8 @@
 """Runs an experiment: flags from presets, a run folder, resuming, one JSON line of results, a report.
 
 stdout carries exactly one line, the summary; progress and messages go to stderr. Exit status 0 also where a claim does
-not hold (that is a result), 2 with one sentence on bad input.
+not hold (that is a result), 2 with one sentence on bad input, 1 where an error is ours, 130 after Ctrl-C. However a run
+ends, its README.txt says what lies in its folder, and stderr by which command it goes on.
 """
 
 import contextlib
@@ -16,13 +17,13 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, NoReturn, cast
 
 import jax
 import numpy as np
 
-from experiments.harness import flags, launch, report
+from experiments.harness import contents, flags, launch, report
 from experiments.harness.flags import Config
 from subspace_jax import checkpoint
 
@@ -122,16 +123,16 @@ def _run(main: Callable[[Any], Summary], presets: dict[str, Any]) -> None:
         with flags.locked(config.workdir):
             workdir = config.workdir
             if isinstance(config, launch.Config) and launch.parent(config):
-                return _watch(module, config, workdir)
+                return _watch(module, doc, config, workdir)
             started = time.time()
             summary = main(config)
             if launch.first():
-                _finish(name, doc, config, summary, time.time() - started)
-    except (ValueError, KeyError, OSError) as error:
-        _refuse(error, workdir)
+                _finish(module, doc, config, summary, time.time() - started)
     except KeyboardInterrupt:
-        print(f"stopped; what was finished is kept: --resume --workdir {workdir}", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        print("stopped", file=sys.stderr)
+        _leave(module, doc, workdir, 128 + signal.SIGINT)
+    except Exception as error:
+        _fail(module, doc, workdir, error)
 
 
 def command_of(main: Callable) -> str:
@@ -142,9 +143,9 @@ def command_of(main: Callable) -> str:
     return module.removesuffix(".experiment")
 
 
-def _finish(name: str, doc: str, config: Config, summary: Summary, seconds: float) -> None:
+def _finish(module: str, doc: str, config: Config, summary: Summary, seconds: float) -> None:
     """Write metrics, summary and report; print the one line."""
-    workdir = pathlib.Path(config.workdir)
+    workdir, name = pathlib.Path(config.workdir), module.split(".")[-1]
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in summary.rows))
     claims = [{**claim._asdict(), "holds": claim.holds} for claim in summary.claims]
     line = {"experiment": name, "preset": config.preset, "seconds": round(seconds, 1)}
@@ -152,14 +153,16 @@ def _finish(name: str, doc: str, config: Config, summary: Summary, seconds: floa
     details = line | {"config": dataclasses.asdict(config) | {"workdir": None}, "environment": environment()}
     (workdir / "summary.json").write_text(json.dumps(details, indent=2))
     report.write(workdir / "report.html", name, doc, details, summary.sections)
+    _explain(module, doc, config.workdir, summary.sections)
     print(f"report: {workdir / 'report.html'}", file=sys.stderr)
     print(json.dumps(line))
 
 
-def _watch(module: str, config: launch.Config, workdir: str) -> None:
+def _watch(module: str, doc: str, config: launch.Config, workdir: str) -> None:
     """Let other processes compute, and print the line of the first one."""
     status = launch.watch(module, config, workdir)
     if status:
+        _explain(module, doc, workdir)
         sys.exit(status)
     details = json.loads((pathlib.Path(workdir) / "summary.json").read_text())
     print(f"report: {workdir}/report.html", file=sys.stderr)
@@ -181,17 +184,47 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _refuse(error: Exception, workdir: str) -> NoReturn:
-    """Print one sentence, exit with 2: error.txt keeps the traceback; config.json goes if nothing was finished."""
-    message = error.args[0] if isinstance(error, KeyError) and error.args else error
-    print(f"error: {message}", file=sys.stderr)
+def _explain(module: str, doc: str, workdir: str, sections: Iterable[report.Section] = ()) -> None:
+    question = doc.strip().partition("\n")[0]
+    contents.write(workdir, module.split(".")[-1], question, launch.resuming(module, workdir), sections)
+
+
+def refusal(error: Exception) -> bool:
+    """Whether an error is a sentence on bad input, or on the machine; all others are faults of the code.
+
+    A KeyError that quotes a key alone was raised by a dictionary, and not by a check.
+    """
+    if isinstance(error, KeyError):
+        return bool(error.args) and " " in str(error.args[0])
+    return isinstance(error, (ValueError, OSError))
+
+
+def _fail(module: str, doc: str, workdir: str, error: Exception) -> NoReturn:
+    """Exit with 2 after one sentence on bad input, else with 1 after a traceback; error.txt keeps it in both cases."""
+    refused = refusal(error)
+    if not refused and launch.RANK in os.environ:  # the parent reads the traceback
+        raise error
+    if not refused:
+        traceback.print_exc()
+    message = error.args[0] if isinstance(error, KeyError) and refused else error
+    print(f"error: {message}" if refused else f"fault: {type(error).__name__}: {message}", file=sys.stderr)
     if workdir and launch.first():
-        folder = pathlib.Path(workdir)
+        details = pathlib.Path(workdir) / "error.txt"
         with contextlib.suppress(OSError):  # a full disk
-            (folder / "error.txt").write_text(traceback.format_exc())
-            print(f"details: {folder / 'error.txt'}", file=sys.stderr)
-        if any((folder / part).exists() for part in ("checkpoints", "stages")):
-            print(f"what was finished is kept: --resume --workdir {workdir}", file=sys.stderr)
-        else:  # the same flags would be refused again
+            details.write_text(traceback.format_exc())
+            print(f"details: {details}" if refused else f"please report it with {details}", file=sys.stderr)
+    _leave(module, doc, workdir, 2 if refused else 1)
+
+
+def _leave(module: str, doc: str, workdir: str, status: int) -> NoReturn:
+    """Say by which command the run goes on; a refusal before anything was finished leaves its folder free."""
+    folder = pathlib.Path(workdir)
+    if workdir and launch.first():
+        finished = any((folder / part).exists() for part in ("checkpoints", "stages"))
+        if status == 2 and not finished:  # the same flags would be refused again
             (folder / "config.json").unlink(missing_ok=True)
-    sys.exit(2)
+        else:
+            print(f"what was finished is kept: {launch.resuming(module, workdir)}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            _explain(module, doc, workdir)
+    sys.exit(status)

@@ -13,7 +13,7 @@ steps at learning rate 0, which only exchange: accuracy_mean_rounds and accuracy
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from experiments.families import agents
 from experiments.harness import launch, runner
@@ -25,6 +25,7 @@ from subspace_jax.data import partition
 class Config(agents.Config):
     """Train one network on data that are spread over agents, in float and in few bits, by the same exchange."""
 
+    loads: ClassVar[bool] = False
     agents: int = 8
     """Number of agents; a multiple of devices x processes."""
     method: Literal["none", "deep_squeeze", "choco", "all"] = "all"

@@ -17,7 +17,7 @@ curvature of every sample.
 import dataclasses
 import functools
 import itertools
-from typing import Literal
+from typing import ClassVar, Literal
 
 from experiments.families import classifier
 from experiments.harness import runner
@@ -29,6 +29,7 @@ from subspace_jax.core import curvature
 class Config(classifier.Config):
     """Train privately at several epsilons; compare curvature, memorization and what bounds them."""
 
+    loads: ClassVar[bool] = False
     models: int = 64
     """Networks from which memorization is estimated: ordinary ones, and as many private ones an epsilon."""
     group: int = 64
@@ -127,8 +128,6 @@ def check(config: Config) -> None:
     Raises:
       ValueError: names the flag, its value and what it may be.
     """
-    if config.checkpoint:
-        raise ValueError("--checkpoint has no use here: the networks are trained from their initial values.")
     if config.augment:
         raise ValueError("--augment has no use here: a sample enters a private step once, as it is.")
     if config.models % 2 or config.models < 4:

@@ -10,6 +10,7 @@ The run leaves stability.csv and stability.npz: memorization with its standard e
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 from experiments.families import classifier
 from experiments.harness import runner
@@ -20,6 +21,7 @@ from experiments.stability_memorization import protocol, report
 class Config(classifier.Config):
     """Train many networks on random subsets; compare, per sample, those trained on it with those that were not."""
 
+    loads: ClassVar[bool] = False
     models: int = 64
     """Networks trained."""
     ratio: float = 0.5

@@ -139,17 +139,27 @@ def resumable_fit(
     """`training.fit` from the latest checkpoint in `directory`, saving every `save_every` epochs and the last.
 
     Killed at any moment and called again, it returns the same final state and carries, bit for bit on the same devices.
+    Ctrl-C saves the last finished epoch (not with several processes, which save together).
     """
     start, carries = 0, None
+    unsaved: list[tuple[int, TrainState, dict[str, PyTree]]] = []
     with manager(directory, keep_every=keep_every) as to:
         if found := restore(to, state, initial_carries(hooks or {}, epochs)):
             start, state, carries = found
 
         def after_epoch(done, state, carries):
+            unsaved[:] = [(done, state, dict(carries))]
             if done % save_every == 0 or done == epochs:
+                unsaved.clear()
                 save(to, done, state, config=config, carries=carries)
 
-        return fit(
-            epoch_fn, state, data, epochs=epochs, start=start, hooks=hooks, carries=carries, after_epoch=after_epoch,
-            label=label,
-        )  # fmt: skip
+        try:
+            return fit(
+                epoch_fn, state, data, epochs=epochs, start=start, hooks=hooks, carries=carries,
+                after_epoch=after_epoch, label=label,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            if unsaved and jax.process_count() == 1:
+                done, state, carries = unsaved[0]
+                save(to, done, state, config=config, carries=carries)
+            raise

@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import subprocess
@@ -110,10 +111,6 @@ def test_a_used_workdir_is_not_overwritten_and_flags_do_not_change_midway(finish
     assert ask("memorization", "--resume").outcome() == first.outcome()
 
 
-class Stopped(BaseException):
-    """What stops a run where a test wants it."""
-
-
 @contextlib.contextmanager
 def stopped_at(number):
     """Count the moments before something is written, and stop at one of them; 0: at none."""
@@ -123,7 +120,7 @@ def stopped_at(number):
         def run(*args, **kwargs):
             seen["count"] += 1
             if seen["count"] == number:
-                raise Stopped
+                raise KeyboardInterrupt
             return real(*args, **kwargs)
 
         return run
@@ -159,10 +156,14 @@ def test_a_run_stopped_before_anything_is_written_goes_on_to_the_same(counted, a
     assert moments >= 6
     for number in range(1, moments + 1):
         workdir = f"stopped{number}"
-        with stopped_at(number), pytest.raises(Stopped):
-            ask("memorization", *STOPPED, workdir=workdir)
+        with stopped_at(number):
+            stopped = ask("memorization", *STOPPED, workdir=workdir)
+        assert stopped.status == 130
         assert not (tmp_path / workdir / "summary.json").exists()
-        assert_same_run(ask("memorization", "--resume", workdir=workdir), whole)
+        assert "This run is not finished" in (tmp_path / workdir / "README.txt").read_text()
+        *_, module, resume, flag, folder = shlex.split(stopped.err.splitlines()[-1])
+        assert (module, resume, flag, folder) == ("experiments.memorization", "--resume", "--workdir", workdir)
+        assert_same_run(ask("memorization", resume, workdir=folder), whole)
 
 
 def test_a_killed_process_goes_on_to_the_same(whole, tmp_path):
@@ -182,6 +183,29 @@ def test_a_killed_process_goes_on_to_the_same(whole, tmp_path):
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout.count("\n") == 1
     assert_same_run(Finished(tmp_path / "w", json.loads(resumed.stdout), resumed.stderr, 0), whole)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("seconds", [0, 0.3])
+def test_ctrl_c_says_the_command_that_goes_on(seconds, whole, tmp_path):
+    flags = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "experiments.memorization", *STOPPED, "--workdir", "my run"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    run = subprocess.Popen(command, cwd=tmp_path, env=flags, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
+    with run:
+        while run.poll() is None and not (tmp_path / "my run" / "checkpoints").exists():
+            time.sleep(0.01)
+        time.sleep(seconds)
+        run.send_signal(signal.SIGINT)
+        _, err = run.communicate()
+    assert run.returncode == 130
+    assert "Traceback" not in err
+    said = shlex.split(err.splitlines()[-1].removeprefix("what was finished is kept: "))
+    assert said == ["python", "-m", "experiments.memorization", "--resume", "--workdir", "my run"]
+    resumed = subprocess.run([sys.executable, *said[1:]], cwd=tmp_path, env=flags, capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_run(Finished(tmp_path / "my run", json.loads(resumed.stdout), resumed.stderr, 0), whole)
 
 
 def test_networks_that_are_trained_again_are_compiled_once():

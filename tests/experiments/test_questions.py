@@ -1,5 +1,6 @@
 """What every question promises: a command, one line on stdout, a folder with a report, presets that parse."""
 
+import importlib
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import experiments.__main__
+from experiments.harness import runner
 from experiments.harness.published import questions, system
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -35,8 +37,29 @@ def test_the_smoke_preset_gives_one_line_and_a_folder(question, finished):
     page = (run.workdir / "report.html").read_text()
     assert page.count("data:image/png;base64,") >= 3
     assert "http" not in page.replace("http://www.w3.org", "")
+    explained = (run.workdir / "README.txt").read_text()
     for required in ("config.json", "metrics.jsonl", "summary.json", "figures"):
         assert (run.workdir / required).exists(), required
+        assert required in explained
+    for path in run.workdir.glob("*.*"):
+        assert path.name in explained or path.name in ("README.txt", ".lock")
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_every_question_has_the_same_grammar_and_a_help_of_one_screen(question, monkeypatch, capsys):
+    room = importlib.import_module(f"experiments.{question}")
+    monkeypatch.setattr(sys, "argv", [question, "--help"])
+    with pytest.raises(SystemExit) as stop:
+        runner.run(room.main, room.PRESETS)
+    assert stop.value.code == 0
+    screen, flags = capsys.readouterr().out.split("All flags:")
+    assert screen.count("\n") <= 40
+    for told in (f"python -m experiments.{question}", "expected:", "presets", "report.html", "exit status"):
+        assert told in screen
+    for flag in "data data-dir model checkpoint epoch workdir preset seed seeds resume samples network-args".split():
+        assert f"--{flag}" in flags
+    loads = type(room.PRESETS["cpu"]).loads
+    assert ("--checkpoint DIR" in screen) == loads
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
@@ -51,12 +74,15 @@ def test_the_list_of_questions_names_each_with_its_presets_and_its_newest_run(fi
     run = finished("utilized_rank")
     (tmp_path / "runs" / "utilized_rank").mkdir(parents=True)
     (tmp_path / "runs" / "utilized_rank" / "3").symlink_to(run.workdir)
+    (tmp_path / "runs" / "utilized_rank" / "4").mkdir()
+    (tmp_path / "runs" / "utilized_rank" / "4" / "config.json").touch()
     monkeypatch.chdir(tmp_path)
     experiments.__main__.main()
     said = capsys.readouterr().out
     for question in QUESTIONS:
         assert re.search(rf"python -m experiments.{question} --preset smoke\|cpu(\|study)?\|gpu\n", said)
     assert "runs/utilized_rank/3: smoke, digits, " in said
+    assert "--resume --workdir runs/utilized_rank/4" in " ".join(said.split())
     assert "recorded: cpu, digits, " in said
 
 

@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.harness import flags, runner
+from experiments.harness import contents, flags, report, runner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,20 @@ ERRORS = {
     "key": KeyError("there is no score 'x'"),
     "disk": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "scores.npz"),
     "ctrl-c": KeyboardInterrupt(),
+    "ours": AttributeError("no attribute 'logits'"),
+    "dictionary": KeyError("fd_norm"),
 }
+
+
+GO_ON = "python -m tests.experiments.test_runner --resume --workdir"
+
+
+class Bare(Config):
+    loads = False
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
 
 
 def main(config):
@@ -117,14 +130,78 @@ def test_a_refusal_before_anything_is_finished_leaves_the_folder_free(kind, mess
 def test_an_error_after_a_finished_part_says_how_to_go_on(run):
     status, _, err = run("--workdir", "w", presets=failing("then disk"))
     assert status == 2
-    assert err.splitlines()[-1] == "what was finished is kept: --resume --workdir w"
+    assert err.splitlines()[-1] == f"what was finished is kept: {GO_ON} w"
 
 
 @pytest.mark.parametrize("when", ["first", "then"])
 def test_an_interrupted_run_says_how_to_go_on(when, run):
     status, out, err = run("--workdir", "w", presets=failing(f"{when} ctrl-c"))
     assert (status, out) == (130, "")
-    assert err.splitlines()[-1] == "stopped; what was finished is kept: --resume --workdir w"
+    assert err.splitlines() == ["stopped", f"what was finished is kept: {GO_ON} w"]
+
+
+def test_ctrl_c_before_there_is_a_folder_promises_nothing(run, monkeypatch):
+    monkeypatch.setattr(flags, "configure", interrupted)
+    assert run("--workdir", "w") == (130, "", "stopped\n")
+
+
+@pytest.mark.parametrize(("kind", "said"), [("ours", "AttributeError: no"), ("dictionary", "KeyError: 'fd_norm'")])
+def test_an_error_of_ours_has_its_own_status_and_a_file_to_report(kind, said, run, tmp_path):
+    status, out, err = run("--workdir", "w", presets=failing(f"then {kind}"))
+    assert (status, out) == (1, "")
+    fault, report, go_on = err.splitlines()[-3:]
+    assert fault.startswith(f"fault: {said}")
+    assert report == "please report it with w/error.txt"
+    assert go_on == f"what was finished is kept: {GO_ON} w"
+    assert "Traceback" in (tmp_path / "w" / "error.txt").read_text()
+
+
+def test_a_run_of_another_version_is_named(run, tmp_path):
+    assert run("--workdir", "w")[0] == 0
+    (tmp_path / "w" / "summary.json").unlink()
+    saved = json.loads((tmp_path / "w" / "config.json").read_text())
+    for text, message in (
+        (json.dumps(saved | {"warmth": 3}), "has warmth, which this version lacks"),
+        ("{", "damaged"),
+    ):
+        (tmp_path / "w" / "config.json").write_text(text)
+        status, _, err = run("--resume", "--workdir", "w")
+        assert status == 2
+        assert message in err.splitlines()[0]
+
+
+def test_a_flag_without_use_is_refused(run):
+    untrained = {"cpu": Bare(seeds=1)}
+    for presets, asked, message in (
+        (untrained, ("--checkpoint", "x"), "--checkpoint has no use here"),
+        (PRESETS, ("--epoch", "3"), "got --epoch 3 without it"),
+    ):
+        status, out, err = run(*asked, presets=presets)
+        assert (status, out) == (2, "")
+        assert message in err
+
+
+def test_a_folder_says_what_its_files_are(tmp_path):
+    (tmp_path / "figures").mkdir()
+    for name in ("summary.json", "figures/curve.png", "lone.npz", "scores.npz"):
+        (tmp_path / name).touch()
+    (tmp_path / "scores.csv").write_text("index,loss\n0,.5\n1,.25\n")
+    for network, config in (("seed0/4", {"model": {}}), ("seed0/10", {"model": {}}), ("ring/2", {"label": "ring"})):
+        folder = tmp_path / "checkpoints" / network / "config"
+        folder.mkdir(parents=True)
+        (folder / "metadata").write_text(json.dumps(config))
+    shown = [report.Section("How it learned", figures=(tmp_path / "figures" / "curve.png",))]
+    found = dict(contents.described(tmp_path, shown))
+    assert list(found) == [
+        "summary.json", "scores.csv", "lone.npz", "scores.npz", "figures/curve.png", "checkpoints/seed0/",
+        "checkpoints/ring/",
+    ]  # fmt: skip
+    assert found["scores.csv"] == "2 rows of index, loss"
+    assert found["scores.npz"] == "the columns of scores.csv as NumPy arrays"
+    assert found["figures/curve.png"] == "How it learned"
+    network = tmp_path / "checkpoints" / "seed0"
+    assert found["checkpoints/seed0/"] == f"a network (epochs 4, 10) for any question: --checkpoint {network}"
+    assert found["checkpoints/ring/"].endswith("for --resume alone")
 
 
 def test_a_folder_that_may_not_be_written_is_one_sentence(run, tmp_path):

@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from subspace_jax.core import meshes
 from subspace_jax.core.compress import nbytes
 from subspace_jax.typing import Array, Int, PyTree
 
@@ -135,7 +136,11 @@ def pmap(fn: Callable, comm: Comm, *, shared: Sequence[int] = ()) -> Callable:
 
 
 def shard_map(fn: Callable, comm: Comm, *, shared: Sequence[int] = ()) -> Callable:
-    """As `vmap` with the agents spread over `comm.devices` devices, of one process or of several; wrap it in `jit`."""
+    """As `vmap` with the agents spread over `comm.devices` devices, of one process or of several; wrap it in `jit`.
+
+    Inside `jax.set_mesh` a program under `jit` runs on all devices of that mesh, so that `comm` spreads over as many;
+    outside of `jit` over any number.
+    """
     over, copied = PartitionSpec(_mesh_axis(comm)), PartitionSpec()
 
     def call(*args):
@@ -148,7 +153,9 @@ def shard_map(fn: Callable, comm: Comm, *, shared: Sequence[int] = ()) -> Callab
                 return jax.tree.map(lambda leaf: leaf[None], fn(*alone))
             return jax.vmap(fn, axes, axis_name=comm.axes[-1])(*parts)
 
-        return jax.shard_map(block, mesh=mesh(comm), in_specs=specs, out_specs=over, check_vma=False)(*args)
+        args, own = meshes.moved(args), mesh(comm)
+        with meshes.entered(own, args):
+            return jax.shard_map(block, mesh=own, in_specs=specs, out_specs=over, check_vma=False)(*args)
 
     return call
 

@@ -48,6 +48,20 @@ def home(mesh: Mesh) -> Any:
     return NamedSharding(jax.sharding.get_mesh(), PartitionSpec())
 
 
+def brought(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Arrays for a computation over a mesh of the library's own, from the mesh that the user has set, if any."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def returned(tree: PyTree) -> PyTree:
+    """Results of a computation over a mesh of the library's own: on all devices of the mesh that the user has set."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    return jax.device_put(tree, NamedSharding(jax.sharding.get_mesh(), PartitionSpec()))
+
+
 @contextlib.contextmanager
 def within(mesh: Mesh | None) -> Iterator[None]:
     """Computations over a mesh of the library's own, or with Auto axes, whatever mesh `jax.set_mesh` has set."""
@@ -55,6 +69,27 @@ def within(mesh: Mesh | None) -> Iterator[None]:
         yield
         return
     with jax.set_mesh(mesh or automatic(jax.sharding.get_mesh())):
+        yield
+
+
+@contextlib.contextmanager
+def entered(mesh: Mesh, *arrays: Any) -> Iterator[None]:
+    """As `within`, also where the arrays are traced: there the mesh that is set gives way to one of the same size.
+
+    Raises:
+      ValueError: traced under `jax.set_mesh` with another number of devices.
+    """
+    around = jax.sharding.get_abstract_mesh()
+    if around.empty or not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arrays)):
+        with within(mesh):
+            yield
+        return
+    if around.size != mesh.size:
+        raise ValueError(
+            f"inside jax.set_mesh over {around.size} devices nothing can be traced over {mesh.size}: take "
+            f"{around.size}, or call it outside of that mesh."
+        )
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         yield
 
 

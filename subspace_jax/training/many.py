@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from subspace_jax import trees
+from subspace_jax.core import meshes
 from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 from subspace_jax.training.fit import Hook, fit, likes_scan, scan_epoch, train_epoch
@@ -76,17 +77,25 @@ def train_many(
     done, carries = [], None
     for begin in range(0, models, chunk or models):
         rows = slice(begin, min(begin + (chunk or models), models))
-        states = fresh(key, np.arange(first + rows.start, first + rows.stop), example)
-        if start is not None:
-            states = states._replace(**jax.tree.map(lambda leaf, rows=rows: leaf[rows], start))
-        part = jnp.asarray(table[rows])
         name = f"{label} {first + rows.start + 1}-{first + rows.stop}"
-        states, carries = fit(
-            lambda s, x, y, part=part: run(s, x, y, part), states, data,
-            epochs=epochs, hooks=hooks, carries=carries, label=name,
-        )  # fmt: skip
-        done.append(states)
+        mesh = _mesh(rows.stop - rows.start)
+        own = meshes.brought(key, mesh)
+        with meshes.within(mesh):
+            states = fresh(own, np.arange(first + rows.start, first + rows.stop), example)
+            if start is not None:
+                states = states._replace(**jax.tree.map(lambda leaf, rows=rows: leaf[rows], start))
+            part = jnp.asarray(table[rows])
+            states, carries = fit(
+                lambda s, x, y, part=part: run(s, x, y, part), states, data,
+                epochs=epochs, hooks=hooks, carries=carries, label=name,
+            )  # fmt: skip
+        done.append(meshes.returned(states))
     return done[0] if len(done) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *done), carries or {}
+
+
+def _mesh(models: int) -> Mesh:
+    """As many devices as divide the models."""
+    return Mesh(np.array(jax.devices()[: math.gcd(models, jax.device_count())]), ("models",))
 
 
 def _example(x: Any, prepare: Callable | None) -> Any:
@@ -116,17 +125,17 @@ def _epoch(model: Model, tx: optax.GradientTransformation, *, batch: int, loop: 
             return jax.vmap(one, in_axes=(0, None, None, 0))(states, x, y, table)
         return jax.lax.map(lambda model: one(model[0], x, y, model[1]), (states, table))
 
-    @jax.jit
-    def spread(states, x, y, table):
-        devices = jax.devices()[: math.gcd(len(table), jax.device_count())]
-        over, copied = PartitionSpec("models"), PartitionSpec()
-        mesh = Mesh(np.array(devices), ("models",))
-        specs = {"in_specs": (over, copied, copied, over), "out_specs": over}
-        return jax.shard_map(sweep, mesh=mesh, check_vma=False, **specs)(states, x, y, table)
+    specs = PartitionSpec("models"), PartitionSpec(), PartitionSpec(), PartitionSpec("models")
+
+    @partial(jax.jit, static_argnums=0)
+    def spread(mesh, *arguments):
+        return jax.shard_map(sweep, mesh=mesh, in_specs=specs, out_specs=specs[0], check_vma=False)(*arguments)
 
     def run(states, x, y, table):
         if likes_scan(jax.eval_shape(lambda params: jax.tree.map(lambda leaf: leaf[0], params), states.params)):
-            return spread(states, x, y, table)
+            mesh = _mesh(len(table))
+            places = tuple(NamedSharding(mesh, spec) for spec in specs)
+            return spread(mesh, *jax.device_put((states, x, y, table), places))
         pairs = [single(s, x[rows], y[rows]) for s, rows in zip(trees.unstack(states), table, strict=True)]
         return trees.stack([s for s, _ in pairs]), trees.stack([m for _, m in pairs])
 

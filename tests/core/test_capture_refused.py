@@ -36,14 +36,9 @@ def refused(message, **params):
     return lambda fn: REFUSED.setdefault(fn.__name__, (fn, params, message))
 
 
-@refused("'w'.*'while'", w=W)
-def while_body(p, x):
-    return lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] @ p["w"]), (0, x))[1]
-
-
-@refused("'w'.*'cond'", w=W)
-def cond_branch(p, x):
-    return lax.cond(x[0, 0] > 0, lambda: x @ p["w"], lambda: x)
+@refused("'w'.*inside the condition of a 'while'", w=W)
+def while_condition(p, x):
+    return lax.while_loop(lambda h: (h @ p["w"]).sum() > 0, lambda h: h - 1, x)
 
 
 @refused("'a', 'b'.*'cond'", a=W, b=W)

@@ -10,8 +10,9 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from subspace_jax import nn, training
 from subspace_jax.continual import gpm, leak
-from subspace_jax.core import capture, curvature, losses, subspace
+from subspace_jax.core import capture, curvature, exchange, losses, subspace
 from subspace_jax.core.keys import sample_keys
 from subspace_jax.memorization import scores
 from tests.core.grams import draw
@@ -21,6 +22,7 @@ CLOSE = 1e-5
 PARAMS = {"first": draw(0, D, H) / 2, "second": draw(1, H, OUT) / 2}
 X, Y = draw(2, N, D), np.arange(N, dtype=np.int32) % OUT
 KEYS = sample_keys(jax.random.key(0), np.arange(N))
+SHIFT = (*range(1, 8), 0)
 ROWS = {"first": P(), "second": P()}
 TENSOR = {"first": P(None, "m"), "second": P("m", None)}  # columns, then rows, of one device each
 
@@ -144,3 +146,37 @@ def test_edits_keep_the_sharding_of_their_leaves(mesh):
     edited = capture.write_kernels(table, params, halved)
     close(edited, jax.tree.map(lambda w: w / 2, PARAMS))
     assert all(edited[path].sharding.is_equivalent_to(params[path].sharding, 2) for path in edited)
+
+
+def test_models_are_trained_side_by_side_under_any_mesh(mesh):
+    network, tx = nn.build("mlp", widths=[H], classes=OUT), optax.sgd(0.1)
+
+    def states():
+        table = np.stack([np.arange(N), np.arange(N)[::-1]] * 2)
+        return training.train_many(jax.random.key(0), network, tx, (X, Y), table, epochs=2, batch=8)[0].params
+
+    expected = states()
+    with jax.set_mesh(mesh):
+        found = states()
+        total = sum(leaf.sum() for leaf in jax.tree.leaves(found))  # they are on the mesh of the user
+    close(found, expected)
+    np.testing.assert_allclose(total, sum(leaf.sum() for leaf in jax.tree.leaves(expected)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_agents_exchange_under_any_mesh(mesh, jit):
+    values = np.arange(8.0, dtype=np.float32)
+
+    def shifted(devices):
+        comm = exchange.spread(8, devices)
+        run = exchange.shard_map(lambda a: a + 2 * comm.permute(a, SHIFT), comm)
+        return jax.jit(run) if jit else run
+
+    expected = np.asarray(shifted(8)(values))
+    with jax.set_mesh(mesh):
+        np.testing.assert_array_equal(shifted(8)(values), expected)
+        if jit:
+            with pytest.raises(ValueError, match="over 8 devices nothing can be traced over 4: take 8"):
+                shifted(4)(values)
+        else:
+            np.testing.assert_array_equal(shifted(4)(values), expected)

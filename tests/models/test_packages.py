@@ -141,8 +141,10 @@ def flow(adjoint):
     return fn, {"field": draw(0, 4, 4), "head": draw(1, 4, 3)}, draw(2, N, 4)
 
 
-def test_a_solver_of_bounded_steps_is_followed():
-    fn, params, x = flow("DirectAdjoint")
+@pytest.mark.parametrize("adjoint", ["DirectAdjoint", "RecursiveCheckpointAdjoint"])
+def test_a_solver_is_followed(adjoint):
+    """Of bounded steps, a scan, and of any number, a while."""
+    fn, params, x = flow(adjoint)
     rows, y = [], np.asarray(x)
     for _ in range(4):
         rows.append(y)
@@ -152,10 +154,3 @@ def test_a_solver_of_bounded_steps_is_followed():
     np.testing.assert_allclose(found["field"].gram, rows.T @ rows, atol=1e-3)
     assert float(found["field"].count) == len(rows)
     np.testing.assert_allclose(found["head"].gram, y.T @ y, atol=1e-3)
-
-
-def test_a_solver_of_any_number_of_steps_is_refused_by_name():
-    fn, params, x = flow("RecursiveCheckpointAdjoint")
-    with pytest.raises(ValueError, match="cannot follow the weight 'field'"):
-        capture.layers(fn, params, x)
-    assert list(capture.layers(fn, params, x, layers=["head"])) == ["head"]

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from subspace_jax.core.capture.joined import Joined
 from subspace_jax.core.capture.kinds import Data, Kind, Known, walked
-from subspace_jax.core.capture.steps import Chosen, Nested
+from subspace_jax.core.capture.steps import Chosen, Looped, Nested
 from subspace_jax.core.capture.views import View
 
 if TYPE_CHECKING:
@@ -44,15 +44,18 @@ def cond(walk: "Walk", eqn: Any, kinds: list[Kind], blocked: str) -> tuple[Chose
     return (chosen if chosen.keys else None), results
 
 
-def while_loop(walk: "Walk", eqn: Any, kinds: list[Kind]) -> list[Kind]:
-    """A loop of unknown length: its layers are refused, and what it changes is data if data end it."""
+def while_loop(walk: "Walk", eqn: Any, kinds: list[Kind], blocked: str) -> tuple[Looped | None, list[Kind]]:
+    """A loop of unknown length: the layers of its body meet data as often as it runs, and what data end is data."""
     cond, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-    state = kinds[cond:]
-    carry = _fixed_point(walk, eqn.params["body_jaxpr"], state, consts, len(state) - consts, walk.token())
-    (again,) = walk.plan(eqn.params["cond_jaxpr"], [*kinds[:cond], *carry], "while")[1]
-    outs = walk.plan(eqn.params["body_jaxpr"], [*state[:consts], *carry], "while")[1]
+    state, loop = kinds[cond:], walk.token()
+    carry = _fixed_point(walk, eqn.params["body_jaxpr"], state, consts, len(state) - consts, loop)
+    (again,) = walk.plan(eqn.params["cond_jaxpr"], [*kinds[:cond], *carry], "the condition of a 'while'")[1]
+    walk.branches.append(loop)
+    plan, outs = walk.plan(eqn.params["body_jaxpr"], [*state[:consts], *carry], blocked)
+    walk.branches.pop()
     ends = zip(state[consts:], outs, strict=True)
-    return [out if _unchanged(start, out) else walk.choice(again, [start, out], "while") for start, out in ends]
+    results = [out if _unchanged(start, out) else walk.choice(again, [start, out], "while") for start, out in ends]
+    return (Looped(plan) if plan.keys else None), results
 
 
 def _fixed_point(walk: "Walk", jaxpr: Any, kinds: list[Kind], consts: int, carry: int, loop: int) -> list[Kind]:

@@ -61,7 +61,7 @@ class Walk:
         self.effective: dict[str, Known] = {}  # name of an effective kernel -> what it is computed from
         self._tokens: dict[Any, int] = {}
         self.scans: list[tuple[int, int]] = []  # the enclosing ones, outermost first, with their lengths
-        self.branches: list[int] = []
+        self.branches: list[int] = []  # the enclosing branches and loops of unknown length
         self.count = count
 
     def new_data(self) -> Data:
@@ -105,9 +105,9 @@ class Walk:
             plan, outs = self.plan(inner, kinds, blocked)
             return (Nested(plan, (0, 0), frozenset()) if plan.keys else None), outs
         if name == "while":
-            return None, loops.while_loop(self, eqn, kinds)
+            return loops.while_loop(self, eqn, kinds, blocked)
         if name == "cond":
-            return loops.cond(self, eqn, kinds, "cond" if isinstance(kinds[0], Data) else blocked)
+            return loops.cond(self, eqn, kinds, blocked)
         if name in UNFOLLOWED or any(_has_product(inner) for inner in jex.jaxprs_in_params(eqn.params)):
             self._refuse(kinds, f"the primitive {name!r}, which capture does not know, holds it")
         return None, self._plain(eqn, kinds)
@@ -152,7 +152,9 @@ class Walk:
         if not leaves_of(kernel):
             return None, self._plain(eqn, kinds)
         if blocked:
-            why = f"its product is inside {blocked!r}"
+            why = f"its product is inside {blocked}"
+        elif isinstance(kernel, Known) and not kernel.scans.isdisjoint(self.branches):
+            why = "it is another value in each iteration of a 'while'"
         elif name == "conv_general_dilated" and (side == 1 or eqn.params["batch_group_count"] != 1):
             why = "it is the image, or batch-grouped, in a convolution"
         elif isinstance(kernel, Joined):

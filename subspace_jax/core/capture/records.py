@@ -41,7 +41,7 @@ def layers(fn: Callable, params: Params, *args: Any, layers: Iterable[str] | Non
 
     Raises:
       ValueError: no layer is found, a name is unknown, or a weight cannot be followed: concatenated with data, chosen
-        by data, sparse, multiplied with data and then summed, or in a `while`, in a `cond` that data decide or in an
+        by data, sparse, multiplied with data and then summed, computed anew in each iteration of a `while`, or in an
         unknown call. With `layers`, only weights in those names matter; a weight that carries batch axes (vmap,
         experts) must be named there.
     """
@@ -68,7 +68,7 @@ def record(
       What fn gives, bit for bit on CPU, and {path: (*stack, *groups, rows, d)}.
 
     Raises:
-      ValueError: as `layers`; a layer in a branch of a `cond`, whose rows are there or not.
+      ValueError: as `layers`; a layer in a branch of a `cond` or in a `while`, whose rows are there or not.
     """
 
     def rows(call: Call, _: Any) -> Array:
@@ -100,11 +100,13 @@ def observe(
       layers: as in `layers`.
       dtype: of the sums; float64 needs `jax.enable_x64(True)` (`collect` does that itself). Of complex rows they are
         complex: X^H X in complex64 or complex128.
-      max_rows: random rows kept per layer; all when None. The authors keep 50,000; the sums make a cap unnecessary.
+      max_rows: random rows kept per layer, of each iteration in a `while`; all when None. The authors keep 50,000; the
+        sums make a cap unnecessary.
       key: needed with `max_rows`.
 
     Returns:
-      What fn gives, bit for bit on CPU, and {path: Moments}. Layers that read the same value share one object.
+      What fn gives, bit for bit on CPU but for the rounding in a `while`, which is compiled anew with the sums in it,
+      and {path: Moments}. Layers that read the same value share one object.
 
     Raises:
       ValueError: as `layers`; a cap without a key; gradients of a function that is not scalar, or with a cap.

@@ -13,7 +13,7 @@ from jax.extend import core as jex
 from subspace_jax.core.capture import parts
 from subspace_jax.core.capture.parts import Part
 from subspace_jax.core.capture.products import Product
-from subspace_jax.core.capture.steps import Chosen, Nested, Plan, Step, Use, Uses
+from subspace_jax.core.capture.steps import Chosen, Looped, Nested, Plan, Step, Use, Uses
 from subspace_jax.core.capture.table import Layer, Traced
 from subspace_jax.typing import Array, Params, PyTree
 
@@ -106,6 +106,8 @@ class _Run(NamedTuple):
     def _equation(self, eqn: Any, step: Step | None, values: list, extras: dict) -> tuple[Sequence, dict]:
         if isinstance(step, Nested) and not step.plan.keys.isdisjoint(self.names):
             return self._enter(eqn, step, values, extras)
+        if isinstance(step, Looped) and not step.plan.keys.isdisjoint(self.names):
+            return self._loop(eqn, step, values, extras)
         if isinstance(step, Chosen) and not step.keys.isdisjoint(self.names):
             return self._choose(eqn, step, values, extras)
         if isinstance(step, Uses) and any(use.key in self.names for use in step.each):
@@ -172,16 +174,51 @@ class _Run(NamedTuple):
         branches = [functools.partial(self.plan, plan, each.consts, extras=extras) for plan, each in inner]
         if self.visitor.once:
             return _bind(eqn, values), {path: new for branch in branches for path, new in branch(operands)[1].items()}
-        empty = {path: new for branch in branches for path, new in jax.eval_shape(branch, operands)[1].items()}
-        if empty and not self.visitor.streams:
-            raise ValueError(f"{min(empty)!r} is in a branch that may not be taken: it has moments, but no fixed rows.")
-        empty = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), empty)
+        empty = self._nothing({path: n for f in branches for path, n in jax.eval_shape(f, operands)[1].items()})
 
         def recorded(branch: Callable, operands: list) -> tuple[list, dict]:
             outs, records = branch(operands)
             return outs, {**empty, **records}
 
         return lax.switch(index, [functools.partial(recorded, branch) for branch in branches], operands)
+
+    def _loop(self, eqn: Any, looped: Looped, values: list, extras: dict) -> tuple[Sequence, dict]:
+        """A loop of unknown length: the records of its iterations are added up in the carry."""
+        n, m = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+        inner, ends = eqn.params["body_jaxpr"], jex.jaxpr_as_fun(eqn.params["cond_jaxpr"])
+        body = functools.partial(self.plan, looped.plan, inner.consts, extras=extras)
+        fixed, start = values[n : n + m], values[n + m :]
+        if self.visitor.once:
+            return _bind(eqn, values), body([*fixed, *start])[1]
+        if self.visitor.watch:
+            raise ValueError(
+                f"{self._first(looped)!r} is in a 'while', through which JAX takes no gradients backwards."
+            )
+        empty = self._nothing(jax.eval_shape(body, [*fixed, *start])[1])
+
+        def goes_on(carry: list) -> Array:
+            return ends(*values[:n], *carry)[0]
+
+        def step(state: tuple[list, dict]) -> tuple[list, dict]:
+            carry, sums = state
+            outs, records = body([*fixed, *carry])
+            if (own := goes_on(carry)).ndim:  # under vmap: what has ended waits for the others
+                both = zip(outs, carry, strict=True)
+                outs = [jnp.where(jnp.expand_dims(own, range(own.ndim, new.ndim)), new, old) for new, old in both]
+            return outs, {path: self.visitor.join(sums[path], record) for path, record in records.items()}
+
+        return lax.while_loop(lambda state: goes_on(state[0]).any(), step, (start, empty))
+
+    def _first(self, looped: Looped) -> str:
+        return min(layer.path for key, layer in self.names.items() if key in looped.plan.keys)
+
+    def _nothing(self, records: dict) -> dict:
+        """Records, given as shapes, of products that are not evaluated."""
+        if records and not self.visitor.streams:
+            raise ValueError(
+                f"{min(records)!r} is in a branch that may not be taken or in a 'while': it has moments, no fixed rows."
+            )
+        return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), records)
 
     def _scan(self, eqn: Any, nested: Nested, body: Callable, values: list, extras: dict) -> tuple[Sequence, dict]:
         """A scan: stacked layers leave one record per iteration, shared ones add theirs up in the carry."""

@@ -39,8 +39,14 @@ class Nested(NamedTuple):
     stacked: frozenset[Key]  # layers with one entry per iteration of a scan
 
 
+class Looped(NamedTuple):
+    """A loop of unknown length whose body contains layers."""
+
+    plan: Plan
+
+
 class Chosen(NamedTuple):
-    """A choice between jaxprs that contain layers, which no data make."""
+    """A choice between jaxprs that contain layers."""
 
     plans: tuple[Plan, ...]
 
@@ -50,7 +56,7 @@ class Chosen(NamedTuple):
         return frozenset().union(*(plan.keys for plan in self.plans))
 
 
-Step = Uses | Nested | Chosen
+Step = Uses | Nested | Looped | Chosen
 
 
 class Refusal(NamedTuple):

@@ -31,7 +31,7 @@ class Layer(NamedTuple):
       groups: channel groups, or entries of the batch axes that the weight carries.
       d_in: rows of the matrix, per group.
       d_out: columns of the matrix, per group.
-      rows: rows of input (per entry of stack and groups) in one call.
+      rows: rows of input (per entry of stack and groups) in one call; in a `while`, in one iteration.
       shares: path of the first layer that reads the same rows; both have the same input moments.
       other_read: the first primitive that reads the leaf other than as a kernel; "" when none does.
       dtype: of its product; complex where the kernel is.

@@ -40,7 +40,8 @@ def leaves(nav):
 
 def test_every_page_is_in_the_navigation():
     listed = leaves(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
-    assert sorted(listed) == sorted([*(str(p.relative_to(ROOT / "docs")) for p in PAGES), "RESULTS.md"])
+    assert len(listed) == len(set(listed))
+    assert {str(page.relative_to(ROOT / "docs")) for page in PAGES} <= set(listed)
 
 
 def test_every_public_module_is_in_the_reference():

@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.harness.published import questions
+
 yaml = pytest.importorskip("yaml")
 pytest.importorskip("mkdocs", reason="the group docs is not installed")
 
@@ -76,6 +78,11 @@ def test_what_a_page_takes_from_elsewhere_is_there(page):
     assert not re.search(r"<!-- (results|README)|\.\./results/|\.\./RESULTS", text)
     headings = map(measured._slug, re.findall(r"^## (.+)$", (ROOT / "RESULTS.md").read_text(), flags=re.MULTILINE))
     assert set(re.findall(r"\(RESULTS\.md#([^)]+)\)", text)) <= set(headings)
+
+
+def test_the_claims_of_every_measured_question_are_on_a_page():
+    told = {question for page in PAGES for question in measured.CLAIMS.findall(page.read_text())}
+    assert told == {name for name in questions() if any((ROOT / "results").glob(f"{name}_[cg]pu_*.json"))}
 
 
 def test_a_figure_is_that_of_the_file():

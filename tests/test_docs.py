@@ -5,6 +5,7 @@ import importlib
 import json
 import pathlib
 import re
+import sys
 import types
 
 import markdown
@@ -12,24 +13,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.harness.published import questions
+
 yaml = pytest.importorskip("yaml")
 pytest.importorskip("mkdocs", reason="the group docs is not installed")
 
 ROOT = pathlib.Path(__file__).parent.parent
+HOOKS = ROOT / "docs" / "hooks"
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
 
-def hook(name):
-    """A file of docs/hooks as a module."""
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / "hooks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def hooks(*names):
+    """Files of docs/hooks as modules; one may import another."""
+    sys.path.insert(0, str(HOOKS))
+    found = [importlib.import_module(name) for name in names]
+    sys.path.remove(str(HOOKS))
+    return found
 
 
-measured, reference, formulas, docstrings, offline = map(
-    hook, ("measured", "reference", "formulas", "docstrings", "offline")
-)
+measured, reference, formulas, docstrings, offline = hooks("measured", "reference", "formulas", "docstrings", "offline")
 
 
 def leaves(nav):
@@ -40,20 +42,29 @@ def leaves(nav):
 
 def test_every_page_is_in_the_navigation():
     listed = leaves(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
-    assert sorted(listed) == sorted([*(str(p.relative_to(ROOT / "docs")) for p in PAGES), "RESULTS.md"])
+    assert len(listed) == len(set(listed))
+    assert {str(page.relative_to(ROOT / "docs")) for page in PAGES} <= set(listed)
 
 
-def test_every_public_module_is_in_the_reference():
+def test_everything_public_is_in_the_reference():
     package = importlib.import_module("subspace_jax")
-    found = reference.reference()
-    for name in package._LAZY:
-        part = importlib.import_module(f"subspace_jax.{name}")
-        public = {each: getattr(part, each) for each in getattr(part, "__all__", ())}
-        modules = {each for each, value in public.items() if isinstance(value, types.ModuleType)}
-        assert set(found[name]) == {f"subspace_jax.{name}", *(f"subspace_jax.{name}.{m}" for m in modules)}
-        if hasattr(part, "__path__"):  # the page of a single file shows all of it
-            assert set(reference.exports(name).names) == set(public) - modules
-    assert list(found) == list(package._LAZY)
+    pages = reference.reference()
+    assert list(pages) == list(package._LAZY)
+    for name, found in pages.items():
+        for dotted in found:
+            module = importlib.import_module(dotted)
+            if not hasattr(module, "__path__"):  # the page of a single file shows all of it
+                continue
+            text = reference._page(dotted)
+            for each in module.__all__:
+                public = getattr(module, each)
+                if not isinstance(public, types.ModuleType):
+                    place = re.search(rf"^::: (\S+)\.{each}$", text, flags=re.MULTILINE)[1]
+                    assert getattr(importlib.import_module(place), each) is public
+                elif dotted == f"subspace_jax.{name}":
+                    assert f"{dotted}.{each}" in found
+                else:
+                    assert f"\n::: {public.__name__}\n" in text
 
 
 def test_every_question_is_among_the_commands():
@@ -67,6 +78,11 @@ def test_what_a_page_takes_from_elsewhere_is_there(page):
     assert not re.search(r"<!-- (results|README)|\.\./results/|\.\./RESULTS", text)
     headings = map(measured._slug, re.findall(r"^## (.+)$", (ROOT / "RESULTS.md").read_text(), flags=re.MULTILINE))
     assert set(re.findall(r"\(RESULTS\.md#([^)]+)\)", text)) <= set(headings)
+
+
+def test_the_claims_of_every_measured_question_are_on_a_page():
+    told = {question for page in PAGES for question in measured.CLAIMS.findall(page.read_text())}
+    assert told == {name for name in questions() if any((ROOT / "results").glob(f"{name}_[cg]pu_*.json"))}
 
 
 def test_a_figure_is_that_of_the_file():

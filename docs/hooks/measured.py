@@ -56,7 +56,7 @@ def claims(question: str) -> str:
         head = f"[{run['config']['data']}, preset {run['preset']}](RESULTS.md#{anchor(path.stem)}), {seeds} seeds"
         said = f"**{head}**, {run['seconds']:.0f} s on {place['devices']} ({place['cores']} cores): `{run['command']}`."
         rows = [
-            f"| {claim['name']} | {claim['value']:.4g} | {claim['threshold']:.4g} | "
+            f"| {claim['name'].replace('|', '&#124;')} | {claim['value']:.4g} | {claim['threshold']:.4g} | "
             f"{'holds' if claim['holds'] else '**does not hold**'} |"
             for claim in run["claims"]
         ]

@@ -8,6 +8,7 @@ import ast
 import pathlib
 from typing import Any, NamedTuple
 
+import docstrings
 from mkdocs.structure.files import File, Files
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -15,10 +16,10 @@ PACKAGE = "subspace_jax"
 
 
 class Exports(NamedTuple):
-    """What a package offers: its modules, and the names on its own page."""
+    """What a package offers: its modules, and where each name of its own page is defined."""
 
     modules: list[str]
-    names: list[str]
+    names: dict[str, str]
 
 
 def on_config(config: Any) -> Any:
@@ -44,42 +45,47 @@ def packages() -> list[str]:
     return list(_constant(tree, "_LAZY"))
 
 
-def exports(package: str) -> Exports:
-    """The `__all__` of a package, as modules and names."""
-    source = ROOT / PACKAGE / package / "__init__.py"
+def exports(dotted: str) -> Exports:
+    """The `__all__` of a package, as modules and {name: dotted name of its definition}; nothing of a single file."""
+    source = ROOT.joinpath(*dotted.split("."), "__init__.py")
     if not source.exists():
-        return Exports([], [])
-    tree, own = ast.parse(source.read_text()), f"{PACKAGE}.{package}."
-    taken = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    names = {alias.name for node in taken if (node.module or "").startswith(own) for alias in node.names}
+        return Exports([], {})
+    tree = ast.parse(source.read_text())
+    taken = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module != dotted]
+    places = {alias.name: f"{node.module}.{alias.name}" for node in taken for alias in node.names}
+    own = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+    places |= {target.id: f"{dotted}.{target.id}" for target in own if isinstance(target, ast.Name)}
     listed = _constant(tree, "__all__")
-    return Exports([name for name in listed if name not in names], [name for name in listed if name in names])
+    return Exports([n for n in listed if n not in places], {n: places[n] for n in listed if n in places})
 
 
 def reference() -> dict[str, dict[str, str]]:
     """{package: {dotted name: path of its page}}, the package's own page first."""
     found = {}
     for package in packages():
-        pages = {f"{PACKAGE}.{package}": f"reference/{package}/index.md"}
-        pages |= {f"{PACKAGE}.{package}.{m}": f"reference/{package}/{m}.md" for m in exports(package).modules}
-        found[package] = pages
+        dotted = f"{PACKAGE}.{package}"
+        pages = {f"{dotted}.{name}": f"reference/{package}/{name}.md" for name in exports(dotted).modules}
+        found[package] = {dotted: f"reference/{package}/index.md"} | pages
     return found
 
 
 def _page(dotted: str) -> str:
-    """A page: a package shows what its `__all__` takes from its files, then the list of its modules."""
+    """The page of a module: a file as it is; a package with what it exports, then its modules."""
     short = dotted.removeprefix(f"{PACKAGE}.")
-    head = f"# `{short}`\n\n::: {dotted}\n"
-    if "." in short or not (ROOT / PACKAGE / short).is_dir():
-        return head
-    found = exports(short)
-    members = (
-        f"    options:\n      members: [{', '.join(found.names)}]\n"
-        if found.names
-        else "    options:\n      members: []\n"
-    )
-    rows = "".join(f"| [`{m}`]({m}.md) | {summary(f'{PACKAGE}.{short}.{m}')} |\n" for m in found.modules)
-    return head + members + (f"\n## Modules\n\n| module | |\n|---|---|\n{rows}" if rows else "")
+    modules, names = exports(dotted)
+    if not modules and not names:
+        return f"# `{short}`\n\n::: {dotted}\n"
+    parts = [f"# `{short}`\n\n::: {dotted}\n    options:\n      members: []\n"]
+    parts += [
+        f"::: {place}\n    options:\n      show_root_heading: true\n      show_root_toc_entry: true\n"
+        for place in names.values()
+    ]
+    if "." in short:  # a folder within a package: its modules have no pages of their own
+        parts += [f"## `{m}`\n\n::: {dotted}.{m}\n    options:\n      heading_level: 3\n" for m in modules]
+    elif modules:
+        rows = "".join(f"| [`{m}`]({m}.md) | {summary(f'{dotted}.{m}')} |\n" for m in modules)
+        parts.append(f"## Modules\n\n| module | |\n|---|---|\n{rows}")
+    return "\n".join(parts)
 
 
 def summary(dotted: str) -> str:
@@ -102,8 +108,8 @@ def _commands() -> str:
         "`python -m experiments` lists them.",
     ]
     for path in sorted(ROOT.glob("experiments/*/experiment.py")):
-        question, _, rest = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")
-        parts += [f"## {path.parent.name}", question, f"```text\n{rest.strip(chr(10))}\n```"]
+        docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+        parts += [f"## {path.parent.name}", docstrings.markdown(docstring)]
     return "\n\n".join(parts) + "\n"
 
 

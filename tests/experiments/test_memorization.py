@@ -155,14 +155,17 @@ def whole(counted):
 
 
 def test_a_run_stopped_before_anything_is_written_goes_on_to_the_same(counted, ask, tmp_path):
+    """Each time it goes on it writes once and is stopped before the next moment: an error would reach the end."""
     whole, moments = counted
     assert moments >= 6
-    for number in range(1, moments + 1):
-        workdir = f"stopped{number}"
-        with stopped_at(number), pytest.raises(Stopped):
-            ask("memorization", *STOPPED, workdir=workdir)
-        assert not (tmp_path / workdir / "summary.json").exists()
-        assert_same_run(ask("memorization", "--resume", workdir=workdir), whole)
+    with stopped_at(1), pytest.raises(Stopped):
+        ask("memorization", *STOPPED)
+    for _ in range(moments - 1):
+        assert not (tmp_path / "w" / "summary.json").exists()
+        with stopped_at(2), pytest.raises(Stopped):
+            ask("memorization", "--resume")
+    assert not (tmp_path / "w" / "summary.json").exists()
+    assert_same_run(ask("memorization", "--resume"), whole)
 
 
 def test_a_killed_process_goes_on_to_the_same(whole, tmp_path):

@@ -5,10 +5,14 @@ import gc
 import os
 import pathlib
 
-# Unit tests compile much and compute little: two thirds of their time went into XLA. No optimisation, one LLVM module a
-# program; every program is compiled once for all workers and their children. Not xla_cpu_use_fusion_emitters=false,
-# which compiles in half the time: in some convolutional networks these kernels give NaN gradients.
-QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+# Unit tests compile much and compute little: two thirds of their time went into XLA. No optimisation, kernels without
+# the detour over MLIR, one LLVM module a program; every program is compiled once for all workers and their children.
+# No fused multiply-add (AVX has none): a value that two kernels compute, one of them with it, differs in its last bit.
+# The gradient of a maximum then finds its operand nowhere, and is 0 / 0.
+QUICK = (
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+    " --xla_cpu_use_fusion_emitters=false --xla_cpu_max_isa=AVX"
+)
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "subspace_jax" / "xla-tests"
@@ -30,7 +34,9 @@ jaxtyping.install_import_hook("subspace_jax", "beartype.beartype")
 
 
 def pytest_collection_finish():
-    gc.freeze()  # what was imported stays: the collector need not walk over it again and again
+    """What was imported stays, and a program that is traced is mostly kept: the collector need not look so often."""
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 def pytest_collection_modifyitems(items):

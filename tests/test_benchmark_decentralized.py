@@ -51,6 +51,7 @@ def curves(trials, seeds=(0,), cross=0.0):
     return dict(zip(names, map(np.array, zip(*cells, strict=True)), strict=True))
 
 
+@pytest.mark.process
 def test_the_report_is_json_and_tables_of_numbers(report):
     assert json.loads(json.dumps(report, default=str))["arguments"]["repeats"] == 1
     parts = results._parts(report, results.TABLES["decentralized"][1])
@@ -60,12 +61,14 @@ def test_the_report_is_json_and_tables_of_numbers(report):
         assert all(value is None or np.isfinite(value) for row in rows.values() for value in row.values())
 
 
+@pytest.mark.process
 def test_a_step_of_every_runner_was_measured(report):
     for title, rows in report["step"].items():
         assert title.split(",")[0] in ("d_psgd", "ngc")
         assert min(rows["4 agents"].values()) > 0
 
 
+@pytest.mark.process
 def test_bytes_are_those_of_the_network(report):
     ring, star = report["bytes"].values()
     assert ring["d_psgd"]["models"] == 2 * 4 * PARAMETERS / 1e3

@@ -30,6 +30,7 @@ def report():
     return benchmark.main(argparse.Namespace(**ARGUMENTS))
 
 
+@pytest.mark.process
 def test_the_report_is_json_and_tables_of_numbers(report):
     assert json.loads(json.dumps(report, default=str))["arguments"]["repeats"] == 1
     parts = results._parts(report, results.TABLES["privacy"][1])
@@ -39,12 +40,14 @@ def test_the_report_is_json_and_tables_of_numbers(report):
         assert all(value is None or value >= 0 for row in rows.values() for value in row.values())
 
 
+@pytest.mark.process
 def test_every_way_to_train_was_measured(report):
     (rows,) = report["models"].values()
     assert set(rows["2 models"]) == {"vmap", "map", "loop_over_models", "vmap_times_faster", "map_times_faster"}
     assert min(rows["2 models"].values()) > 0
 
 
+@pytest.mark.process
 def test_micro_batches_take_less_memory_and_every_gradient_was_measured(report):
     for rows in report["step"].values():
         (row,) = rows.values()

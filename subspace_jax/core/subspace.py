@@ -98,6 +98,11 @@ def from_gram(gram: Square, *, energy: float | int, capacity: int | None = None,
     """
     if not 0 <= energy <= 1:
         raise ValueError(f"energy is the kept share of squared singular values, in [0, 1]; got {energy}.")
+    return _from_gram(gram, energy, capacity=capacity, rows=_few(rows, gram))
+
+
+@functools.partial(jax.jit, static_argnames=("capacity", "rows"))
+def _from_gram(gram: Any, energy: Any, *, capacity: int | None, rows: int | None) -> Subspace:
     values, vectors = _eigh(lambda v: _multiply(gram, v), gram, lambda: gram, rows)
     values = jnp.where(values <= EIGH_FLOOR[real(gram)] * values[..., :1], 0.0, values)  # NaN stays
     kept_before = jnp.cumsum(values, -1) - values
@@ -153,6 +158,11 @@ def grow(space: Subspace, gram: Square, *, energy: Scalar | Share, rows: int | N
       energy: share of tr(gram) to reach, in [0, 1]; one number, or one per leading entry.
       rows: as in `from_gram`.
     """
+    return _grow(space, gram, energy, rows=_few(rows, gram))
+
+
+@functools.partial(jax.jit, static_argnames="rows")
+def _grow(space: Subspace, gram: Any, energy: Any, *, rows: int | None) -> Subspace:
     floor, gram = EIGH_FLOOR[real(gram)], gram.astype(of_rows(real(space.basis), gram.dtype))
 
     def outside(v: Any) -> Array:
@@ -174,6 +184,7 @@ def grow(space: Subspace, gram: Square, *, energy: Scalar | Share, rows: int | N
 
 
 @_in_own_precision
+@jax.jit
 def complement(space: Subspace) -> Subspace:
     """All directions orthogonal to the space: rank d - rank."""
     values, vectors = jnp.linalg.eigh(projector(space))  # eigenvalues 0, of the complement, come first
@@ -188,6 +199,7 @@ def projector(space: Subspace) -> Square:
 
 
 @_in_own_precision
+@jax.jit
 def energy_share(space: Subspace, gram: Square) -> Float[Array, "*lead"] | Float[np.ndarray, "*lead"]:
     """Share tr(P G) / tr(G) of the energy that lies in the space, in [0, 1]; 0 for a gram without energy."""
     total = jnp.trace(gram, axis1=-2, axis2=-1).real
@@ -281,10 +293,15 @@ def _spectrum(eigenvalues: Eigenvalues) -> tuple[np.ndarray, np.ndarray]:
     return values, values.sum(-1, keepdims=True)
 
 
+def _few(rows: int | None, gram: Any) -> int | None:
+    """The number of rows where it makes the decomposition cheaper; each number is compiled anew."""
+    return None if rows is None or 2 * rows >= gram.shape[-1] else int(rows)
+
+
 def _eigh(operator: Callable, gram: Any, matrix: Callable, rows: int | None) -> tuple[Array, Array]:
     """Eigenpairs of a symmetric operator, largest first: all d of matrix(), or the `rows` that can be non-zero."""
     lead, d = gram.shape[:-2], gram.shape[-1]
-    if rows is not None and 2 * rows < d:  # a Gram of n rows maps n random directions onto its whole range
+    if rows is not None:  # a Gram of n rows maps n random directions onto its whole range
         probes = jax.random.normal(jax.random.key(0), (d, rows), gram.dtype)
         span, _ = jnp.linalg.qr(operator(jnp.broadcast_to(probes, (*lead, d, rows))))
         values, vectors = jnp.linalg.eigh(_multiply(adjoint(span), operator(span)))

@@ -76,15 +76,23 @@ def score_dataset(
             parts.append(_call(fn, mesh, key, variables, *jax.device_put(taken, over)))
         jax.block_until_ready(parts[-2:-1])  # one batch in flight: the progress bar is right and the queue short
     home = meshes.home(mesh)
-    whole = jax.tree.map(lambda *leaves: jnp.concatenate(jax.device_put(leaves, home)), *parts)
-    _warn_if_samples_interact(jax.tree.leaves(whole)[0], count)
-    return jax.tree.map(lambda leaf: leaf[:count], whole)
+    whole, ends = _joined(jax.device_put(parts, home), count)
+    _warn_if_samples_interact(*ends)
+    return whole
 
 
-def _warn_if_samples_interact(scores: Float[Array, "n ..."], count: int) -> None:
+@partial(jax.jit, static_argnums=1)
+def _joined(parts: list[PyTree], count: int) -> tuple[PyTree, tuple[Array, Array]]:
+    """The scores of all batches without padding, and those of sample 0 in the first and in the last batch."""
+    whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    scores = jax.tree.leaves(whole)[0]
+    return jax.tree.map(lambda leaf: leaf[:count], whole), (scores[0], scores[count])
+
+
+def _warn_if_samples_interact(first: Float[Array, "..."], again: Float[Array, "..."]) -> None:
     """Warn if sample 0, scored in the first and the last batch, has two scores: samples of a batch then interact."""
-    first, again = np.asarray(scores[0], np.float64), np.asarray(scores[count], np.float64)
-    change = np.abs(again - first).max(initial=0) / max(np.abs(first).max(initial=0), 1e-30)
+    before, after = np.asarray(first, np.float64), np.asarray(again, np.float64)
+    change = np.abs(after - before).max(initial=0) / max(np.abs(before).max(initial=0), 1e-30)
     if change > INTERACTION:
         warnings.warn(
             f"the score of sample 0 changes by {change:.0%} with the batch it is in: samples interact (BatchNorm in "

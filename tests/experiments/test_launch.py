@@ -133,7 +133,8 @@ def test_four_processes_agree_with_one(reference, tmp_path):
     assert_finished(spawn("--workdir", "w", "--processes", "4", cwd=tmp_path), tmp_path / "w", reference, 4)
 
 
-@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.process)])
+@pytest.mark.process
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_is_named_and_the_run_goes_on(rank, reference, tmp_path):
     """In two processes again, to the numbers of one."""
     process = spawn("--workdir", "w", "--processes", "2", "--save-every", "1", cwd=tmp_path)

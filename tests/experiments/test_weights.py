@@ -87,3 +87,36 @@ def test_the_last_layer_alone_can_be_edited(brought, ask):
     same = jax.tree.map(lambda a, b: bool((a == b).all()), saved[1]["params"], edited[1]["params"])
     assert not same["head"].pop("kernel")
     assert all(jax.tree.leaves(same))
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("question", "flags", "figure"),
+    [
+        ("memorization", "--scores fd_norm --probes 1", "test_accuracy"),
+        ("utilized_rank", "--tau 0.999 --no-search --finetune-epochs 1", "utilization/mean"),
+    ],
+)
+def test_other_questions_take_the_same_file(question, flags, figure, brought, ask):
+    own = [flag for flag in brought if flag not in ("--samples-per-class", "6")]
+    run = ask(question, *own, *flags.split())
+    assert run.status == 0, run.err
+    assert np.isfinite(run.figures[figure])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--weights", "nothing.npz"], "there is no file of weights nothing.npz"),
+        (["--checkpoint", "runs/1"], "and --checkpoint runs/1 are two networks: give one of them"),
+        (["--outputs", "0", "3"], "outputs names 3 of the 5 outputs"),
+        (["--outputs"], "give classes as the file has them, outputs= for some of them"),
+        (["--image-size", "10"], "patch must divide the image: 4 does not divide 10x10"),
+        (["--data", "digits", "--image-size", "0"], "reads images of 3 channels, and these have 1: convert them to RGB"),
+        (["--model", "resnet50", "--network-args", "width=8"], "holds a ViT, such as vit_b16, of the original ViT"),
+        (["--model", "mlp", "--network-args"], "do not fit mlp"),
+        (["--baselines", "sorcery"], "--baselines: no way to forget 'sorcery'; there are"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_sentence(flags, message, brought, refuse):
+    refuse("class_unlearning", *brought, *flags, message=message)

@@ -112,7 +112,10 @@ def test_other_questions_take_the_same_file(question, flags, figure, brought, as
         (["--outputs", "0", "3"], "outputs names 3 of the 5 outputs"),
         (["--outputs"], "give classes as the file has them, outputs= for some of them"),
         (["--image-size", "10"], "patch must divide the image: 4 does not divide 10x10"),
-        (["--data", "digits", "--image-size", "0"], "reads images of 3 channels, and these have 1: convert them to RGB"),
+        (
+            ["--data", "digits", "--image-size", "0"],
+            "reads images of 3 channels, and these have 1: convert them to RGB",
+        ),
         (["--model", "resnet50", "--network-args", "width=8"], "holds a ViT, such as vit_b16, of the original ViT"),
         (["--model", "mlp", "--network-args"], "do not fit mlp"),
         (["--baselines", "sorcery"], "--baselines: no way to forget 'sorcery'; there are"),

@@ -76,6 +76,7 @@ def test_load_model_from_run_checkpoints_or_seed_folder(whole, up):
     folder, (state, _) = whole
     path = [folder, *folder.parents][up]
     model, variables, config = checkpoint.load_model(path, seed=7)
+    assert checkpoint.load_config(path, seed=7) == config
     chex.assert_trees_all_equal(variables, training.variables(state))
     chex.assert_trees_all_close(model.apply(variables, X), MODEL.apply(training.variables(state), X), atol=1e-6)
     assert config["epoch"] == EPOCHS

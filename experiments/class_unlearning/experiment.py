@@ -3,6 +3,8 @@
     uv run python -m experiments.class_unlearning                         (digits, class 3, 3 seeds)
     uv run python -m experiments.class_unlearning --forget 1 5            (at once, and one after the other)
     uv run python -m experiments.class_unlearning --checkpoint runs/memorization/1
+    uv run python -m experiments.class_unlearning --weights ViT-B_16.npz --model vit_b16 --data mine --data-dir DIR \
+        --image-size 224 --forget 0 --samples-per-class 10                (a ViT that others trained, your images)
     expected: forget accuracy <= .03, retain accuracy >= .92 with 20 samples a class; under 5 min on 2 cores
     paper:    ViT-B/16, ImageNet: retain accuracy -1.5 points, forget accuracy < 1 % (arXiv 2312.00761)
 
@@ -18,7 +20,7 @@ from experiments.harness import runner
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(classifier.Config):
+class Config(classifier.BroughtConfig):
     """Forget classes of a trained classifier by a closed-form edit, beside eleven ways to forget by training."""
 
     noise: float = 0.0
@@ -37,12 +39,16 @@ class Config(classifier.Config):
     """Classes to forget."""
     samples_per_class: int = 20
     """Training samples per kept class, in all as many of those to forget; retraining takes every kept sample."""
+    layers: Literal["all", "last"] = "all"
+    """Layers to edit: all, or the last one, which reads the features."""
+    baselines: tuple[str, ...] = ()
+    """Ways to forget by training to compare with; all eleven when not given, none for a network from --weights."""
     tune_epochs: int = 10
     """Passes of the baselines over these samples."""
     last_layers: int = 1
     """k of cf_k and eu_k, which train the last k layers only."""
     shadows: int = 8
-    """Pairs of further networks for the likelihood-ratio attack (U-LiRA); 0: none, nor for an edited network."""
+    """Pairs of further networks for the likelihood-ratio attack (U-LiRA); 0: none, nor for an edited or given one."""
 
 
 PRESETS = {
@@ -77,8 +83,7 @@ PRESETS = {
 
 def main(config: Config) -> runner.Summary:
     """Run all methods on all seeds and put the report together."""
-    if config.checkpoint:
-        config = classifier.adopt(config)
+    config = classifier.given(config)
     shared = classifier.setup(config)
     compiled: set[Any] = set()
     found = {seed: protocol.one_seed(config, shared, seed, compiled) for seed in runner.seeds(config)}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DRAW_KEY, METHOD_KEY = 8, 9  # folded into the seed's key, beside those of families.classifier
 HELD_SHARE, HELD_MOST = 0.2, 2000  # training samples on which the strengths are chosen
+HELD_BATCH = 512  # of them in a call
 SHADOW_SEEDS = 1000, 2000  # added to the seed: networks with the class, and without
 label_logit = jax.jit(evaluation.label_logit)
 
@@ -61,6 +62,8 @@ def check(config: Config, shared: classifier.Setup, task: classifier.Task, seed:
         raise ValueError(f"--shadows is 0 or at least 3, of which one is held out in turn; got {config.shadows}.")
     if config.tune_epochs < 1:
         raise ValueError(f"--tune-epochs is at least 1, a pass over the retain set; got {config.tune_epochs}.")
+    if unknown := set(config.baselines) - set(baselines.METHODS):
+        raise ValueError(f"--baselines: no way to forget {min(unknown)!r}; there are {', '.join(baselines.METHODS)}.")
     choose(config, task, seed, config.forget, ())
     shapes = jax.eval_shape(shared.network.init, jax.random.key(0), task.x[:1])
     last_layers.leaves(shared.network, shapes, task.x, config.last_layers)
@@ -90,39 +93,59 @@ Method = Callable[[], tuple[baselines.Unlearned, dict[str, Any]]]
 
 def methods(case: Case) -> dict[str, Method]:
     """What each method makes of the network, with its cost and what it chose."""
-    config, model, variables = case.config, case.original.model, case.original.variables
-    last = list(capture.layers(model.apply, variables, case.task.x[:1]))[-1]
+    config, variables = case.config, case.original.variables
     edit = functools.partial(project, case, variables, case.rows, config.forget)
     listed: dict[str, Method] = {
         "original": lambda: (baselines.Unlearned(variables, 0, 0), {}),
         "projection": edit,
         "no_shared": functools.partial(edit, alphas_r=(0,)),
-        "last_layer": functools.partial(edit, layers=[last]),
     }
+    if config.layers == "all":
+        listed["last_layer"] = functools.partial(edit, last=True)
     if len(config.forget) > 1:
         listed["projection_sequential"] = lambda: one_by_one(case)
-    return listed | {name: functools.partial(train_on, case, name) for name in baselines.METHODS}
+    trained = config.baselines or (() if "weights" in case.original.config else baselines.METHODS)
+    return listed | {name: functools.partial(train_on, case, name) for name in trained}
+
+
+def edited_layers(case: Case, *, last: bool = False) -> list[str]:
+    """The layers that --layers names; the last one alone when asked for."""
+    layers = list(capture.layers(case.original.model.apply, case.original.variables, case.task.x[:1]))
+    return layers[-1:] if last or case.config.layers == "last" else layers
 
 
 def project(
-    case: Case, variables: Variables, rows: Rows, forget: tuple[int, ...], **options: Any
+    case: Case, variables: Variables, rows: Rows, forget: tuple[int, ...], *, last: bool = False, **options: Any
 ) -> tuple[baselines.Unlearned, dict[str, Any]]:
     """The closed-form edit, its strengths chosen on the held-out part of the training set."""
     apply = case.original.model.apply
     x, y = jax.device_put(case.train(rows.held))
     score = functools.partial(held_score, apply, x=x, y=y, gone=np.isin(y, forget))
-    table = capture.layers(apply, variables, x[:1])
-    retain, going = (classifier.measure(apply, variables, case.train(part)[0]) for part in (rows.retain, rows.forget))
-    found = class_projection.unlearn_search(table, variables, retain, going, score, **options)
+    table, layers = capture.layers(apply, variables, x[:1]), edited_layers(case, last=last)
+    retain, going = (
+        classifier.measure(apply, variables, case.train(part)[0], layers=layers) for part in (rows.retain, rows.forget)
+    )
+    found = class_projection.unlearn_search(table, variables, retain, going, score, layers=layers, **options)
     passes = len(rows.retain) + len(rows.forget) + found.scores.size * len(x)
     chosen = {"alpha_r": found.alpha_r, "alpha_f": found.alpha_f, "grid": found.scores}
     return baselines.Unlearned(found.params, passes, 0), chosen
 
 
-@functools.partial(jax.jit, static_argnums=0)  # one call a pair of strengths
 def held_score(apply: Callable, variables: Variables, *, x: Any, y: Any, gone: Any) -> Any:
-    """acc_retain (1 - acc_forget) of all held-out samples in one batch."""
-    right = apply(variables, x).argmax(-1) == y
+    """acc_retain (1 - acc_forget) of all held-out samples."""
+    parts = [slice(start, start + HELD_BATCH) for start in range(0, len(x), HELD_BATCH)]
+    return score_of(jnp.concatenate([is_right(apply, variables, x[part], y[part]) for part in parts]), gone)
+
+
+@functools.partial(jax.jit, static_argnums=0)  # one call a pair of strengths and batch
+def is_right(apply: Callable, variables: Variables, x: Any, y: Any) -> Any:
+    """Whether the network gives each sample its class."""
+    return apply(variables, x).argmax(-1) == y
+
+
+@jax.jit
+def score_of(right: Any, gone: Any) -> Any:
+    """acc_retain (1 - acc_forget)."""
     return evaluation.forget_score(jnp.mean(right, where=~gone), jnp.mean(right, where=gone))
 
 
@@ -168,11 +191,14 @@ def attack(case: Case, alpha_r: float, alpha_f: float) -> dict[str, Any]:
         return np.stack([label_logit(training.predict(apply, network, x), y) for network in networks])
 
     def edited(variables: Variables) -> Variables:
-        table = capture.layers(apply, variables, x[:1])
+        table, layers = capture.layers(apply, variables, x[:1]), edited_layers(case)
         retain, forget = (
-            classifier.measure(apply, variables, case.train(rows)[0]) for rows in (case.rows.retain, case.rows.forget)
+            classifier.measure(apply, variables, case.train(rows)[0], layers=layers)
+            for rows in (case.rows.retain, case.rows.forget)
         )
-        return class_projection.unlearn_classes(table, variables, retain, forget, alpha_r=alpha_r, alpha_f=alpha_f)
+        return class_projection.unlearn_classes(
+            table, variables, retain, forget, alpha_r=alpha_r, alpha_f=alpha_f, layers=layers
+        )
 
     results = {}
     for name, networks in {"original": full, "projection": [edited(variables) for variables in full]}.items():

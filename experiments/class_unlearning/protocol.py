@@ -42,7 +42,7 @@ def one_seed(config: Config, shared: classifier.Setup, seed: int, compiled: set[
     for name, method in methods.methods(case).items():
         work = functools.partial(run_method, case, name, method, compiled)
         found[name] = runner.stage(config, f"seed{seed}_{name}", work)
-    if config.shadows and not earlier:
+    if config.shadows and not earlier and "weights" not in original.config:
         alphas = (float(found["projection"][name]) for name in ("alpha_r", "alpha_f"))
         found["ulira"] = runner.stage(config, f"seed{seed}_ulira", functools.partial(methods.attack, case, *alphas))
     return found
@@ -55,9 +55,9 @@ def run_method(case: methods.Case, name: str, method: methods.Method, compiled: 
         compiled.add(program)
     (found, chosen), seconds = timing.timed(method)
     if name == "projection":
-        table = capture.layers(case.original.model.apply, found.variables, case.task.x[:1])
         classifier.save_edited(
-            case.config, case.seed, case.original, found.variables, method="unlearn_classes", layers=list(table),
+            case.config, case.seed, case.original, found.variables, method="unlearn_classes",
+            layers=methods.edited_layers(case),
             forget=list(case.config.forget), alpha_r=chosen["alpha_r"], alpha_f=chosen["alpha_f"],
             data=case.config.data,
         )  # fmt: skip

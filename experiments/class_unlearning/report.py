@@ -77,7 +77,8 @@ def scoreboard(config: Config, figures: dict[str, float], names: list[str]) -> r
 
 def per_class(config: Config, arrays: Arrays) -> report.Section:
     """Accuracy of each class before and after."""
-    shown = {name: accuracies(arrays[name]["confusion"]) for name in ("original", "projection", "retrain")}
+    names = [name for name in ("original", "projection", "retrain") if name in arrays]
+    shown = {name: accuracies(arrays[name]["confusion"]) for name in names}
     labels = range(len(shown["original"]))
     figure = plots.bars(config.workdir, "per_class", shown, labels=labels, x="class", y="test accuracy")
     gone = ", ".join(map(str, config.forget))
@@ -115,7 +116,7 @@ def confusions(config: Config, arrays: Arrays) -> report.Section:
 
 def weights(config: Config, arrays: Arrays) -> report.Section:
     """How far each layer moved."""
-    shown = {name: arrays[name]["change"] for name in BESIDE}
+    shown = {name: arrays[name]["change"] for name in BESIDE if name in arrays}
     layers = [str(path).removesuffix("/kernel") for path in arrays["projection"]["layers"]]
     figure = plots.bars(config.workdir, "weights", shown, labels=layers, x="layer", y="relative change")
     return report.Section(

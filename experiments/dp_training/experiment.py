@@ -87,6 +87,7 @@ WHERE = "seed", "seeds", "workdir", "resume", "data_dir"  # flags that change no
 
 def main(config: Config) -> runner.Summary:
     """Run all seeds and put the report together."""
+    methods.check(config)
     shared = classifier.setup(config)
     given, (config, shared) = config, methods.resolved(config, shared)
     cases = methods.cases(config, len(shared.columns["label"]))

@@ -33,7 +33,19 @@ class Case(NamedTuple):
 
 
 def resolved(config: Config, shared: classifier.Setup) -> tuple[Config, classifier.Setup]:
-    """Steps from epochs or epochs from steps, after what cannot be trained privately was refused."""
+    """Steps from epochs or epochs from steps."""
+    per_epoch = len(shared.columns["label"]) / config.batch
+    steps = config.steps or max(1, round(config.epochs * per_epoch))
+    config = dataclasses.replace(config, steps=steps, epochs=max(1, round(steps / per_epoch)))
+    return config, shared._replace(recipe=dataclasses.replace(shared.recipe, epochs=config.epochs))
+
+
+def check(config: Config) -> None:
+    """Refuse what cannot be trained privately.
+
+    Raises:
+      ValueError: names the flag, its value and what it may be.
+    """
     if config.augment:
         raise ValueError("--augment has no use here: a sample enters a private step once, as it is.")
     if not config.epsilons or list(config.epsilons) != sorted(set(config.epsilons)):
@@ -42,10 +54,6 @@ def resolved(config: Config, shared: classifier.Setup) -> tuple[Config, classifi
         raise ValueError(
             f"--steps and --canaries are 0 or more, not 1 canary; got {config.steps} and {config.canaries}."
         )
-    per_epoch = len(shared.columns["label"]) / config.batch
-    steps = config.steps or max(1, round(config.epochs * per_epoch))
-    config = dataclasses.replace(config, steps=steps, epochs=max(1, round(steps / per_epoch)))
-    return config, shared._replace(recipe=dataclasses.replace(shared.recipe, epochs=config.epochs))
 
 
 def cases(config: Config, samples: int) -> list[Case]:

@@ -28,7 +28,7 @@ from subspace_jax.memorization import scores
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(classifier.Config):
+class Config(classifier.BroughtConfig):
     """Train on labels of which some are wrong, score all samples every few epochs, find the wrong ones."""
 
     duplicates: int = 25
@@ -85,8 +85,7 @@ THRESHOLDS = {  # mislabel AUROC, duplicates AUROC at 10 % symmetric noise
 
 def main(config: Config) -> runner.Summary:
     """Run all seeds and put the report together."""
-    if config.checkpoint:
-        config = classifier.adopt(config)
+    config = classifier.given(config)
     if config.score_every == 0:
         config = dataclasses.replace(config, score_every=2 if config.data == "digits" else max(1, config.epochs // 10))
     if not 1 <= config.score_every <= config.epochs:

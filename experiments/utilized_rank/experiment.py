@@ -27,7 +27,7 @@ from subspace_jax.core import capture
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(classifier.Config):
+class Config(classifier.BroughtConfig):
     """Train a classifier, measure the rank that each layer uses, cut to it, factorise, fine-tune."""
 
     noise: float = 0.0
@@ -73,7 +73,7 @@ PRESETS = {
 def main(config: Config) -> runner.Summary:
     """Run all seeds and put the report together."""
     check(config)
-    config = classifier.adopt(config) if config.checkpoint else config
+    config = classifier.given(config)
     shared = classifier.setup(config)
     table = layers(config, shared)
     compare = wider(config, shared) if config.wider and not config.checkpoint else None
@@ -97,7 +97,7 @@ def check(config: Config) -> None:
     for name in ("calibration", "finetune_epochs", "multiple"):
         if getattr(config, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(config, name)}.")
-    if config.wider and not (config.widths or config.checkpoint):
+    if config.wider and not (config.widths or config.checkpoint or config.weights):
         raise ValueError("--wider doubles --widths: give them, or --no-wider.")
     if not config.finetune_lr > 0 or not config.max_drop >= 0:
         raise ValueError(

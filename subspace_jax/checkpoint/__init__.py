@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from subspace_jax.checkpoint.folder import Manager, NotSavedError, manager
-    from subspace_jax.checkpoint.network import epochs, load_model, seeds
+    from subspace_jax.checkpoint.network import epochs, load_config, load_model, seeds
     from subspace_jax.checkpoint.running import latest_config, restore, resumable_fit, save, versions
 
 PLACES = {
     "folder": ("Manager", "NotSavedError", "manager"),
-    "network": ("epochs", "load_model", "seeds"),
+    "network": ("epochs", "load_config", "load_model", "seeds"),
     "running": ("latest_config", "restore", "resumable_fit", "save", "versions"),
 }
 __all__ = [
-    "Manager", "NotSavedError", "epochs", "latest_config", "load_model", "manager", "restore", "resumable_fit",
-    "save", "seeds", "versions",
+    "Manager", "NotSavedError", "epochs", "latest_config", "load_config", "load_model", "manager", "restore",
+    "resumable_fit", "save", "seeds", "versions",
 ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from subspace_jax import nn
-from subspace_jax.checkpoint.folder import lacking, listed, reader, whole
+from subspace_jax.checkpoint.folder import Manager, lacking, listed, reader, whole
 from subspace_jax.checkpoint.reading import SPLIT, check_kept, read
 from subspace_jax.nn import Model
 from subspace_jax.typing import PyTree, Variables
@@ -35,18 +35,36 @@ def load_model(
       ValueError: an epoch that was not kept, damaged files (the message names the newest intact epoch), unknown model
         name and no `model`, variables of other shapes than the model's, or parameters that are not arrays.
     """
-    folder = _folder(path, seed)
-    epoch = _latest(folder) if epoch is None else epoch
-    check_kept(folder, epoch)
+    folder, epoch = _found(path, seed, epoch)
     with reader(folder) as source:
-        config = read(source, epoch, "config", None, way_out=_give_epoch)
-        if absent := [key for key in ("model", "input_shape") if key not in config]:
-            lacks = " and no ".join(absent)
-            raise ValueError(f"{folder} holds the state of a run, not a network: its config has no {lacks}.")
+        config = _config(source, folder, epoch)
         owner = "the given model" if model else f"model {json.dumps(config['model'])}"
         model = model or _built(path, config["model"])
         template = _template(model, config["input_shape"])
         return model, read(source, epoch, "variables", template, way_out=_give_epoch, owner=owner), config
+
+
+def load_config(path: str | pathlib.Path, *, seed: int = 0, epoch: int | None = None) -> dict[str, Any]:
+    """The config of a saved network alone; arguments and errors as `load_model`."""
+    folder, epoch = _found(path, seed, epoch)
+    with reader(folder) as source:
+        return _config(source, folder, epoch)
+
+
+def _found(path: str | pathlib.Path, seed: int, epoch: int | None) -> tuple[pathlib.Path, int]:
+    """The folder of checkpoints, and an epoch that was kept there."""
+    folder = _folder(path, seed)
+    epoch = _latest(folder) if epoch is None else epoch
+    check_kept(folder, epoch)
+    return folder, epoch
+
+
+def _config(source: Manager, folder: pathlib.Path, epoch: int) -> dict[str, Any]:
+    config = read(source, epoch, "config", None, way_out=_give_epoch)
+    if absent := [key for key in ("model", "input_shape") if key not in config]:
+        lacks = " and no ".join(absent)
+        raise ValueError(f"{folder} holds the state of a run, not a network: its config has no {lacks}.")
+    return config
 
 
 def _give_epoch(damaged: int, newest: int) -> str:

@@ -25,7 +25,8 @@ import numpy as np
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), np.dtype, np.generic, range, slice)
 FIXED = (
-    type, types.ModuleType, types.BuiltinFunctionType, types.MethodWrapperType, enum.Enum, jax.Array, jax.Device,
+    type, types.ModuleType, types.BuiltinFunctionType, types.MethodWrapperType, types.GenericAlias, types.UnionType,
+    enum.Enum, jax.Array, jax.Device,
     np.ufunc, weakref.ref, type(jax.jit(len)), type(functools.lru_cache(len)),
 )  # fmt: skip
 INSTALLED = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")})

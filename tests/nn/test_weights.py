@@ -199,6 +199,18 @@ def test_capture_follows_a_vit():
     assert (by_leaf["block0/dense1/kernel"].rows, by_leaf["block0/dense1/kernel"].d_in) == (15, 32)
 
 
+def test_capture_follows_a_bottleneck():
+    model, x = network("resnet_bottleneck.safetensors"), jax.ShapeDtypeStruct((3, 18, 23, 3), "float32")
+    table = capture.layers(model.apply, jax.eval_shape(model.init, jax.random.key(0), x), x)
+    blocks = "stage1/block0", "stage1/block1", "stage2/block0"
+    convolutions = {f"{block}/conv{i}/kernel" for block in blocks for i in range(3)} | {"stem/kernel"}
+    convolutions |= {f"{block}/shortcut/kernel" for block in blocks[::2]}
+    assert {layer.leaf for layer in table.values()} == convolutions | {"head/kernel"}
+    by_leaf = {layer.leaf: layer for layer in table.values()}
+    assert by_leaf["stage2/block0/conv1/kernel"].rows == 3 * 3 * 3  # 18 x 23 pixels, halved three times
+    assert by_leaf["stage2/block0/conv0/kernel"].shares == by_leaf["stage2/block0/conv0/kernel"].path
+
+
 def test_a_sample_is_projected_out_of_a_vit(case):
     _, found, image, _ = case("vit_timm.safetensors")
     model, variables = found.model, found.variables
@@ -220,6 +232,8 @@ def test_a_sample_is_projected_out_of_a_vit(case):
 BAD = {
     "missing": ("vit_timm.safetensors", {"without": ("norm.bias",)}, {}, {},
         r"has no tensor norm\.bias \(8,\), which norm/bias \(8,\) of the network needs; it has blocks"),
+    "no positions": ("vit_timm.safetensors", {"without": ("pos_embed",)}, {}, {},
+        r"has no tensor pos_embed .*, which positions .* of the network needs"),
     "another shape": ("vit_timm.safetensors", {"norm.bias": np.zeros(7, np.float32)}, {}, {},
         r"norm\.bias in .* is \(7,\), and norm/bias \(8,\) of the network needs \(8,\): give the sizes of the file"),
     "width": ("vit_timm.safetensors", {}, {"width": 16}, {},

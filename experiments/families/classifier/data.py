@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from experiments.harness import flags, runner, sets
-from subspace_jax import data, nn, training
+from subspace_jax import checkpoint, data, nn, training
 from subspace_jax.nn.build import NETWORKS
 from subspace_jax.nn.parts import Parts
 
@@ -103,9 +103,18 @@ def setup(config: Config, *, test: bool = True) -> Setup:
             f"--batch {recipe.batch} is larger than the {len(columns['label'])} training samples; lower it."
         )
     network = nn.build(config.model, **network_arguments(config, found.classes))
-    scaling = data.scaling(config.data, data.inputs(columns))
+    scaling = saved_scaling(config) or data.scaling(config.data, data.inputs(columns))
     prepare = training.prepare(scaling, augment=config.augment)
     return Setup(columns, unseen, found.test, scaling, found.classes, found.names, recipe, network, prepare)
+
+
+def saved_scaling(config: Config) -> data.Scaling | None:
+    """That of the network at --checkpoint: published weights want pixels as their source scaled them."""
+    if not config.checkpoint:
+        return None
+    seed = checkpoint.seeds(config.checkpoint)[0]
+    saved = checkpoint.load_config(config.checkpoint, seed=seed, epoch=config.epoch)
+    return data.Scaling(**saved["scaling"]) if "scaling" in saved else None
 
 
 def network_arguments(config: Config, classes: int) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Trained(NamedTuple):
 def adopt(config: C) -> C:
     """The flags with which the network at --checkpoint was trained, so that the same wrong labels are planted."""
     seeds = checkpoint.seeds(config.checkpoint)
-    _, _, saved = checkpoint.load_model(config.checkpoint, seed=seeds[0], epoch=config.epoch)
+    saved = checkpoint.load_config(config.checkpoint, seed=seeds[0], epoch=config.epoch)
     kwargs = saved["model"]["kwargs"]
     same = {"data": saved["data"], "samples": saved["samples"], "model": saved["model"]["name"]}
     same |= {name: saved["recipe"][name] for name in SAVED_RECIPE} | saved["corruption"]
@@ -52,7 +52,7 @@ def subset(config: data.Config, seed: int) -> list[int] | None:
     """The numbers of the samples that the network at --checkpoint was trained on; None where it names none."""
     if not config.checkpoint:
         return None
-    return checkpoint.load_model(config.checkpoint, seed=seed, epoch=config.epoch)[2].get("subset")
+    return checkpoint.load_config(config.checkpoint, seed=seed, epoch=config.epoch).get("subset")
 
 
 def own(config: data.Config, shared: data.Setup, seed: int, *, whole: bool = False) -> data.Setup:
@@ -128,10 +128,12 @@ def save_network(folder: str, seed: int, variables: Variables, saved: dict[str, 
             checkpoint.save(to, epoch, state, config=saved, carries=carries)
 
 
-def measure(apply: Callable, variables: Variables, x: np.ndarray) -> dict[str, moments.Moments]:
-    """Moments of all layer inputs, in float64."""
+def measure(
+    apply: Callable, variables: Variables, x: np.ndarray, *, layers: list[str] | None = None
+) -> dict[str, moments.Moments]:
+    """Moments of the inputs of these layers, of all when None, in float64."""
     batches = (x[start : start + MEASURED] for start in range(0, len(x), MEASURED))
-    return capture.collect(apply, variables, batches, dtype="float64")
+    return capture.collect(apply, variables, batches, layers=layers, dtype="float64")
 
 
 @functools.lru_cache  # one function object, and so one compilation

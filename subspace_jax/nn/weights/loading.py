@@ -120,8 +120,8 @@ def _image_shape(file: File, model: Model, asked: Shape | None) -> Shape:
         return tuple(asked)
     if file.source.resnet:
         return RESNET_SIDE, RESNET_SIDE, channels
-    table = file.tensors[file.source.layers["positions"]]
-    side = positions.grid(table.shape[1]) if table.ndim == 3 else 1
+    table = file.tensors.get(file.source.layers["positions"])
+    side = positions.grid(table.shape[1]) if table is not None and table.ndim == 3 else 1  # `filled` will refuse it
     return side * height, side * width, channels
 
 

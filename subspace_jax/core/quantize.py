@@ -102,7 +102,7 @@ def quantize_grad(key: Key[Array, ""], x: Float[Array, "*shape"], bits: int | No
 
 
 def quantize_input(
-    x: Float[Array, "*shape"], bits: int | Num[Array, ""], lo: Scalar | Array, hi: Scalar | Array
+    x: Float[Array | np.ndarray, "*shape"], bits: int | Num[Array, ""], lo: Scalar | Array, hi: Scalar | Array
 ) -> Float[Array, "*shape"]:
     """The centre of the bin of each value, 2^bits bins of equal width w between lo and hi; dQ/dx is one everywhere.
 
@@ -123,6 +123,7 @@ def quantize_input(
         raise ValueError(f"bits of an input are an integer in [1, {INPUT_BITS}]; got {bits}.")
     if is_known(lo) and is_known(hi) and not np.all(np.asarray(hi) > np.asarray(lo)):
         raise ValueError(f"the range of inputs goes from lo up to hi; got {lo} and {hi}.")
+    x = jnp.asarray(x)
     bins = jnp.exp2(jnp.asarray(bits, x.dtype)).round()
     lo = jnp.asarray(lo, x.dtype)
     width = (jnp.asarray(hi, x.dtype) - lo) / bins

@@ -19,6 +19,7 @@ Weighting = Literal["adaptive", "constant", "umap"]
 Rows = Float[Array, "b d"]
 Chosen = Float[Array, "b k"]
 TINY = 1e-12  # of squared distances: a table entry may be the input itself
+MANY = 4  # times as many entries as neighbours: fewer, and copies of the neighbours cost more than a product
 BISECTIONS = 20  # of the width of a UMAP neighbourhood
 
 
@@ -91,7 +92,7 @@ def neighborhood(
     """
     check_table(h, position, embedding, neighbors)
     index = nearest(jax.lax.stop_gradient(h), jax.lax.stop_gradient(position), neighbors, chunk=chunk)
-    distance = ((h[:, None] - position[index]) ** 2).sum(2)  # of differences: nothing cancels
+    distance = _distances(h, position, index)
     weight = jax.nn.softmax(_logits(distance, weighting, tau, held), axis=1)
     return jnp.einsum("bk,bkw->bw", weight, embedding[index]), Neighbors(index, weight, distance)
 
@@ -123,10 +124,9 @@ def nearest(
 
 def log_memberships(distance: Chosen, *, held: bool = True) -> Chosen:
     """-max(0, length - nearest) / width of UMAP, 0 for the nearest; the width such that they sum to log2 k."""
-    stop = jax.lax.stop_gradient if held else lambda x: x
     length = jnp.sqrt(jnp.maximum(distance, TINY))
-    beyond = jnp.maximum(length - stop(length[:, :1]), 0)
-    return -beyond / stop(_width(beyond))
+    beyond = jnp.maximum(length - _held(length[:, :1], held), 0)
+    return -beyond / _held(_width(beyond), held)
 
 
 def check_table(h: Any, position: Any, embedding: Any, neighbors: int) -> None:
@@ -144,15 +144,27 @@ def check_table(h: Any, position: Any, embedding: Any, neighbors: int) -> None:
         raise ValueError(f"neighbors are 1 to {entries}, the entries of the table; got {neighbors}.")
 
 
+def _distances(h: Rows, position: Array, index: Array) -> Chosen:
+    """Squared, of differences, in which nothing cancels; of many neighbours by a product, without their copies."""
+    if MANY * index.shape[1] < len(position):
+        return ((h[:, None] - position[index]) ** 2).sum(2)
+    product = jnp.matmul(h, position.T, precision="highest")
+    squares = (h**2).sum(1)[:, None] + (position**2).sum(1)[None] - 2 * product
+    return jnp.maximum(jnp.take_along_axis(squares, index, axis=1), 0)
+
+
 def _logits(distance: Chosen, weighting: str, tau: Any, held: bool) -> Chosen:
-    stop = jax.lax.stop_gradient if held else lambda x: x
     if weighting == "adaptive":
-        return -distance / (tau * stop(jnp.maximum(distance.mean(1, keepdims=True) / 2, TINY)))
+        return -distance / (tau * _held(jnp.maximum(distance.mean(1, keepdims=True) / 2, TINY), held))
     if weighting == "constant":
         return -distance / tau
     if weighting != "umap":
         raise ValueError(f"there is no weighting {weighting!r}; there are adaptive, constant, umap.")
     return log_memberships(distance, held=held)
+
+
+def _held(x: Array, held: bool) -> Array:
+    return jax.lax.stop_gradient(x) if held else x
 
 
 def _width(beyond: Chosen) -> Array:

@@ -66,6 +66,15 @@ def test_a_bounded_network_has_kernels_of_norm_one_before_its_head():
     np.testing.assert_allclose(methods.dense(OF, 3, 4, True).apply(grown, X), plain, rtol=1e-4, atol=1e-5)
 
 
+def test_the_spectral_norm_and_its_gradient_are_those_of_the_svd():
+    for shape in ((3, 7), (7, 3)):
+        w = jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
+        value, slope = jax.value_and_grad(methods.spectral_norm)(w)
+        u, s, vt = np.linalg.svd(np.asarray(w, np.float64), full_matrices=False)
+        np.testing.assert_allclose(value, s[0], rtol=1e-5)
+        np.testing.assert_allclose(slope, np.outer(u[:, 0], vt[0]), atol=1e-5)
+
+
 def table_of(variables, entries=5):
     h = OF.features(variables, X)
     params = variables["params"] | {"embedding": methods.affine(variables["params"]["embedding"], h)[:entries]}

@@ -118,7 +118,7 @@ def limited(params: Any) -> Any:
 
 
 def spectral_norm(matrix: Any) -> Any:
-    """||W||_2 = ||u' W||, u from the smaller Gram matrix: exact, as its gradient u v' is, and far cheaper than an SVD."""
+    """||W||_2 = ||u' W||, u from the smaller Gram matrix: exact, as its gradient u v' is, and cheaper than an SVD."""
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     held = jax.lax.stop_gradient(wide)
     u = jnp.linalg.eigh(jnp.matmul(held, held.T, precision="highest"))[1][:, -1]

@@ -132,7 +132,7 @@ def quantize_input(
 
 
 @jax.custom_vjp
-def halftone(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+def halftone(x: Float[Array | np.ndarray, "b h w c"]) -> Float[Array, "b h w c"]:
     """Dots of 0 and 1: (sign(K u + 1e-3) + 1) / 2 with u = (x - mean) / (max - min) of each image, K 3x3, padded by 0.
 
     Backward its derivative is that of sigmoid(K u + 1e-3) / 2 + 1/2, with mean and range constant. Reverse mode only.
@@ -229,8 +229,9 @@ def _backward(bits, key, cotangent):
 quantize_grad.defvjp(_forward, _backward)
 
 
-def _spread(x: Array) -> tuple[Array, Array]:
+def _spread(x: Array | np.ndarray) -> tuple[Array, Array]:
     """(x - mean) / (max - min) of each image, and the range."""
+    x = jnp.asarray(x)
     axes = tuple(range(1, x.ndim))
     span = x.max(axes, keepdims=True) - x.min(axes, keepdims=True)
     return (x - x.mean(axes, keepdims=True)) / jnp.maximum(span, SMALLEST_SCALE), span

@@ -13,7 +13,15 @@ import numpy as np
 
 from subspace_jax.core import checks
 from subspace_jax.core.keys import as_key
-from subspace_jax.nn.layers.neighborhood import Neighbors, Rows, log_memberships, nearest, neighborhood
+from subspace_jax.nn.layers.neighborhood import (
+    Embeddings,
+    Neighbors,
+    Positions,
+    Rows,
+    log_memberships,
+    nearest,
+    neighborhood,
+)
 from subspace_jax.typing import Array, Float, Int, Key
 
 A, B = 1.577, 0.895  # of UMAP's curve 1 / (1 + a d^2b)
@@ -87,8 +95,7 @@ def moving_average(
 
 
 def jacobian_bound(
-    h: Rows, position: Float[Array, "entries d"], embedding: Float[Array, "entries width"], *, neighbors: int,
-    tau: float,
+    h: Rows, position: Positions, embedding: Embeddings, *, neighbors: int, tau: float,
 ) -> Float[Array, " b"]:  # fmt: skip
     """(2 / tau) max_i ||E_i - v|| max_i ||R_i - mean R||: at least the spectral norm of dv/dh, for constant tau."""
     v, found = neighborhood(h, position, embedding, neighbors=neighbors, weighting="constant", tau=tau)

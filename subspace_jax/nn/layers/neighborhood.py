@@ -12,11 +12,14 @@ from typing import Any, Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from subspace_jax.typing import Array, Float, Int
 
 Weighting = Literal["adaptive", "constant", "umap"]
-Rows = Float[Array, "b d"]
+Rows = Float[Array | np.ndarray, "b d"]
+Positions = Float[Array | np.ndarray, "entries d"]
+Embeddings = Float[Array | np.ndarray, "entries width"]
 Chosen = Float[Array, "b k"]
 TINY = 1e-12  # of squared distances: a table entry may be the input itself
 MANY = 4  # times as many entries as neighbours: fewer, and copies of the neighbours cost more than a product
@@ -70,7 +73,7 @@ class Neighborhood(nn.Module):
 
 
 def neighborhood(
-    h: Rows, position: Float[Array, "entries d"], embedding: Float[Array, "entries width"], *, neighbors: int,
+    h: Rows, position: Positions, embedding: Embeddings, *, neighbors: int,
     weighting: Weighting = "adaptive", tau: Any = 1.0, held: bool = True, chunk: int | None = None,
 ) -> tuple[Float[Array, "b width"], Neighbors]:  # fmt: skip
     """V and what decided it. The set of neighbours is constant under differentiation.
@@ -91,17 +94,16 @@ def neighborhood(
       ValueError: k outside [1, entries], shapes that do not fit, another weighting.
     """
     check_table(h, position, embedding, neighbors)
+    h, position, embedding = (jnp.asarray(part) for part in (h, position, embedding))
     index = nearest(jax.lax.stop_gradient(h), jax.lax.stop_gradient(position), neighbors, chunk=chunk)
     distance = _distances(h, position, index)
     weight = jax.nn.softmax(_logits(distance, weighting, tau, held), axis=1)
     return jnp.einsum("bk,bkw->bw", weight, embedding[index]), Neighbors(index, weight, distance)
 
 
-def nearest(
-    h: Rows, position: Float[Array, "entries d"], neighbors: int, *, chunk: int | None = None
-) -> Int[Array, "b k"]:
+def nearest(h: Rows, position: Positions, neighbors: int, *, chunk: int | None = None) -> Int[Array, "b k"]:
     """Numbers of the k nearest entries, nearest first, the lower number of equally near ones."""
-    entries = len(position)
+    h, position, entries = jnp.asarray(h), jnp.asarray(position), len(position)
     size = min(chunk or entries, entries)
     padded = -(-entries // size) * size
 

@@ -27,6 +27,7 @@ from subspace_jax.nn.layers import quantized
 from subspace_jax.ood import outliers, vrm
 from subspace_jax.privacy import audit, dp_sgd, noise, sampling, shadows, zeroth_order
 from subspace_jax.privacy.masks import independent_masks, shadow_masks
+from subspace_jax.robustness import neighborhood
 from subspace_jax.training.augment import crop_flip
 from subspace_jax.training.many import train_many
 from subspace_jax.training.minimise import minimise, repeat
@@ -126,6 +127,8 @@ CALLS = {
     noise.gaussian_noise: lambda key: (
         (tx := noise.gaussian_noise(key, sigma=1.0, clip=1.0, expected_batch=2.0)).update(PARAMS, tx.init(PARAMS))
     ),
+    neighborhood.initial_table: lambda key: neighborhood.initial_table(key, ROWS, Y, ROWS, entries=2)[:2],
+    neighborhood.neighbor_loss: lambda key: neighborhood.neighbor_loss(key, X, X, neighbors=2),
     sampling.poisson_sets: lambda key: sampling.poisson_sets(key, 4, q=0.5, steps=2),
     audit.plant: lambda key: audit.plant(
         key, per_sample, SGD, VARIABLES, (X, Y), canaries=4

@@ -95,6 +95,30 @@ def curves(
     return save(figure, workdir, name)
 
 
+def bundles(
+    workdir: str, name: str, along: Sequence[float], panels: Mapping[str, Mapping[str, Any]], *, bold: str, x: str,
+    y: str,
+) -> pathlib.Path:  # fmt: skip
+    """Panels of thin lines over the same x values, three a row: {panel: {line: values}}, the line `bold` is thick."""
+    from matplotlib.figure import Figure
+
+    down = -(-len(panels) // 3)
+    figure = Figure(figsize=(9, 2.6 * down), layout="constrained")
+    places = figure.subplots(down, 3, squeeze=False, sharex=True, sharey=True).ravel()
+    for ax in places[len(panels) :]:
+        ax.set_axis_off()
+    kinds = list(dict.fromkeys(line for lines in panels.values() for line in lines if line != bold))
+    for ax, (title, lines) in zip(places, panels.items(), strict=False):
+        for line, values in lines.items():
+            color, width = ("black", 2.6) if line == bold else (COLORS[kinds.index(line) % len(COLORS)], 0.9)
+            style = "-" if line == bold or kinds.index(line) < len(COLORS) else "--"
+            ax.plot(along, values, style, color=color, lw=width, label=line)
+        ax.set(title=title, xlabel=x, ylabel=y, ylim=(-0.02, 1.02))
+    found = {label: handle for ax in places for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(found.values(), found.keys(), fontsize=8, frameon=False, loc="outside right upper")
+    return save(figure, workdir, name)
+
+
 def histograms(workdir: str, name: str, groups: dict[str, np.ndarray], *, x: str, log: bool = False) -> pathlib.Path:
     """Shares of each group over common bins."""
     figure, ax = axes()

@@ -102,7 +102,7 @@ def quantize_grad(key: Key[Array, ""], x: Float[Array, "*shape"], bits: int | No
 
 
 def quantize_input(
-    x: Float[Array, "*shape"], bits: int | Num[Array, ""], lo: Scalar | Array, hi: Scalar | Array
+    x: Float[Array | np.ndarray, "*shape"], bits: int | Num[Array, ""], lo: Scalar | Array, hi: Scalar | Array
 ) -> Float[Array, "*shape"]:
     """The centre of the bin of each value, 2^bits bins of equal width w between lo and hi; dQ/dx is one everywhere.
 
@@ -123,6 +123,7 @@ def quantize_input(
         raise ValueError(f"bits of an input are an integer in [1, {INPUT_BITS}]; got {bits}.")
     if is_known(lo) and is_known(hi) and not np.all(np.asarray(hi) > np.asarray(lo)):
         raise ValueError(f"the range of inputs goes from lo up to hi; got {lo} and {hi}.")
+    x = jnp.asarray(x)
     bins = jnp.exp2(jnp.asarray(bits, x.dtype)).round()
     lo = jnp.asarray(lo, x.dtype)
     width = (jnp.asarray(hi, x.dtype) - lo) / bins
@@ -131,7 +132,7 @@ def quantize_input(
 
 
 @jax.custom_vjp
-def halftone(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+def halftone(x: Float[Array | np.ndarray, "b h w c"]) -> Float[Array, "b h w c"]:
     """Dots of 0 and 1: (sign(K u + 1e-3) + 1) / 2 with u = (x - mean) / (max - min) of each image, K 3x3, padded by 0.
 
     Backward its derivative is that of sigmoid(K u + 1e-3) / 2 + 1/2, with mean and range constant. Reverse mode only.
@@ -228,8 +229,9 @@ def _backward(bits, key, cotangent):
 quantize_grad.defvjp(_forward, _backward)
 
 
-def _spread(x: Array) -> tuple[Array, Array]:
+def _spread(x: Array | np.ndarray) -> tuple[Array, Array]:
     """(x - mean) / (max - min) of each image, and the range."""
+    x = jnp.asarray(x)
     axes = tuple(range(1, x.ndim))
     span = x.max(axes, keepdims=True) - x.min(axes, keepdims=True)
     return (x - x.mean(axes, keepdims=True)) / jnp.maximum(span, SMALLEST_SCALE), span

@@ -1,0 +1,224 @@
+"""One seed of robust_layer: networks that differ in one layer, each audited with attacks that know its layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.families import classifier
+from experiments.robust_layer import methods
+from subspace_jax import data, training, trees
+from subspace_jax.core import attacks, keys
+from subspace_jax.core.attacks import objectives
+from subspace_jax.robustness import audit
+from subspace_jax.robustness import neighborhood as tables
+
+if TYPE_CHECKING:
+    from experiments.robust_layer.experiment import Config
+
+TABLE_KEY, TUNE_KEY, ATTACK_KEY = 13, 14, 12  # beside those of the classifier family
+GIVEN, SHOWN = "given", 6
+Arrays = dict[str, np.ndarray]
+
+
+def listed(config: Config) -> tuple[str, ...]:
+    """The networks of a run, the one of --checkpoint last."""
+    return (*config.networks, *((GIVEN,) if config.checkpoint else ()))
+
+
+def trained(config: Config, shared: classifier.Setup, seed: int) -> Arrays:
+    """Variables of every network by "<name>/<path>"."""
+    task, of = classifier.task(config, shared, seed), methods.encoder(config, shared)
+    key, found, warm = jax.random.fold_in(jax.random.key(seed), classifier.TRAIN_KEY), {}, None
+    model = methods.dense(of, config.width, shared.classes)
+    for name in (n for n in config.networks if n in methods.DENSE):
+        bounded = methods.dense(of, config.width, shared.classes, name == "spectral")
+        hard = training.adversarial(bounded, eps=config.eps, attack=methods.hardening())
+        objective = hard if name == "adversarial" else None
+        state, run, x = begun(config, shared, task, bounded, name, key, objective)
+        whole = config.epochs + config.finetune_epochs
+        if name == "dense":
+            state, _ = training.fit(run, state, (x, task.label), epochs=config.epochs, label=f"seed {seed}, warm-up")
+            warm = training.variables(state)
+        start = config.epochs if name == "dense" else 0
+        state, _ = training.fit(run, state, (x, task.label), epochs=whole, start=start, label=f"seed {seed}, {name}")
+        found[name] = training.variables(state)
+    images = np.asarray(data.scale(task.image, methods.pixels(shared.scaling)))
+    found |= looked_up(config, shared, seed, model, warm, images, task.label)
+    return {f"{name}/{p}": np.asarray(leaf) for name, one in found.items() for p, leaf in trees.flatten(one).items()}
+
+
+def begun(
+    config: Config, shared: classifier.Setup, task: classifier.Task, model: Any, name: str, key: Any, objective: Any
+) -> tuple:
+    """A fresh state, the epoch function and the raw images."""
+    steps = (config.epochs + config.finetune_epochs) * (len(task.image) // config.batch)
+    tx = methods.optimizer(config, name, steps)
+    prepare = training.prepare(methods.pixels(shared.scaling), augment=config.augment)
+    run = training.train_epoch(model, tx, batch=config.batch, prepare=prepare, objective=objective)
+    blank = np.zeros((1, *task.image.shape[1:]), np.float32)
+    return classifier.create(key, model, tx, blank), run, task.image
+
+
+def looked_up(
+    config: Config, shared: classifier.Setup, seed: int, model: Any, warm: Any, images: np.ndarray, label: np.ndarray
+) -> dict[str, Any]:
+    """The networks with a table of training samples, made from the warmed-up dense one."""
+    of, key = methods.encoder(config, shared), jax.random.key(seed)
+    h = features(of, warm, images)
+    v = methods.affine(warm["params"]["embedding"], h)
+    table = tables.initial_table(jax.random.fold_in(key, TABLE_KEY), h, label, v, entries=config.table_size)
+    encoder = {"encoder": warm["params"]["encoder"]}
+    stats = {"encoder": warm["batch_stats"]["encoder"], "position": table.position}
+    start = {"params": encoder | {"embedding": table.embedding, "head": warm["params"]["head"]}, "batch_stats": stats}
+    labels = jax.nn.one_hot(label[table.source], shared.classes)
+    flat = jnp.asarray(images[table.source].reshape(len(table.source), -1))
+    found = {
+        "table": start, "soft_knn": {"params": encoder | {"embedding": labels}, "batch_stats": stats},
+        "pixel_knn": {"params": {"embedding": labels}, "batch_stats": {"position": flat}},
+    }  # fmt: skip
+    for name in methods.FINE_TUNED:
+        if name in config.networks:
+            found[name] = fine_tuned(config, shared, seed, name, start, table.source, images, label)
+    return {name: one for name, one in found.items() if name in config.networks} | {
+        "source": {"image": images[table.source], "label": label[table.source]}
+    }
+
+
+def fine_tuned(
+    config: Config, shared: classifier.Setup, seed: int, name: str, start: Any, source: np.ndarray, images: np.ndarray,
+    label: np.ndarray,
+) -> Any:  # fmt: skip
+    """Train on through the layer; its positions are those of their images before each epoch and at the end."""
+    of = methods.encoder(config, shared)
+    weight = methods.NEIGHBOR_WEIGHT if name == "npl_neighbor" else config.neighbor_weight
+    objective = methods.through_layer(
+        of, neighbors=config.neighbors, weighting=config.weighting, weight=weight, average=config.refresh == "average"
+    )
+    steps = config.finetune_epochs * (len(label) // config.batch)
+    tx = training.optimizer(methods.recipe(config, rate=0.5), steps)
+    model = methods.dense(of, config.width, shared.classes)
+    run = training.train_epoch(model, tx, batch=config.batch, objective=objective)
+    key = jax.random.fold_in(jax.random.key(seed), TUNE_KEY)
+    state = training.TrainState(jnp.int32(0), start["params"], start["batch_stats"], tx.init(start["params"]), key)
+
+    def refreshed(state: Any) -> Any:
+        position = features(of, training.variables(state), images[source])
+        return state._replace(batch_stats=state.batch_stats | {"position": position})
+
+    for epoch in range(config.finetune_epochs):
+        state = refreshed(state) if config.refresh == "epoch" else state
+        state, _ = training.fit(
+            run, state, (images, label), epochs=epoch + 1, start=epoch, label=f"seed {seed}, {name}"
+        )
+    return training.variables(refreshed(state) if config.refresh == "epoch" else state)
+
+
+def features(of: methods.Encoder, variables: Any, x: np.ndarray) -> Any:
+    """What the embedding reads, of a whole set."""
+    return training.predict(of.features, variables, x)
+
+
+def audited(config: Config, shared: classifier.Setup, arrays: Arrays, seed: int, name: str) -> dict[str, Any]:
+    """Everything the audit of one network found, and what the report shows of it."""
+    raw, rows = data.inputs(shared.test), slice(config.images)
+    x = np.asarray(data.scale(raw[rows], methods.pixels(shared.scaling)))
+    y = shared.test["label"][rows]
+    own_keys = keys.sample_keys(jax.random.fold_in(jax.random.key(seed), ATTACK_KEY), shared.test["index"][rows])
+    fn, plain = (function(config, shared, arrays, seed, one) for one in (name, "dense"))
+    pgd, extra = attacks.pgd(steps=config.steps), {}
+    if name != "dense":
+        extra["transfer"] = np.asarray(attacks.run(own_keys, pgd, plain, x, y, eps=config.eps))
+    if name not in (*methods.DENSE, GIVEN):
+        for kind, changed in methods.SURROGATES.items():
+            surrogate = function(config, shared, arrays, seed, name, **changed)
+            extra[kind] = np.asarray(attacks.run(own_keys, pgd, surrogate, x, y, eps=config.eps))
+    usual = tried(config, shared.classes)
+    found = audit.audit(own_keys, fn, x, y, eps=config.eps, attacks=usual, extra=extra, reference=plain)
+    result: dict[str, Any] = {f"right/{kind}": right for kind, right in found.right.items()}
+    result |= {"clean": found.clean, "worst": found.worst, "power": found.power}
+    result |= {"warnings": np.array(found.warnings, str)}
+    result |= {"strengths": np.array(list(found.curve)), "curve": np.array(list(found.curve.values()))}
+    result |= smoothness(fn, x, y, found.clean)
+    return result | pictures(config, shared, arrays, seed, name, x, found.examples, y)
+
+
+def tried(config: Config, classes: int) -> dict[str, attacks.Attack]:
+    """The attacks on every network; half of the restarts are on cross-entropy."""
+    half, rest = config.restarts // 2, config.restarts - config.restarts // 2
+    dlr = {"dlr": attacks.pgd(steps=config.steps, objective="dlr")} if classes > 2 else {}
+    return {
+        "pgd": attacks.pgd(steps=config.steps),
+        "margin": attacks.pgd(steps=config.steps, objective="margin"),
+        **dlr,
+        "long": attacks.pgd(steps=5 * config.steps),
+        "restarts": attacks.pgd(steps=2 * config.steps, objective="margin", restarts=rest),
+        "restarts_ce": attacks.pgd(steps=2 * config.steps, restarts=half),
+        "square": attacks.square(queries=config.queries),
+    }
+
+
+def function(config: Config, shared: classifier.Setup, arrays: Arrays, seed: int, name: str, **changed: Any) -> Any:
+    """A network of the stage, or that of --checkpoint, as a function of images in [0, 1]."""
+    of = methods.encoder(config, shared)
+    if name == GIVEN:
+        task = classifier.task(config, shared, seed)
+        loaded = classifier.trained(config, shared, task, seed)
+        seen = methods.Encoder(loaded.model, *(tuple(loaded.config["scaling"][part]) for part in ("mean", "std")))
+        return jax.tree_util.Partial(_given(seen), loaded.variables)
+    apply = methods.apply_of(config, of, name, shared.classes, **changed)
+    return jax.tree_util.Partial(apply, nested(arrays, name))
+
+
+def _given(seen: methods.Encoder) -> Any:
+    return lambda variables, x: seen.network.apply(variables, seen.seen(x))
+
+
+def nested(arrays: Arrays, name: str) -> Any:
+    """The variables of one network from "<name>/<path>"; an encoder without statistics has none."""
+    found: dict[str, Any] = {"params": {"encoder": {}}, "batch_stats": {"encoder": {}}}
+    for path in (p for p in arrays if p.startswith(f"{name}/")):
+        *parents, leaf = path.split("/")[1:]
+        place = found
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[leaf] = jnp.asarray(arrays[path])
+    return found
+
+
+def smoothness(fn: Any, x: np.ndarray, y: np.ndarray, clean: np.ndarray) -> dict[str, float]:
+    """Median length of the loss gradient, and of margin over the l1 norm of its gradient, where the answer is right."""
+    label, parts = jnp.asarray(y), {}
+    for kind in ("ce", "margin"):
+        loss = objectives.OBJECTIVES[kind]
+        values = loss(fn(jnp.asarray(x)), label)
+        slope = jax.jit(jax.grad(lambda x, loss=loss: loss(fn(x), label).sum()))(jnp.asarray(x))
+        parts[kind] = np.asarray(values), np.asarray(slope).reshape(len(x), -1)
+    length = np.linalg.norm(parts["ce"][1], axis=1)
+    value, slope = parts["margin"]
+    ratio = -value / np.maximum(np.abs(slope).sum(1), 1e-12)
+    return {"gradient_norm": np.median(length), "margin_ratio": np.median(ratio[clean]) if clean.any() else np.nan}
+
+
+def pictures(
+    config: Config, shared: classifier.Setup, arrays: Arrays, seed: int, name: str, x: np.ndarray, examples: np.ndarray,
+    y: np.ndarray,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Some images before and after, what is said of them, and the table entries that decided."""
+    fell = np.argsort(np.abs(examples - x).reshape(len(x), -1).max(1) == 0, kind="stable")[:SHOWN]
+    fn = function(config, shared, arrays, seed, name)
+    said = [np.asarray(fn(jnp.asarray(part[fell]))).argmax(1) for part in (x, examples)]
+    found = {"images": x[fell], "made": examples[fell], "label": y[fell], "said": np.stack(said)}
+    if name not in (*methods.FINE_TUNED, "table"):
+        return found
+    of, variables = methods.encoder(config, shared), nested(arrays, name)
+    for kind, part in (("before", x), ("after", examples)):
+        h = of.features(variables, jnp.asarray(part[fell]))
+        _, _, near = methods.read(variables, h, neighbors=config.neighbors, weighting=config.weighting)
+        found |= {f"entry_{kind}": arrays["source/image"][np.asarray(near.index[:, :3])]}
+        found |= {f"entry_label_{kind}": arrays["source/label"][np.asarray(near.index[:, :3])]}
+        found |= {f"entry_weight_{kind}": np.asarray(near.weight[:, :3])}
+    return found

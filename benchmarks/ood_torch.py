@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytorch_ood  # type: ignore  # noqa: F401
@@ -43,6 +44,6 @@ def to_numpy(call: Callable) -> np.ndarray:
     return np.asarray(call())
 
 
-def asked(fitted: detector.Detector, features: torch.Tensor) -> Callable:
+def asked(fitted: Any, features: torch.Tensor) -> Callable:
     """A call that scores features by a fitted peer."""
     return lambda: fitted.predict_features(features)

@@ -49,7 +49,8 @@ commit {{ run.environment.commit }}.{{ " " + run.note if run.note }}
 | claim | value | at least | |
 |---|---|---|---|
 {% for claim in run.claims -%}
-| {{ claim.name }} | {{ "%.4f"|format(claim.value) }} | {{ claim.threshold }} | {{ verdict[claim.holds] }} |
+| {{ claim.name | replace("|", "&#124;") }} | {{ "%.4f"|format(claim.value) }} \
+| {{ claim.threshold }} | {{ verdict[claim.holds] }} |
 {% endfor %}{% endif %}{% endfor %}
 {%- for missing in system.missing %}
 ### {{ missing }}: not run
@@ -85,7 +86,8 @@ temporary memory of the program; trace error: median, relative to the exact trac
 | claim | value | at least | |
 |---|---|---|---|
 {% for claim in run.claims -%}
-| {{ claim.name }} | {{ "%.2f"|format(claim.value) }} | {{ claim.threshold }} | {{ verdict[claim.holds] }} |
+| {{ claim.name | replace("|", "&#124;") }} | {{ "%.2f"|format(claim.value) }} \
+| {{ claim.threshold }} | {{ verdict[claim.holds] }} |
 {% endfor %}{% endif %}{% endfor %}"""
 
 TABLES = {

@@ -58,7 +58,7 @@ def test_imports_go_down_the_ranks(path):
         assert RANKS.get(other, DOMAIN) < RANKS.get(own, DOMAIN), f"{relative} imports {name}"
 
 
-ROOMS = "__init__", "__main__", "experiment", "methods", "protocol", "published", "report"
+ROOMS = "__init__", "__main__", "experiment", "figures", "methods", "protocol", "published", "report"
 BELOW = {  # what the part of an experiment may not import, beside what its rank forbids
     "report": ("subspace_jax.training", "subspace_jax.checkpoint"),
     "protocol": ("experiments.harness.plots", "experiments.harness.report", "matplotlib"),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from experiments.lifecycle.experiment import Config
 
 MEMBER_KEY, SHADOW_KEY, LEARN_KEY = range(12, 15)  # folded into the seed's key; 0 to 11 are taken
-WATCHED = 40  # moments of the new task at which all classes are tested
+WATCHED, WITNESSES = 40, 2000  # moments of the new task at which all classes are tested; on so many test samples
 ATTACK = "lira_fixed_variance"
 Arrays = dict[str, Any]
 
@@ -243,13 +243,14 @@ def learn(
     """Train on the new classes, over all outputs, by updates orthogonal to the spaces."""
     config, task, how = case.config, case.task, rule(case, model)
     state = optax.tree.set(how.tx.init(variables["params"]), bases=spaces)
-    groups = np.stack([group(case, name)[1] for name in ("old", "forgotten", "new")]).astype(np.float32)
-    start = shares(training.predict(model.apply, variables, task.test_x), jnp.asarray(task.test_label), groups)
+    x, y = task.test_x[:WITNESSES], task.test_label[:WITNESSES]
+    groups = np.stack([group(case, name)[1][: len(y)] for name in ("old", "forgotten", "new")]).astype(np.float32)
+    start = shares(training.predict(model.apply, variables, x), jnp.asarray(y), groups)
     history = jnp.full((WATCHED + 1, len(groups)), jnp.nan).at[0].set(start)
     state, _, history = training.repeat(
         jax.random.fold_in(case.key, LEARN_KEY), how.step,
         (continual.State(variables, state, {}), jnp.int32(0), history), [(task.x[case.new], task.true[case.new])],
-        steps=config.new_steps, batch=config.new_batch, constants=(task.test_x, task.test_label, groups),
+        steps=config.new_steps, batch=config.new_batch, constants=(x, y, groups),
         params=variables["params"], label=f"seed {case.seed}, new classes",
     )  # fmt: skip
     ranks = {f"rank/{path}": int(np.sum(space.rank)) for path, space in spaces.items()}

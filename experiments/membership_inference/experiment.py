@@ -71,7 +71,17 @@ PRESETS = {
     ),
 }  # fmt: skip
 
-FREE = "seed", "seeds", "workdir", "resume", "data_dir", "group", "score", "score_batch", "set_sizes"  # no part of the recipe
+FREE = (
+    "seed",
+    "seeds",
+    "workdir",
+    "resume",
+    "data_dir",
+    "group",
+    "score",
+    "score_batch",
+    "set_sizes",
+)  # no part of the recipe
 
 
 def main(config: Config) -> runner.Summary:

@@ -3,6 +3,9 @@
 Q(x; lo, hi) = s k + lo, s = max((hi - lo) / (2^bits - 1), 1e-8), k = clip(round((x - lo) / s), 0, 2^bits - 1): the
 "fake quantization" of low-precision training (Aketi et al., 2021, arXiv 2111.09389). Zero is in general not on the
 grid. One range per tensor; NaN or infinity in a range makes every value NaN: nothing is lost silently.
+
+`quantize_input` and `halftone` change the images a network reads: their values are centres of bins. `dorefa_weight` and
+`dorefa_activation` are the grids of DoReFa-Net (Zhou et al., 2016, arXiv 1606.06160).
 """
 
 import functools
@@ -12,13 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspace_jax.core.checks import check_real
+from subspace_jax.core.checks import check_real, is_known
 from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Float, Key, Num, PyTree
 
 MAX_BITS = 16
 SMALLEST_SCALE = 1e-8  # step of a constant tensor, whose range is zero: it keeps its value
 KEPT = 0.1  # weight of the old running range in an update
+INPUT_BITS = 8  # of an image
+DOTS = ((-1, -2, -1), (-2, 16, -2), (-1, -2, -1))  # the kernel of `halftone`; its sum is 4
+NUDGE = 1e-3  # where the kernel gives 0, as on a black plane, a dot is set
 
 Scalar = Num[Array | np.ndarray, ""] | float | int
 
@@ -95,6 +101,62 @@ def quantize_grad(key: Key[Array, ""], x: Float[Array, "*shape"], bits: int | No
     return x
 
 
+def quantize_input(
+    x: Float[Array, "*shape"], bits: int | Num[Array, ""], lo: Scalar | Array, hi: Scalar | Array
+) -> Float[Array, "*shape"]:
+    """The centre of the bin of each value, 2^bits bins of equal width w between lo and hi; dQ/dx is one everywhere.
+
+    q = lo + w (floor((x - lo) / w) + 1/2), w = (hi - lo) / 2^bits, bins clipped at both ends: at most 2^bits values,
+    within w / 2 of x inside the range; Q(Q(x)) = Q(x). The range should be that of the data set, not of a batch, of
+    which every image would change the others.
+
+    Args:
+      x: images, after their normalisation.
+      bits: 1 to 8; an array serves networks of several bits in one program.
+      lo: lower end: what black becomes by the normalisation, one number or one per channel with x's number of axes.
+      hi: upper end.
+
+    Raises:
+      ValueError: bits outside 1..8, where they are known; hi not above lo.
+    """
+    if is_known(bits) and not (float(bits).is_integer() and 1 <= int(bits) <= INPUT_BITS):
+        raise ValueError(f"bits of an input are an integer in [1, {INPUT_BITS}]; got {bits}.")
+    if is_known(lo) and is_known(hi) and not np.all(np.asarray(hi) > np.asarray(lo)):
+        raise ValueError(f"the range of inputs goes from lo up to hi; got {lo} and {hi}.")
+    bins = jnp.exp2(jnp.asarray(bits, x.dtype)).round()
+    lo = jnp.asarray(lo, x.dtype)
+    width = (jnp.asarray(hi, x.dtype) - lo) / bins
+    number = jnp.clip(jnp.floor((x - lo) / width), 0, bins - 1)
+    return _straight_through(x, lo + width * (number + 0.5))
+
+
+@jax.custom_vjp
+def halftone(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """Dots of 0 and 1: (sign(K u + 1e-3) + 1) / 2 with u = (x - mean) / (max - min) of each image, K 3x3, padded by 0.
+
+    Backward its derivative is that of sigmoid(K u + 1e-3) / 2 + 1/2, with mean and range constant. Reverse mode only.
+    A plane image has u = 0.
+    """
+    return (jnp.sign(_dots(_spread(x)[0]) + NUDGE) + 1) / 2
+
+
+def dorefa_weight(w: Float[Array, "*shape"], bits: int | None) -> Float[Array, "*shape"]:
+    """S (2 R(t / 2s + 1/2) - 1), t = tanh(w), s = max |t| held constant, R of 2^bits levels on [0, 1].
+
+    Straight-through in R; None leaves w as it is, and weights of zeros stay 0 up to half a level.
+    """
+    if bits is None:
+        return w
+    squashed = jnp.tanh(w)
+    most = jax.lax.stop_gradient(jnp.maximum(jnp.abs(squashed).max(), SMALLEST_SCALE))
+    return most * (2 * quantize(squashed / (2 * most) + 0.5, bits, 0, 1) - 1)
+
+
+def dorefa_activation(x: Float[Array, "*shape"], bits: int | None) -> Float[Array, "*shape"]:
+    """R(clip(x, 0, 1)) of 2^bits levels on [0, 1], straight-through in R; None leaves x as it is."""
+    return x if bits is None else quantize(jnp.clip(x, 0, 1), bits, 0, 1)
+
+
 def tensor_range(x: Float[Array, "..."]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Exact minimum and maximum: the range of parameters and of cotangents."""
     return x.min(), x.max()
@@ -164,3 +226,32 @@ def _backward(bits, key, cotangent):
 
 
 quantize_grad.defvjp(_forward, _backward)
+
+
+def _spread(x: Array) -> tuple[Array, Array]:
+    """(x - mean) / (max - min) of each image, and the range."""
+    axes = tuple(range(1, x.ndim))
+    span = x.max(axes, keepdims=True) - x.min(axes, keepdims=True)
+    return (x - x.mean(axes, keepdims=True)) / jnp.maximum(span, SMALLEST_SCALE), span
+
+
+def _dots(u: Array) -> Array:
+    """Each channel convolved with K, which is symmetric: by shifts, since XLA on CPU is slow at a channel a group."""
+    height, width = u.shape[1:3]
+    padded = jnp.pad(u, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    taps = ((i, j, weight) for i, row in enumerate(DOTS) for j, weight in enumerate(row))
+    return sum((weight * padded[:, i : i + height, j : j + width] for i, j, weight in taps), jnp.zeros_like(u))
+
+
+def _halftone_forward(x):
+    u, span = _spread(x)
+    return halftone(x), (_dots(u) + NUDGE, span)
+
+
+def _halftone_backward(kept, cotangent):
+    dots, span = kept
+    slope = jax.nn.sigmoid(dots) * (1 - jax.nn.sigmoid(dots)) / 2
+    return (_dots(slope * cotangent) / jnp.maximum(span, SMALLEST_SCALE),)
+
+
+halftone.defvjp(_halftone_forward, _halftone_backward)

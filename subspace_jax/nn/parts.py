@@ -22,6 +22,7 @@ ACTIVATIONS = {
     "relu": jax.nn.relu,
     "leaky_relu": jax.nn.leaky_relu,
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "silu": jax.nn.silu,
     "tanh": jnp.tanh,
     "softplus": jax.nn.softplus,
@@ -58,7 +59,8 @@ class Parts(NamedTuple):
       none follows them or the sum of a residual block, whose last norm starts with a gain of 0.
     use_bias: whether convolutions and dense layers have a bias (those of ResNets and cnn5 have none before a norm);
       norms keep their shift.
-    activation: a name in ACTIVATIONS; GELU is the exact one.
+    activation: a name in ACTIVATIONS; "gelu" is the exact one, "gelu_tanh" its approximation by a tanh.
+    epsilon: what norms add to the variance, above 0; None: 1e-5, and 1e-6 for "layer". EvoNorms have their own.
     init: "lecun", "he" or "he_out" (variance 2 / fan-out) normal for the layers before an activation; the head is
       always LeCun.
     dtype: of the computation; parameters, statistics, penultimate and logits are float32. "float64", to compare
@@ -72,6 +74,7 @@ class Parts(NamedTuple):
     norm: str = "none"
     use_bias: bool = True
     activation: str = "relu"
+    epsilon: float | None = None
     init: str = "he"
     dtype: str = "float32"
     bits: int | None = None
@@ -101,15 +104,16 @@ class Parts(NamedTuple):
             few = {"bits": self.bits, "stochastic_act": self.stochastic_act} if self.norm == "range_evonorm" else {}
             groups = math.gcd(EVONORM_GROUPS, x.shape[-1])
             return EVONORMS[self.norm](groups=groups, gain=gain, dtype=self.dtype, name=name, **few)(x)
+        epsilon = self.epsilon or (1e-6 if self.norm == "layer" else 1e-5)
         if self.norm == "batch":
-            return nn.BatchNorm(not train, momentum=MOMENTUM, epsilon=1e-5, dtype=self.dtype, name=name)(x)
+            return nn.BatchNorm(not train, momentum=MOMENTUM, epsilon=epsilon, dtype=self.dtype, name=name)(x)
         if self.norm == "minibatch":
-            return MinibatchNorm(dtype=self.dtype, name=name)(x)
+            return MinibatchNorm(epsilon=epsilon, dtype=self.dtype, name=name)(x)
         if self.norm == "group":
             groups = math.gcd(GROUPS, x.shape[-1])
-            return nn.GroupNorm(groups, epsilon=1e-5, dtype=self.dtype, name=name)(x)
+            return nn.GroupNorm(groups, epsilon=epsilon, dtype=self.dtype, name=name)(x)
         if self.norm == "layer":
-            return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=name)(x)
+            return nn.LayerNorm(epsilon=epsilon, dtype=self.dtype, name=name)(x)
         return x
 
     def head(self, x, classes: int) -> Stages:

@@ -159,14 +159,15 @@ class ResNet(nn.Module):
         x = parts.conv(self.width, 3, name="stem")(x)
         stages = {"stem": (x := parts.act(parts.normalize(x, train, name="stem_norm")))}
         for i, blocks in enumerate(self.blocks):
-            stage = ResNetStage(blocks, self.width * 2**i, 1 if i == 0 else 2, parts, name=f"stage{i + 1}")
+            stage = ResNetStage(BasicBlock, blocks, self.width * 2**i, min(i + 1, 2), parts, name=f"stage{i + 1}")
             stages[f"stage{i + 1}"] = x = stage(x, train)
         return stages | self.parts.head(x.mean((1, 2)), self.classes)
 
 
 class ResNetStage(nn.Module):
-    """Blocks of one width; the first has the stride."""
+    """Blocks of one kind and width; the first has the stride."""
 
+    block: type[nn.Module]
     blocks: int
     width: int
     stride: int
@@ -174,9 +175,9 @@ class ResNetStage(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        """(b, h, w, c) -> (b, h / stride, w / stride, width)."""
+        """(b, h, w, c) -> (b, h / stride, w / stride, what the block gives)."""
         for i in range(self.blocks):
-            x = BasicBlock(self.width, self.stride if i == 0 else 1, self.parts, name=f"block{i}")(x, train)
+            x = self.block(self.width, self.stride if i == 0 else 1, self.parts, name=f"block{i}")(x, train)
         return x
 
 

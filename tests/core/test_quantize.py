@@ -212,3 +212,77 @@ def test_bits_out_of_range_are_refused(bits):
     ):
         with pytest.raises(ValueError, match=rf"an integer in \[1, 16\]; got {bits}"):
             call()
+
+
+GREYS = jnp.arange(256, dtype=jnp.float32) / 255
+
+
+@given(SEEDS, st.sampled_from([1, 2, 4, 8]))
+def test_an_input_goes_to_the_centre_of_its_bin(seed, bits):
+    x = jnp.asarray(np.random.default_rng(seed).uniform(-0.2, 1.2, size=(4, 5)), jnp.float32)
+    found, width = np.asarray(qz.quantize_input(x, bits, 0, 1)), 1 / 2**bits
+    inside = (x >= 0) & (x <= 1)
+    assert np.abs(found - x)[inside].max() <= width / 2 + FLOAT32
+    np.testing.assert_allclose((found / width - 0.5) % 1, 0, atol=1e-4)
+    assert found.min() >= width / 2 - FLOAT32
+    assert found.max() <= 1 - width / 2 + FLOAT32
+    np.testing.assert_array_equal(qz.quantize_input(jnp.asarray(found), bits, 0, 1), found)
+    np.testing.assert_array_equal(np.argsort(found.ravel()[np.argsort(x.ravel())], kind="stable"), np.arange(x.size))
+
+
+def test_black_and_white_stay_in_the_outer_bins_after_a_normalisation():
+    """(0 - .4914) / .2023 is rounded to a value below the range: its bin would be number -1."""
+    mean, std = 0.4914, 0.2023
+    x = (jnp.array([0.0, 1.0]) - mean) / std
+    width = 1 / std / 4
+    expected = np.array([-mean / std + width / 2, (1 - mean) / std - width / 2])
+    np.testing.assert_allclose(qz.quantize_input(x, 2, -mean / std, (1 - mean) / std), expected, rtol=1e-6)
+    assert len(np.unique(qz.quantize_input(GREYS, 8, 0, 1))) == 256
+
+
+def test_bits_of_an_input_may_be_an_array_and_gradients_pass():
+    alike = [qz.quantize_input(GREYS, bits, 0, 1) for bits in (1, 3)]
+    together = jax.vmap(lambda bits: qz.quantize_input(GREYS, bits, 0, 1))(jnp.array([1, 3]))
+    np.testing.assert_array_equal(together, np.stack(alike))
+    np.testing.assert_array_equal(jax.grad(lambda x: (qz.quantize_input(x, 2, 0, 1) * GREYS).sum())(GREYS), GREYS)
+
+
+def test_halftone_is_its_formula_and_its_gradient_that_of_the_sigmoid():
+    rng = np.random.default_rng(0)
+    x, weight = (rng.normal(size=(2, 5, 4, 2)) for _ in range(2))
+    u = (x - x.mean((1, 2, 3), keepdims=True)) / np.ptp(x, axis=(1, 2, 3), keepdims=True)
+    padded = np.pad(u, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    dots = sum(qz.DOTS[i][j] * padded[:, i : i + 5, j : j + 4] for i in range(3) for j in range(3)) + 1e-3
+    found = qz.halftone(jnp.asarray(x, jnp.float32))
+    np.testing.assert_array_equal(found, (np.sign(dots) + 1) / 2)
+
+    def smooth(u):
+        padded = jnp.pad(u, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        dots = sum(qz.DOTS[i][j] * padded[:, i : i + 5, j : j + 4] for i in range(3) for j in range(3))
+        return (weight * (jax.nn.sigmoid(dots + 1e-3) / 2)).sum()
+
+    expected = jax.grad(smooth)(jnp.asarray(u, jnp.float32)) / np.ptp(x, axis=(1, 2, 3), keepdims=True)
+    gradient = jax.grad(lambda x: (weight * qz.halftone(x)).sum())(jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5)
+    assert np.isfinite(qz.halftone(jnp.zeros((1, 3, 3, 1)))).all()
+
+
+def test_dorefa_has_its_levels_and_passes_gradients():
+    w = draw(0, (40, 3))
+    t = np.tanh(np.asarray(w, np.float64))
+    s = np.abs(t).max()
+    expected = s * (2 * np.round((t / (2 * s) + 0.5) * 3) / 3 - 1)
+    np.testing.assert_allclose(qz.dorefa_weight(w, 2), expected, atol=1e-5)
+    slope = jax.grad(lambda w: qz.dorefa_weight(w, 2).sum())(w)
+    np.testing.assert_allclose(slope, 1 - t**2, atol=1e-5)
+    np.testing.assert_allclose(qz.dorefa_activation(jnp.array([-1.0, 0.4, 2.0]), 1), [0, 0, 1])
+    assert np.isfinite(qz.dorefa_weight(jnp.zeros((2, 2)), 4)).all()
+    assert qz.dorefa_weight(w, None) is w
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ((9, 0, 1), r"bits of an input are an integer in \[1, 8\]; got 9"), ((2, 1, 1), "from lo up to hi; got 1 and 1"),
+])  # fmt: skip
+def test_inputs_without_bins_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        qz.quantize_input(GREYS, *arguments)

@@ -12,13 +12,13 @@ import pytest
 from experiments import continual_learning, lifecycle
 from experiments.families import classifier, task_sequence
 from experiments.harness import runner
-from experiments.lifecycle import methods, protocol, report
+from experiments.lifecycle import figures, methods, protocol
 from subspace_jax import checkpoint, data, training
 from subspace_jax.core import capture, roc
 
 SMOKE = lifecycle.PRESETS["smoke"]
 OLD, NEW = list(range(8)), [8, 9]
-TAKERS = "memorization", "membership_inference", "class_unlearning", "label_correction", "utilized_rank"
+TAKERS = "memorization", "membership_inference", "class_unlearning", "label_correction", "utilized_rank", "pca_design"
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,8 @@ def stage(run, name):
 def test_every_step_has_its_figures(finished):
     run = finished("lifecycle")
     networks = set(protocol.NETWORKS)
-    expected = {f"accuracy/{n}/{g}" for n in networks | {"finetuned", "retrained"} for g in report.GROUPS}
-    expected |= {f"accuracy_told/{n}/{g}" for n in networks for g in report.GROUPS}
+    expected = {f"accuracy/{n}/{g}" for n in networks | {"finetuned", "retrained"} for g in figures.GROUPS}
+    expected |= {f"accuracy_told/{n}/{g}" for n in networks for g in figures.GROUPS}
     expected |= {f"{kind}/{n}" for kind in ("noise_reproduced", "membership_auroc", "membership_auroc_correct")
                  for n in networks}  # fmt: skip
     expected |= {"accuracy/trusted_only/all_old", "membership_auroc_forgotten/unlearned", "bwt", "trusted_clean"}

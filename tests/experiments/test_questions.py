@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -79,7 +80,7 @@ def test_the_list_of_questions_names_each_with_its_presets_and_its_newest_run(fi
     experiments.__main__.main()
     said = capsys.readouterr().out
     for question in QUESTIONS:
-        assert f"python -m experiments.{question} --preset smoke|cpu|gpu\n" in said
+        assert re.search(rf"python -m experiments.{question} --preset smoke\|cpu(\|study)?\|gpu\n", said)
     assert "runs/utilized_rank/3: smoke, digits, " in said
     assert "--resume --workdir runs/utilized_rank/4" in " ".join(said.split())
     assert "recorded: cpu, digits, " in said

@@ -87,6 +87,13 @@ def test_a_run_writes_a_numbered_folder_and_one_line(run, tmp_path):
     assert (tmp_path / "runs" / "test_runner" / "1" / "summary.json").exists()
 
 
+def test_a_preset_that_a_question_lacks_is_refused(run, tmp_path):
+    status, _, err = run("--preset", "study")
+    assert status == 2
+    assert "experiments.test_runner has the presets cpu; got --preset study." in err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_two_runs_do_not_write_in_one_folder(run, tmp_path):
     assert run("--workdir", "w")[0] == 0
     (tmp_path / "w" / "summary.json").unlink()

@@ -27,6 +27,9 @@ PUBLISHED = [
     ("vgg16", (32, 32, 3), 10, 14_728_266),
     ("resnet18", (32, 32, 3), 10, 11_173_962),
     ("resnet20", (32, 32, 3), 10, 272_474),
+    ("resnet18_imagenet", (224, 224, 3), 1000, 11_689_512),
+    ("resnet50", (224, 224, 3), 1000, 25_557_032),
+    ("vit_s16", (224, 224, 3), 1000, 22_050_664),
     ("vit_b16", (224, 224, 3), 1000, 86_567_656),
 ]
 TINY = {
@@ -74,7 +77,7 @@ def test_full_size_networks_have_the_published_number_of_parameters(name, shape,
 
 
 @pytest.mark.parametrize("side", [8, 28])  # 32 are halved as 8 are, and are those of PUBLISHED
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "vit_b16"])
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("vit_b16", "vit_s16")])
 def test_every_network_reads_small_images(name, side):
     model, x = build(name, classes=7), jnp.zeros((2, side, side, 1))
     variables = jax.eval_shape(model.init, jax.random.key(0), x)
@@ -241,6 +244,7 @@ def test_float64_is_computed_throughout(norm):
         ),
         ("vgg11", {"dtype": "float16"}, "dtype is one of float32, bfloat16, float64; got 'float16'"),
         ("mlp", {"classes": -1}, "classes takes whole numbers of at least 1, such as 10; got -1"),
+        ("vgg11", {"epsilon": 0.0}, "epsilon is a number above 0, such as 1e-6, or None; got 0.0"),
         ("mlp", {"widths": 64}, r"widths takes whole numbers .* such as \(256, 128\); got 64"),
         ("resnet18", {"width": True}, "width takes whole numbers"),
     ],

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 RANKS = {"lazy": 0, "typing": 0, "trees": 1, "core": 2, "nn": 3, "data": 3, "training": 4, "checkpoint": 5}
 DOMAIN = 6
 OWNERS = {
-    "flax.linen": ("subspace_jax/nn",),
+    "flax.linen": ("subspace_jax/nn", "experiments/notebooks"),
     "tensorflow_datasets": ("subspace_jax/data",),
     "orbax": ("subspace_jax/checkpoint",),
     "matplotlib": ("experiments", "docs"),
@@ -76,6 +76,9 @@ def test_experiments_import_down_their_ranks(path):
     pieces = path.relative_to(ROOT / "experiments").with_suffix("").parts
     if len(pieces) == 1:  # commands over all questions
         assert pieces[0] in ("__init__", "__main__", "results")
+        return
+    if pieces[0] == "notebooks":  # pages over the library: no question, and no command
+        assert not any(name.startswith("experiments") for name in imports(path))
         return
     room, part_of_it = pieces[0], pieces[-1]
     assert rank(room) < 2 or room in QUESTIONS, f"{room} is no question: it has no __main__"

@@ -46,7 +46,8 @@ def load(name: str, split: str, data_dir: Folder = None, *, image_size: int | No
        rows are sorted by it;
     3. original idx files, such as `train-images-idx3-ubyte` and `t10k-labels-idx1-ubyte`, plain, gzip or xz;
     4. CIFAR-10 or CIFAR-100 python batches, also inside `cifar-10-batches-py` or `cifar-100-python`;
-    5. folders of images, `<split>/<class>/*.png` (or .jpg, .jpeg); `index` is the position in the sorted list of all
+    5. what Hugging Face `datasets` saved to disk, one `<split>/` with `state.json` and arrow files each;
+    6. folders of images, `<split>/<class>/*.png` (or .jpg, .jpeg); `index` is the position in the sorted list of all
        files of the split. Rows come in a fixed shuffled order, so that the first N are a random sample.
 
     Labels of every split are numbered by the classes of the training split: strings and integers with gaps in sorted
@@ -56,7 +57,7 @@ def load(name: str, split: str, data_dir: Folder = None, *, image_size: int | No
       name: "digits" or the name of a set in `data_dir`.
       split: "train", "test", or any other split the source has.
       data_dir: DIR above; the environment's SUBSPACE_DATA_DIR when None.
-      image_size: height and width of the images, in pixels. Images of a folder (5) are centre-cropped to a square and
+      image_size: height and width of the images, in pixels. Images of files (5, 6) are centre-cropped to a square and
         scaled to it; other sources must have it already. None keeps the size of the files.
 
     Returns:
@@ -124,8 +125,8 @@ def _load(name: str, split: str, home: pathlib.Path, known: Classes | None, imag
         raise ValueError(f"image_size is the height and width of the images, at least 1; got {image_size}.")
     if source is None:
         raise FileNotFoundError(_lacks(name, split, home))
-    scaled = source is sources.images
-    found = sources.images.read(home, split, image_size) if scaled else source.read(home, split)
+    scales = source in sources.SCALING
+    found = source.read(home, split, image_size) if scales else source.read(home, split)
     return _sized(checked(found, known, where), image_size, where)
 
 
@@ -191,7 +192,8 @@ def _missing(name: str, places: list[pathlib.Path]) -> str:
         f"Data set {name!r} was not found ({tried}): set data_dir (--data-dir) or SUBSPACE_DATA_DIR to a folder that "
         f"holds, itself or in its sub-folder {name!r}, (1) train.npz with image (or x) and label, (2) a TFDS "
         "array_record data set, (3) original idx files (train-images-idx3-ubyte ..., plain, .gz or .xz), (4) CIFAR "
-        "python batches or (5) images as train/<class>/*.png, .jpg or .jpeg; only 'digits' is built in."
+        "python batches, (5) a Hugging Face set saved to disk or (6) images as train/<class>/*.png, .jpg or .jpeg; "
+        "only 'digits' is built in."
     )
 
 

@@ -122,7 +122,7 @@ def test_damaged_files(tmp_path, name, content, message):
 
 
 @pytest.mark.parametrize("given", [None, "", "absent"])
-def test_missing_set_names_the_five_ways(tmp_path, monkeypatch, given):
+def test_missing_set_names_the_six_ways(tmp_path, monkeypatch, given):
     monkeypatch.delenv("SUBSPACE_DATA_DIR", raising=False)
     with pytest.raises(FileNotFoundError) as refusal:
         data.load("mine", "train", None if given is None else tmp_path / given)
@@ -133,6 +133,7 @@ def test_missing_set_names_the_five_ways(tmp_path, monkeypatch, given):
         "TFDS array_record",
         "idx files",
         "CIFAR python batches",
+        "Hugging Face",
         "<class>/*.png",
         "_DATA_DIR",
     ):

@@ -5,6 +5,7 @@ one, `classes(folder)` the classes of the training split, which must exist. Orig
 files have been shuffled; for files in their original order `load` numbers the rows.
 """
 
-from subspace_jax.data.sources import cifar, idx, images, npz, tfds
+from subspace_jax.data.sources import cifar, huggingface, idx, images, npz, tfds
 
-ALL = (npz, tfds, idx, cifar, images)
+ALL = (npz, tfds, huggingface, idx, cifar, images)
+SCALING = (huggingface, images)  # which bring images to one size

@@ -5,6 +5,7 @@ shuffled order, by a hash of `<class>/<file>`, so that the first N of them are a
 """
 
 import hashlib
+import io
 import os
 import pathlib
 from typing import Any
@@ -40,7 +41,7 @@ def read(folder: pathlib.Path, split: str, image_size: int | None = None) -> Col
       ValueError: a file that is no image or deeper than 8 bits, images of several sizes and no `image_size`.
     """
     files = _files(folder / split)
-    image = [_pixels(path, image_size) for path in files]
+    image = [pixels(path, str(path), image_size) for path in files]
     _check_sizes(files, image)
     others = (path for other in splits(folder) if other != split for path in _files(folder / other))
     if any(array.ndim == 3 for array in image) or any(map(_colour, others)):
@@ -90,29 +91,38 @@ def _colour(path: pathlib.Path) -> bool:
         return False
 
 
-def _pixels(path: pathlib.Path, size: int | None) -> np.ndarray:
-    """uint8 (h, w) or (h, w, 3)."""
+def pixels(file: pathlib.Path | io.BytesIO, where: str, size: int | None) -> np.ndarray:
+    """One image as uint8 (h, w) or (h, w, 3).
+
+    Args:
+      file: the file, or its content.
+      where: its name, for messages.
+      size: as `image_size` of `read`.
+
+    Raises:
+      ValueError: as `read`.
+    """
     from PIL import Image, ImageOps
 
-    image = _decoded(path)
+    image = _decoded(file, where)
     if image.mode.startswith(DEEP):
-        raise ValueError(f"{path} has more than 8 bits a pixel (mode {image.mode}); save it in 8 bits.")
+        raise ValueError(f"{where} has more than 8 bits a pixel (mode {image.mode}); save it in 8 bits.")
     image = image.convert("L" if image.mode in GREY else "RGB")
     return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR) if size else image)
 
 
-def _decoded(path: pathlib.Path) -> Any:
+def _decoded(file: pathlib.Path | io.BytesIO, where: str) -> Any:
     """A Pillow image, upright, all of whose pixels have been read."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             return ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
-        start = path.read_bytes()[:64]
-        raise ValueError(f"{path} is no PNG or JPEG image: {seen(start)}; replace or remove it.") from None
+        start = (file.getvalue() if isinstance(file, io.BytesIO) else file.read_bytes())[:64]
+        raise ValueError(f"{where} is no PNG or JPEG image: {seen(start)}; replace or remove it.") from None
     except Exception as error:  # what a damaged file raises depends on its format
-        raise ValueError(f"{path} is cut or damaged ({error}); replace or remove it.") from error
+        raise ValueError(f"{where} is cut or damaged ({error}); replace or remove it.") from error
 
 
 def _check_sizes(files: list[pathlib.Path], image: list[np.ndarray]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from subspace_jax.data.classes import Classes, classes_of
 
 Columns = dict[str, np.ndarray]
+STATE = "state.json"  # Hugging Face datasets write it beside a dataset_info.json of their own
 
 
 def splits(folder: pathlib.Path) -> list[str]:
@@ -38,4 +39,5 @@ def classes(folder: pathlib.Path) -> Classes:
 def _prepared(folder: pathlib.Path) -> pathlib.Path | None:
     versions = [f for f in folder.iterdir() if re.fullmatch(r"\d+\.\d+\.\d+", f.name)]
     newest = sorted(versions, key=lambda f: [int(part) for part in f.name.split(".")])[-1:]
-    return next((f for f in (folder, *newest) if (f / "dataset_info.json").is_file()), None)
+    holds = (f for f in (folder, *newest) if (f / "dataset_info.json").is_file() and not (f / STATE).is_file())
+    return next(holds, None)

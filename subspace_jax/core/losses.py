@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from subspace_jax.core.checks import check_labels, check_lengths, check_probabilities, is_known
-from subspace_jax.typing import ApplyFn, Array, Float, Int, LossFn
+from subspace_jax.typing import ApplyFn, Array, Float, Int, LossFn, PyTree
 
 
 def softmax_cross_entropy(
@@ -25,6 +25,11 @@ def softmax_cross_entropy(
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     chosen = jnp.take_along_axis(logits, jnp.clip(y, 0, classes - 1)[:, None], axis=-1)[:, 0]
     return jnp.where((y >= 0) & (y < classes), jax.nn.logsumexp(logits, axis=-1) - chosen, jnp.nan)
+
+
+def ascent(gradient: PyTree) -> PyTree:
+    """Where a loss rises fastest, from what `jax.grad` gives: of complex leaves its conjugate, dL/dRe + i dL/dIm."""
+    return jax.tree.map(jnp.conj, gradient)
 
 
 def soft_cross_entropy(

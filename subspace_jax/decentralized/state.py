@@ -73,7 +73,7 @@ def gradient(loss: Callable, loop: Loop = "vmap") -> Callable:
 
     def run(params, batch_stats, batch, key):
         (value, batch_stats), grads = jax.value_and_grad(loss, has_aux=True)(params, batch_stats, batch, key)
-        return value, batch_stats, grads
+        return value, batch_stats, losses.ascent(grads)
 
     return run if loop == "vmap" else jax.custom_batching.sequential_vmap(run)
 

@@ -10,6 +10,8 @@ from functools import lru_cache
 import jax
 import jax.numpy as jnp
 
+from subspace_jax.core import losses
+
 
 @lru_cache(maxsize=64)  # one function object an objective, and so one compilation of what uses it
 def sam(objective: Callable, *, rho: float = 0.05) -> Callable:
@@ -37,7 +39,8 @@ def sam(objective: Callable, *, rho: float = 0.05) -> Callable:
     def sharp(params, batch_stats, *arguments):
         here = jax.lax.stop_gradient(params)
         grads, batch_stats_here = jax.grad(objective, has_aux=True)(here, batch_stats, *arguments)
-        norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(grads)))
+        grads = losses.ascent(grads)
+        norm = jnp.sqrt(sum(jnp.vdot(g, g).real for g in jax.tree.leaves(grads)))
         step = rho / jnp.where(norm > 0, norm, 1.0)
         loss, _ = objective(jax.tree.map(lambda w, g: w + step * g, params, grads), batch_stats, *arguments)
         return loss, batch_stats_here

@@ -19,7 +19,8 @@ def ewc_learner(
 ) -> Learner:
     """Training on loss + strength / 2 sum_i F_i (w_i - w*_i)^2.
 
-    F is the mean over samples of the squared gradient of log p(y | x), with y drawn from the network's own p.
+    F is the mean over samples of the squared gradient of log p(y | x), with y drawn from the network's own p. The two
+    parts of a complex weight are weights of their own, F of the imaginary one the imaginary part of F.
 
     Args:
       model: the network.
@@ -41,7 +42,7 @@ def ewc_learner(
     def loss(params, state, x, y, t, key):
         value, batch_stats = mean(params, state, x, y, t, key)
         kept = state.kept
-        pulls = jax.tree.map(lambda f, w, old: jnp.sum(f * (w - old) ** 2), kept["fisher"], params, kept["params"])
+        pulls = jax.tree.map(lambda f, w, old: _weighted(f, w - old), kept["fisher"], params, kept["params"])
         return value + strength / 2 * sum(jax.tree.leaves(pulls)), batch_stats
 
     def init(key, x):
@@ -71,7 +72,16 @@ def _fisher(key, model: Model, variables, x, t) -> Params:
         def loss(params):
             return losses.softmax_cross_entropy(own_head(model.apply(variables | {"params": params}, x[None]), t), y)[0]
 
-        return jax.tree.map(lambda a, g: a + g**2 / len(keys), total, jax.grad(loss)(variables["params"])), None
+        return jax.tree.map(lambda a, g: a + _squares(g) / len(keys), total, jax.grad(loss)(variables["params"])), None
 
     keys = jax.random.split(key, len(x))
     return jax.lax.scan(one, jax.tree.map(jnp.zeros_like, variables["params"]), (keys, x))[0]
+
+
+def _squares(x):
+    return jax.lax.complex(x.real**2, x.imag**2) if jnp.iscomplexobj(x) else x**2
+
+
+def _weighted(by, x):
+    """Sum of by x^2 over the entries, or over both parts of complex ones."""
+    return jnp.vdot(by, _squares(x)).real if jnp.iscomplexobj(x) else jnp.sum(by * x**2)

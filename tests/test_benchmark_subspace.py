@@ -22,6 +22,7 @@ def report():
         return benchmark.main(args)
 
 
+@pytest.mark.process
 def test_routes_agree_with_the_svd(report):
     first, second = report["routes"].values()
     assert list(first) == list(second) == [CHOLESKY, EIGH, benchmark.XLA_SVD, benchmark.SVD]
@@ -35,6 +36,7 @@ def test_a_wrong_route_would_show(monkeypatch):
     assert rows[CHOLESKY]["error"] > 10 * ROUNDING[CHOLESKY]
 
 
+@pytest.mark.process
 def test_the_memory_of_our_routes_does_not_grow_with_the_rows(report):
     few, many = report["routes"].values()
     for name in (CHOLESKY, EIGH):
@@ -42,6 +44,7 @@ def test_the_memory_of_our_routes_does_not_grow_with_the_rows(report):
     assert many[benchmark.XLA_SVD]["temp_mib"] > 1.5 * few[benchmark.XLA_SVD]["temp_mib"]
 
 
+@pytest.mark.process
 def test_the_memory_of_capture_does_not_grow_with_the_samples(report):
     rows = list(report["growth"].values())
     assert rows[2]["temp_mib"] == pytest.approx(rows[1]["temp_mib"], rel=0.01)
@@ -49,6 +52,7 @@ def test_the_memory_of_capture_does_not_grow_with_the_samples(report):
     assert rows[3]["temp_mib"] > rows[1]["temp_mib"]
 
 
+@pytest.mark.process
 def test_claims_are_those_of_the_first_size(report):
     first = next(iter(report["routes"].values()))
     for claim, (name, least) in zip(report["claims"], benchmark.TARGETS.items(), strict=True):
@@ -58,6 +62,7 @@ def test_claims_are_those_of_the_first_size(report):
     assert not any(claim["holds"] for claim in benchmark.claims(rows))
 
 
+@pytest.mark.process
 def test_the_report_is_json(report):
     assert json.loads(json.dumps(report, default=str))["arguments"]["repeats"] == 1
 

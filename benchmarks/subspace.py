@@ -3,7 +3,9 @@
     uv run python -m benchmarks.subspace                          # routes and growth, 2 to 3 min on 2 cores
     uv run python -m benchmarks.subspace --vit --out gpu.json     # a ViT-B/16-sized edit too: the default on a GPU
     expected, 2 cores: at 576 x 14,400 the Cholesky route >= 20 x and the float64 eigh route >= 10 x faster than the SVD
-    expected, one GPU: the ViT-B/16 edit in less than 5 s
+    uv run python -m benchmarks.subspace --vit --vit-depth 12 --vit-images 100    # the whole ViT-B/16, on a CPU too
+    expected, one GPU: the ViT-B/16 edit in less than 5 s; with 100 images of each set, without a GPU, about 160 CPU
+              seconds for 20 TFLOP
 
 What is timed: ours from the rows X (n, d), in chunks as they come, to the finished projector, as two programs, the Gram
 and what is made of it; the released way only its thin SVD of the activation matrix (d, n), in NumPy on the host,

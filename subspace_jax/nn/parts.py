@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from subspace_jax.core.convolve import convolve, kept
 from subspace_jax.core.quantize import MAX_BITS
 from subspace_jax.nn.layers.norm import EvoNorm, MinibatchNorm, RangeEvoNorm, at_least_float32
 from subspace_jax.nn.layers.quantized import Quantized, QuantizedSum
@@ -84,7 +85,8 @@ class Parts(NamedTuple):
         """A square convolution, by default padded so that stride 1 keeps the size."""
         # Not "SAME": with stride 2 it pads one side only, and published weights expect both.
         pad = kernel // 2 if pad is None else pad
-        return self._quantized(nn.Conv(width, (kernel, kernel), stride, pad, name=name, **self._layer()))
+        layer = nn.Conv(width, (kernel, kernel), stride, pad, conv_general_dilated=convolve, name=name, **self._layer())
+        return self._quantized(layer)
 
     def dense(self, width: int, *, name: str) -> nn.Module:
         """A dense layer over the last axis."""
@@ -96,7 +98,9 @@ class Parts(NamedTuple):
 
     def add(self, x, y, *, name: str):
         """The sum of a residual block."""
-        return x + y if self.bits is None else QuantizedSum(self.bits, self.stochastic_act, name=name)(x, y)
+        if self.bits is not None:
+            return QuantizedSum(self.bits, self.stochastic_act, name=name)(x, y)
+        return kept(x + y)
 
     def normalize(self, x, train: bool, *, name: str, gain: float = 1.0):
         """The norm of the last axis; x itself for "none". `gain` is the initial scale of an EvoNorm; others: 1."""

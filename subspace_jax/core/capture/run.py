@@ -15,6 +15,7 @@ from subspace_jax.core.capture.parts import Part
 from subspace_jax.core.capture.products import Product
 from subspace_jax.core.capture.steps import Chosen, Looped, Nested, Plan, Step, Use, Uses
 from subspace_jax.core.capture.table import Layer, Traced
+from subspace_jax.core.convolve import derives_plainly
 from subspace_jax.typing import Array, Params, PyTree
 
 
@@ -163,7 +164,7 @@ class _Run(NamedTuple):
             body = jax.jit(body)
         elif "prevent_cse" in params:
             body = jax.checkpoint(body, prevent_cse=params["prevent_cse"], policy=params["policy"])
-        elif name.startswith("custom_"):
+        elif name.startswith("custom_") and not derives_plainly(eqn):
             body = _without_derivative(body, name, nested)
         return body(extras, *values)
 

@@ -1,0 +1,163 @@
+"""What does a training step of a convolutional network cost, in its own forward passes and beside PyTorch?
+
+    uv run python -m benchmarks.training --torch /path/to/python    # an interpreter that has torch; 5 min on 2 cores
+    expected, 2 cores: a step takes at most 5 forward passes, as every network but AlexNet (dropout) does
+
+One batch of 32x32 images, SGD with momentum. Every call is compiled, then timed in turns: the processor seconds of this
+process, its smallest over the turns, which other programs on the machine disturb least. `forward` is inference;
+`forward, training` has batch statistics and dropout. `of_limit` are the operations that the compiler counts, over those
+of a large matrix product in the same seconds. `plain` is the step with the convolution of JAX as it is. PyTorch runs in
+a process of its own in the same run, skipped where it is missing.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.table import show
+from subspace_jax import nn, training
+
+NETWORKS = "lenet5", "cnn2", "cnn5", "cnn", "lenet", "resnet20", "alexnet", "vgg11"
+SIDE, CLASSES, MATRIX = 32, 10, 1024
+MOST_FORWARDS = 5
+RECIPE = training.Recipe(lr=0.01)
+
+
+def programs(name: str, batch: int, **sizes: Any) -> dict[str, tuple[Callable, float]]:
+    """Compiled forward passes and training step of a network on one batch, with the operations of each."""
+    model, tx = nn.build(name, classes=CLASSES, **sizes), training.optimizer(RECIPE, 1)
+    x = jax.random.normal(jax.random.key(0), (batch, SIDE, SIDE, 3))
+    y, key = jnp.arange(batch) % CLASSES, jax.random.key(1)
+    state = training.create(key, model, tx, x[:2])
+    calls = {
+        "forward": (lambda state: model.apply(training.variables(state), x)),
+        "forward, training": (lambda state: model.train_apply(training.variables(state), x, key)),
+        "step": (lambda state: training.train_step(model, tx)(state, x, y)),
+    }
+    return {row: compiled(call, state) for row, call in calls.items()}
+
+
+def compiled(call: Callable, *arguments: Any) -> tuple[Callable, float]:
+    """The program without its arguments, and the operations it counts."""
+    program = jax.jit(call).lower(*arguments).compile()
+    return lambda: program(*arguments), float((program.cost_analysis() or {}).get("flops", np.nan))
+
+
+def seconds(calls: dict[str, Callable], repeats: int) -> dict[str, float]:
+    """Least processor seconds of each call, in turns."""
+    least = dict.fromkeys(calls, np.inf)
+    for turn in range(repeats + 1):
+        for row, call in calls.items():
+            start = time.process_time()
+            jax.block_until_ready(call())
+            if turn:  # the first one is slower
+                least[row] = min(least[row], time.process_time() - start)
+    return least
+
+
+def measure(name: str, args: argparse.Namespace, *, batch: int | None = None, **sizes: Any) -> dict[str, float]:
+    """One row: rates, ratios, share of the limit, what the plain convolution takes."""
+    batch, square = batch or args.batch, jnp.ones((MATRIX, MATRIX))
+    found = programs(name, batch, **sizes)
+    with mock.patch("subspace_jax.nn.parts.convolve", jax.lax.conv_general_dilated):
+        found["plain"] = programs(name, batch, **sizes)["step"]
+    found["matrix"] = compiled(jnp.matmul, square, square)
+    least = seconds({row: call for row, (call, _) in found.items()}, args.repeats)
+    limit = 2 * MATRIX**3 / least["matrix"]
+    return {
+        "forward_per_second": batch / least["forward"],
+        "step_per_second": batch / least["step"],
+        "of_forward": least["step"] / least["forward"],
+        "of_forward_training": least["step"] / least["forward, training"],
+        "of_plain": least["step"] / least["plain"],
+        "of_limit": found["step"][1] / least["step"] / limit,
+    }
+
+
+def peer(python: str | None, networks: list[str], args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """The same of PyTorch, by the interpreter that has it; nothing where there is none."""
+    if not python:
+        return {}
+    command = [python, str(pathlib.Path(__file__).with_name("training_torch.py")), str(args.batch), str(args.repeats)]
+    waits = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin would count as work
+    done = subprocess.run([*command, *networks], capture_output=True, text=True, env=waits)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"{python} ended with {done.returncode}"])[-1]
+        print(f"no rows of PyTorch: {reason}", file=sys.stderr)
+        return {}
+    return json.loads(done.stdout)
+
+
+def growth(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """ResNet-20 along one axis at a time."""
+    rows = {f"width {width}": measure("resnet20", args, width=width) for width in args.widths}
+    return rows | {f"batch {batch}": measure("resnet20", args, batch=batch) for batch in args.batches}
+
+
+def claims(rows: dict[str, dict[str, float | None]]) -> list[dict[str, Any]]:
+    """A step of every network costs at most MOST_FORWARDS; negated, since every table of claims has a lower bound."""
+    found = {f"minus the forwards of a step of {name}": -(row["of_forward"] or np.nan) for name, row in rows.items()}
+    return [
+        {"name": name, "value": value, "threshold": -MOST_FORWARDS, "holds": bool(value >= -MOST_FORWARDS)}
+        for name, value in found.items()
+    ]
+
+
+def main(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure, print and return everything."""
+    report: dict[str, Any] = {"command": f"python -m benchmarks.training --networks {' '.join(args.networks)}"}
+    report |= {"device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "jax": jax.__version__}
+    report["arguments"] = {key: value for key, value in vars(args).items() if key not in ("torch", "out")}
+    rows: dict[str, dict[str, Any]] = {}
+    for name in args.networks:
+        rows[name] = measure(name, args)
+        finish(report, rows, args.out)
+    for name, row in peer(args.torch, args.networks, args).items():
+        rows[name] |= row | {"of_torch": rows[name]["step_per_second"] / row["torch_step_per_second"]}
+    finish(report, rows, args.out)
+    show(f"training, batch {args.batch}, samples a processor second", report["networks"])
+    for claim in report["claims"]:
+        print("{name}, at least {threshold}: {value:.2f}, {holds}".format_map(claim), flush=True)
+    if args.widths or args.batches:
+        report["growth"] = growth(args)
+        show("growth of resnet20", report["growth"])
+        finish(report, rows, args.out)
+    return report
+
+
+def finish(report: dict[str, Any], rows: dict[str, dict[str, Any]], path: pathlib.Path | None) -> None:
+    """Put what is measured so far into the report, every column in every row, and write it."""
+    columns = dict.fromkeys(column for row in rows.values() for column in row)
+    report["networks"] = {name: {column: row.get(column) for column in columns} for name, row in rows.items()}
+    report["claims"] = claims(rows)
+    if path:
+        path.write_text(json.dumps(report, indent=1, default=str) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    # fmt: off
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="(%(default)s)")
+    parser.add_argument("--batch", type=int, default=64, help="samples a step (%(default)s)")
+    parser.add_argument("--widths", type=int, nargs="*", default=[8, 16, 32], help="of ResNet-20 (%(default)s)")
+    parser.add_argument("--batches", type=int, nargs="*", default=[16, 64, 128], help="of ResNet-20 (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of the timing (%(default)s)")
+    parser.add_argument("--torch", help="an interpreter that imports torch, for the peer")
+    parser.add_argument("--out", type=pathlib.Path, help="write everything as JSON here")
+    # fmt: on
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main(parse())

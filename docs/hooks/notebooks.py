@@ -33,10 +33,19 @@ def rendered(source: pathlib.Path) -> tuple[str, dict[str, bytes]]:
         nbclient.NotebookClient(
             notebook, timeout=SECONDS, kernel_name="python3", resources=where, extra_arguments=QUIET
         ).execute()
-    for cell in notebook.cells:  # progress and warnings belong to the terminal
-        cell.outputs = [out for out in cell.get("outputs", []) if out.get("name") != "stderr"]
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = shown(cell.outputs)
     own = {"unique_key": source.stem, "output_files_dir": f"{source.stem}_files"}
     body, resources = nbconvert.MarkdownExporter().from_notebook_node(notebook, resources=own)
     for other in FOLDER.glob("*.py"):
         body = body.replace(f"({other.name})", f"({other.stem}.md)")
     return body, resources["outputs"]
+
+
+def shown(outputs: list[Any]) -> list[Any]:
+    """What a cell printed, as one piece, then its pictures; progress and warnings belong to the terminal."""
+    said = [out for out in outputs if out.get("name") == "stdout"]
+    for out in said[:1]:
+        out.text = "".join(each.text for each in said)
+    return said[:1] + [out for out in outputs if out.output_type != "stream"]

@@ -5,7 +5,7 @@ Sub-packages load when they are first used: `import subspace_jax` imports no dat
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _LAZY = (
     "checkpoint", "compression", "continual", "core", "data", "decentralized", "label_noise", "memorization", "nn",

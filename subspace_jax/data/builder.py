@@ -5,6 +5,7 @@ Only this module imports tensorflow_datasets, and it is imported only when such 
 """
 
 import contextlib
+import importlib.util
 import io
 import os
 import pathlib
@@ -116,17 +117,24 @@ def _columns(folder: pathlib.Path, split: str) -> dict[str, np.ndarray]:
     absent = sorted({"image", "label"} - set(kept))
     if absent:
         raise ValueError(f"{folder} has no {' and no '.join(absent)} of one value a sample, only {', '.join(kept)}.")
-    try:
-        source = builder.as_data_source(split)
-    except NotImplementedError:
-        raise ValueError(
-            f"{folder} is stored as {builder.info.file_format.value}, which takes TensorFlow to read; prepare it again "
-            'with file_format="array_record".'
-        ) from None
-    rows = source.__getitems__(list(range(len(source))))
+    rows = _rows(builder, split, folder)
     if len({row["image"].shape for row in rows}) > 1:
         raise ValueError(f"{folder} holds images of several sizes; resize them to one and save them as {split}.npz.")
     return {key: np.array([row[key] for row in rows]) for key in kept}
+
+
+def _rows(builder: Any, split: str, folder: pathlib.Path) -> list[dict[str, Any]]:
+    """All samples of a split; TensorFlow is loaded for the formats that only it reads, such as tfrecord."""
+    try:
+        source = builder.as_data_source(split)
+    except NotImplementedError:
+        if importlib.util.find_spec("tensorflow") is None:
+            raise ValueError(
+                f"{folder} is stored as {builder.info.file_format.value}, which takes TensorFlow to read: install "
+                'subspace_jax[tensorflow], or prepare the set again with file_format="array_record".'
+            ) from None
+        return list(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)))
+    return source.__getitems__(list(range(len(source))))
 
 
 def _is_column(key: str, feature: Any) -> bool:

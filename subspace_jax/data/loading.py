@@ -42,8 +42,8 @@ def load(name: str, split: str, data_dir: Folder = None, *, image_size: int | No
     used, and in it the first of these formats that has the requested split:
 
     1. `<split>.npz` with `image`, or `x` for rows of numbers, `label` and, where the file is a subset, `index`;
-    2. a TFDS array_record folder (or its newest version folder) with an `index`, or an `id` that ends in the position;
-       rows are sorted by it;
+    2. a TFDS folder (or its newest version folder) in array_record format, or with TensorFlow in any, with an `index`,
+       or an `id` that ends in the position; rows are sorted by it;
     3. original idx files, such as `train-images-idx3-ubyte` and `t10k-labels-idx1-ubyte`, plain, gzip or xz;
     4. CIFAR-10 or CIFAR-100 python batches, also inside `cifar-10-batches-py` or `cifar-100-python`;
     5. what Hugging Face `datasets` saved to disk, one `<split>/` with `state.json` and arrow files each;

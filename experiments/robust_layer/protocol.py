@@ -190,7 +190,10 @@ def nested(arrays: Arrays, name: str) -> Any:
 
 
 def smoothness(fn: Any, x: np.ndarray, y: np.ndarray, clean: np.ndarray) -> dict[str, float]:
-    """Median length of the loss gradient, and of margin over the l1 norm of its gradient, where the answer is right."""
+    """Median length of the loss gradient, and of margin over the l1 norm of its gradient, where the answer is right.
+
+    A vote without a dissenter has no gradient: such images are left out of the ratio, which is 0 if none is left.
+    """
     label, parts = jnp.asarray(y), {}
     for kind in ("ce", "margin"):
         loss = objectives.OBJECTIVES[kind]
@@ -199,8 +202,10 @@ def smoothness(fn: Any, x: np.ndarray, y: np.ndarray, clean: np.ndarray) -> dict
         parts[kind] = np.asarray(values), np.asarray(slope).reshape(len(x), -1)
     length = np.linalg.norm(parts["ce"][1], axis=1)
     value, slope = parts["margin"]
-    ratio = -value / np.maximum(np.abs(slope).sum(1), 1e-12)
-    return {"gradient_norm": np.median(length), "margin_ratio": np.median(ratio[clean]) if clean.any() else np.nan}
+    steep = np.abs(slope).sum(1)
+    counted = clean & (steep > 0)
+    ratio = np.median(-value[counted] / steep[counted]) if counted.any() else 0.0
+    return {"gradient_norm": np.median(length), "margin_ratio": ratio}
 
 
 def pictures(

@@ -19,7 +19,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 QUESTIONS = (
     "class_unlearning", "continual_learning", "continual_space", "decentralized", "distill_decentralized",
     "dp_training", "label_correction", "lifecycle", "low_precision", "membership_inference", "memorization",
-    "mixed_precision", "ood_detection", "pca_design", "privacy_links", "stability_memorization", "utilized_rank",
+    "mixed_precision", "ood_detection", "pca_design", "privacy_links", "spiking_dct",
+    "stability_memorization", "utilized_rank",
 )  # fmt: skip
 
 

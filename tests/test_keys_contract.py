@@ -27,7 +27,7 @@ from subspace_jax.nn.layers import quantized
 from subspace_jax.ood import outliers, vrm
 from subspace_jax.privacy import audit, dp_sgd, noise, sampling, shadows, zeroth_order
 from subspace_jax.privacy.masks import independent_masks, shadow_masks
-from subspace_jax.spiking import encode, network
+from subspace_jax.spiking import encode, network, pruning
 from subspace_jax.training.augment import crop_flip
 from subspace_jax.training.many import train_many
 from subspace_jax.training.minimise import minimise, repeat
@@ -121,6 +121,7 @@ CALLS = {
     vrm.noise_vicinity: lambda key: vrm.noise_vicinity(key, X, Y, classes=2, noise=((0.0,), (1.0,))),
     encode.poisson: lambda key: encode.poisson(key, IMAGES / 8, Y, steps=2),
     network.run: lambda key: network.run(SPIKING, (0.5,), X[None], key=key, **DROPPED),
+    pruning.select: lambda key: pruning.select(SPIKING.params, SPIKING.layers, widths=(1,), kind="random", key=key),
     network.trace: lambda key: network.trace(SPIKING, (0.5,), X[None], key=key, **DROPPED),
     shadow_masks: lambda key: shadow_masks(key, 2, 5),
     zeroth_order.black_box: lambda key: zeroth_order.black_box(key, lambda x, y: (x**3).sum(1), ROWS, Y),

@@ -1,5 +1,5 @@
-"""Spiking networks: encode images as spikes over time, convert a trained classifier, count what its spikes cost."""
+"""Spiking networks: images as spikes over time, converted classifiers, their cost, how narrow they can be."""
 
-from subspace_jax.spiking import encode, energy, network, thresholds
+from subspace_jax.spiking import encode, energy, network, pruning, thresholds
 
-__all__ = ["encode", "energy", "network", "thresholds"]
+__all__ = ["encode", "energy", "network", "pruning", "thresholds"]

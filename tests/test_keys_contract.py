@@ -28,6 +28,7 @@ from subspace_jax.ood import outliers, vrm
 from subspace_jax.privacy import audit, dp_sgd, noise, sampling, shadows, zeroth_order
 from subspace_jax.privacy.masks import independent_masks, shadow_masks
 from subspace_jax.robustness import neighborhood
+from subspace_jax.spiking import encode, network, pruning
 from subspace_jax.training.augment import crop_flip
 from subspace_jax.training.many import train_many
 from subspace_jax.training.minimise import minimise, repeat
@@ -44,6 +45,9 @@ ROWS, IMAGES = np.asarray(X), np.asarray(X)[..., None, None]
 PARAMS = {"w": jnp.ones((3, 2))}
 VARIABLES = {"params": PARAMS, "batch_stats": {}}
 SGD, ZERO = optax.sgd(0.1), jnp.int32(0)
+SPIKING = network.Spiking({"w": jnp.ones((3, 3)), "v": jnp.ones((3, 2))},
+                           (network.Layer("w", True, 0), network.Layer("v", True, 0)), print)  # fmt: skip
+DROPPED = {"hold": 3, "order": "update_first", "rate": 0.5}
 LABELLED = State(ZERO, {}, {}, (), idkd.Memory((), jnp.ones((4, 2)) / 2, jnp.ones(4, bool)))
 ALONE, COPIES = Comm(1), choco_sgd.choco_start(PARAMS)
 GOSSIP = {"mix": lambda t, own, wire, decode: (own, ZERO), "compressor": compress.random_k(0.5), "gamma": 1.0}
@@ -116,6 +120,10 @@ CALLS = {
     vrm.shares_of: lambda key: vrm.shares_of(key, 0.5, 3),
     vrm.within_class: lambda key: vrm.within_class(key, X, Y),
     vrm.noise_vicinity: lambda key: vrm.noise_vicinity(key, X, Y, classes=2, noise=((0.0,), (1.0,))),
+    encode.poisson: lambda key: encode.poisson(key, IMAGES / 8, Y, steps=2),
+    network.run: lambda key: network.run(SPIKING, (0.5,), X[None], key=key, **DROPPED),
+    pruning.select: lambda key: pruning.select(SPIKING.params, SPIKING.layers, widths=(1,), kind="random", key=key),
+    network.trace: lambda key: network.trace(SPIKING, (0.5,), X[None], key=key, **DROPPED),
     shadow_masks: lambda key: shadow_masks(key, 2, 5),
     zeroth_order.black_box: lambda key: zeroth_order.black_box(key, lambda x, y: (x**3).sum(1), ROWS, Y),
     zeroth_order.zeroth_order: lambda key: zeroth_order.zeroth_order(key, fn, PARAMS, X, Y, probes=1),

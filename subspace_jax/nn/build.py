@@ -48,6 +48,7 @@ NETWORKS: dict[str, nn.Module] = {
 OPTIONS = CHOICES | {
     "skip": (True, False),
     "bottleneck": (True, False),
+    "pool": ("max", "average"),
     "scale": ("mean", "least_squares"),
     "packed": (True, False),
 }
@@ -61,8 +62,8 @@ def build(name: str, **arguments: Any) -> Model:
         hybrid_resnet, vit_tiny, or, for images of 224 pixels, resnet18_imagenet, resnet50, vit_s16, vit_b16, which
         `nn.weights` fills with published weights.
       **arguments: `classes` (10; 0: without a head, for `multi_head`), the sizes of that network (`widths`, `pools`,
-        `dense`, `filters`, `convs`, `blocks`, `width`, `patch`, `depth`, `heads`, `bottleneck`) and the fields of
-        Parts: `norm`, `use_bias`, `activation`, `epsilon`, `init`, `dtype`, `bits`, `stochastic_act`. The hybrid
+        `pool`, `dense`, `filters`, `convs`, `blocks`, `width`, `patch`, `depth`, `heads`, `bottleneck`) and the fields
+        of Parts: `norm`, `use_bias`, `activation`, `epsilon`, `init`, `dtype`, `bits`, `stochastic_act`. The hybrid
         networks take, beside `classes` and `dtype`, only `widths`, `strides` and `bits` of each convolution, `skip`,
         `scale` and `packed`. Lists serve as tuples, so that what JSON gives back builds the same network.
 

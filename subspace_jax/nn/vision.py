@@ -55,8 +55,9 @@ class CNN(nn.Module):
     Attributes:
       classes: outputs.
       widths: channels of each convolution.
-      pools: after how many convolutions each 2x2 max-pooling comes, in ascending order; a number that is there twice
+      pools: after how many convolutions each 2x2 pooling comes, in ascending order; a number that is there twice
         halves twice.
+      pool: "max", or "average", which leaves out the last odd row and column.
       dense: features of the dense layers before the last one.
       parts: layer options.
 
@@ -67,6 +68,7 @@ class CNN(nn.Module):
     classes: int = 10
     widths: tuple[int, ...] = (32, 32, 64, 64, 64, 64)
     pools: tuple[int, ...] = (2,)
+    pool: str = "max"
     dense: tuple[int, ...] = ()
     parts: Parts = Parts()
 
@@ -80,7 +82,7 @@ class CNN(nn.Module):
             x = self.parts.conv(width, 3, name=f"conv{i}")(x)
             x = self.parts.act(self.parts.normalize(x, train, name=f"conv{i}_norm"))
             for _ in range(self.pools.count(i + 1)):
-                x = halve(x)
+                x = halve(x) if self.pool == "max" else average(x)
             stages[f"conv{i}"] = x
         return stages | _classifier(self.parts, x, self.dense, self.classes, train)
 
@@ -222,3 +224,15 @@ def halve(x):
     b, h, w, c = x.shape
     x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), constant_values=-jnp.inf)
     return x.reshape(b, -(-h // 2), 2, -(-w // 2), 2, c).max((2, 4))
+
+
+def average(x):
+    """2x2 average-pooling without the last odd row and column; linear, so that it can follow a spike.
+
+    Raises:
+      ValueError: a map of a single row or column, of which nothing would be left.
+    """
+    b, h, w, c = x.shape
+    if min(h, w) < 2:
+        raise ValueError(f"a map of {h}x{w} cannot be averaged over 2x2: use fewer pools or larger images.")
+    return x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))

@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from subspace_jax.core.checks import check_labels, check_lengths, check_probabilities, is_known
-from subspace_jax.typing import ApplyFn, Array, Float, Int, LossFn
+from subspace_jax.typing import ApplyFn, Array, Float, Int, LossFn, PyTree
+
+
+def uphill(grads: PyTree) -> PyTree:
+    """What `jax.grad` gives, as directions in which the loss grows: complex leaves are conjugated, others unchanged.
+
+    An optimiser steps against them. Against JAX's gradient itself the imaginary parts would climb.
+    """
+    return jax.tree.map(lambda g: g.conj() if jnp.iscomplexobj(g) else g, grads)
 
 
 def softmax_cross_entropy(

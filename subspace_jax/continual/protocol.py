@@ -178,7 +178,7 @@ def task_loss(model: Model) -> Callable:
 def descend(tx: optax.GradientTransformation, state: State, grads: PyTree, batch_stats: PyTree) -> State:
     """The state after one update of the optimiser."""
     params = state.variables["params"]
-    updates, opt_state = tx.update(losses.ascent(grads), state.opt_state, params)
+    updates, opt_state = tx.update(losses.uphill(grads), state.opt_state, params)
     variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
     return state._replace(variables=variables, opt_state=opt_state)
 

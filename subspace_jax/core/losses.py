@@ -8,6 +8,14 @@ from subspace_jax.core.checks import check_labels, check_lengths, check_probabil
 from subspace_jax.typing import ApplyFn, Array, Float, Int, LossFn, PyTree
 
 
+def uphill(grads: PyTree) -> PyTree:
+    """What `jax.grad` gives, as directions in which the loss grows: complex leaves are conjugated, others unchanged.
+
+    An optimiser steps against them. Against JAX's gradient itself the imaginary parts would climb.
+    """
+    return jax.tree.map(lambda g: g.conj() if jnp.iscomplexobj(g) else g, grads)
+
+
 def softmax_cross_entropy(
     logits: Float[Array | np.ndarray, "b classes"], y: Int[Array | np.ndarray, " b"]
 ) -> Float[Array, " b"]:
@@ -25,11 +33,6 @@ def softmax_cross_entropy(
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     chosen = jnp.take_along_axis(logits, jnp.clip(y, 0, classes - 1)[:, None], axis=-1)[:, 0]
     return jnp.where((y >= 0) & (y < classes), jax.nn.logsumexp(logits, axis=-1) - chosen, jnp.nan)
-
-
-def ascent(gradient: PyTree) -> PyTree:
-    """Where a loss rises fastest, from what `jax.grad` gives: of complex leaves its conjugate, dL/dRe + i dL/dIm."""
-    return jax.tree.map(jnp.conj, gradient)
 
 
 def soft_cross_entropy(

@@ -67,13 +67,14 @@ def start(variables: Variables, tx: optax.GradientTransformation, memory: PyTree
 def gradient(loss: Callable, loop: Loop = "vmap") -> Callable:
     """(params, batch_stats, batch, key) -> (loss, new batch_stats, gradient) of one agent.
 
+    The gradient points to where the loss grows, of complex weights too (`losses.uphill`).
     With loop="map" the agents of a device are computed one after the other: convolutions whose weights differ between
     agents gain nothing from batching. Everything else in a step stays batched.
     """
 
     def run(params, batch_stats, batch, key):
         (value, batch_stats), grads = jax.value_and_grad(loss, has_aux=True)(params, batch_stats, batch, key)
-        return value, batch_stats, losses.ascent(grads)
+        return value, batch_stats, losses.uphill(grads)
 
     return run if loop == "vmap" else jax.custom_batching.sequential_vmap(run)
 

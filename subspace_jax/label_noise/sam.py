@@ -39,7 +39,7 @@ def sam(objective: Callable, *, rho: float = 0.05) -> Callable:
     def sharp(params, batch_stats, *arguments):
         here = jax.lax.stop_gradient(params)
         grads, batch_stats_here = jax.grad(objective, has_aux=True)(here, batch_stats, *arguments)
-        grads = losses.ascent(grads)
+        grads = losses.uphill(grads)
         norm = jnp.sqrt(sum(jnp.vdot(g, g).real for g in jax.tree.leaves(grads)))
         step = rho / jnp.where(norm > 0, norm, 1.0)
         loss, _ = objective(jax.tree.map(lambda w, g: w + step * g, params, grads), batch_stats, *arguments)

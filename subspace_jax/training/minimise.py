@@ -137,7 +137,7 @@ def _descent(objective: Callable, tx: optax.GradientTransformation, prepare: Cal
         if prepare:
             batches = tuple((prepare(jax.random.fold_in(key, k), x), y) for k, (x, y) in enumerate(batches))
         grads, batch_stats = jax.grad(objective, has_aux=True)(params, batch_stats, batches, constants, key)
-        updates, opt_state = tx.update(losses.ascent(grads), opt_state, params)
+        updates, opt_state = tx.update(losses.uphill(grads), opt_state, params)
         return optax.apply_updates(params, updates), batch_stats, opt_state
 
     return step

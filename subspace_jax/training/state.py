@@ -69,7 +69,7 @@ def train_step(
         grads, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(
             state.params, state.batch_stats, x, y, model_key
         )
-        updates, opt_state = tx.update(losses.ascent(grads), state.opt_state, state.params)
+        updates, opt_state = tx.update(losses.uphill(grads), state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, batch_stats, opt_state, state.key), metrics
 

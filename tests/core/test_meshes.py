@@ -98,6 +98,22 @@ def test_observe_and_curvature_take_sharded_arrays(mesh, jit):
     close(norm, alone()["fd_norm"])
 
 
+def test_products_whose_sharding_is_named_are_observed_and_replaced():
+    mesh = jax.make_mesh((4, 2), ("b", "m"))
+    params, x = placed(mesh, TENSOR)
+
+    def named(params, x):
+        h = jnp.tanh(jnp.dot(x, params["first"], out_sharding=P("b", "m")))
+        return jnp.dot(h, params["second"], out_sharding=P("b", None))
+
+    with jax.set_mesh(mesh):
+        _, found = capture.observe(named, params, x)
+        swapped = capture.replace(named, lambda call, kernel: call.linear(kernel))
+        out = swapped(params, {"first": params["first"] / 2}, x)
+    close(found, jax.tree.map(np.float32, alone()["moments"]))
+    close(out, network(PARAMS | {"first": PARAMS["first"] / 2}, X))
+
+
 @pytest.mark.parametrize("check", [True, False])
 def test_scores_run_inside_shard_map(mesh, check):
     """A part of the samples on each device, the checker of varying values on, as it is by default."""

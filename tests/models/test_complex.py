@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subspace_jax import nn
+from subspace_jax import nn, training
 from subspace_jax.compression import utilized_rank
-from subspace_jax.continual import gpm, leak, sgp, trgp, widths
-from subspace_jax.continual.baselines import owm
+from subspace_jax.continual import gpm, leak, sgp, tasks, trgp, widths
+from subspace_jax.continual.baselines import ewc, owm
 from subspace_jax.core import capture, moments, subspace
+from subspace_jax.decentralized import state
 from subspace_jax.label_noise import verifix
 from subspace_jax.unlearning import class_projection
 from tests.core.grams import draw
@@ -235,6 +236,49 @@ def test_real_matrices_fit_complex_leaves_but_not_the_other_way_round():
     np.testing.assert_array_equal(written["first"], np.ones((D, H)))
     with pytest.raises(ValueError, match="'first' is float32; a complex matrix would lose its imaginary part"):
         capture.write_kernels(capture.layers(blocks, real, xs), real, {"first": 1j * np.ones((2 * D, 2 * H))})
+
+
+def waves(params, x):
+    """Logits by a complex kernel; the kernel is one leaf or its two parts."""
+    kernel = params["kernel"] if "kernel" in params else jax.lax.complex(params["re"], params["im"])
+    z = x @ kernel
+    return z.real + jnp.tanh(z.imag)
+
+
+def as_parts(tree):
+    return {"re": tree["kernel"].real, "im": tree["kernel"].imag}
+
+
+def trained(whole, method):
+    """A few steps of one way to train, of the kernel as a whole or as two parts."""
+    start = {"kernel": jnp.asarray(cdraw(30, D, OUT))}
+    model = nn.from_function(lambda key, x: start if whole else as_parts(start), waves)
+    x, y, tx = draw(31, N, D), jnp.arange(N) % OUT, optax.sgd(0.3, momentum=0.9)
+    key, variables = jax.random.key(0), {"params": start if whole else as_parts(start), "batch_stats": {}}
+    if method == "train_step":
+        now, step = training.create(key, model, tx, x), jax.jit(training.train_step(model, tx))
+        for _ in range(3):
+            now, _ = step(now, x, y)
+        return now.params
+    if method == "agents":  # all of them take their gradients from here
+        grad = state.gradient(state.classification(model.train_apply))
+        return optax.apply_updates(variables["params"], grad(variables["params"], {}, (x, y), key)[2])
+    learner = ewc.ewc_learner(model, tx, strength=5.0, samples=4)
+    now, step = learner.init(key, x), jax.jit(learner.step, static_argnums=2)
+    for t in range(2):
+        for _ in range(3):
+            now = step(now, ((x * (1 - 2 * t), y),), t, key)
+        now = learner.end(key, now, tasks.Task(x, y, x, y), t)
+    return now.variables["params"]
+
+
+@pytest.mark.parametrize("method", ["train_step", "ewc", "agents"])
+def test_training_moves_the_imaginary_parts_downhill(method):
+    """As it moves a network whose real and imaginary parts are leaves of their own."""
+    found, expected = as_parts(trained(True, method)), trained(False, method)
+    for part in expected:
+        np.testing.assert_allclose(found[part], expected[part], atol=10 * FLOAT32)
+    assert float(jnp.abs(expected["im"] - cdraw(30, D, OUT).imag).max()) > 0.05
 
 
 REFUSED = {

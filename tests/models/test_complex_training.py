@@ -7,8 +7,6 @@ import optax
 import pytest
 
 from subspace_jax import nn, training
-from subspace_jax.continual import protocol, tasks
-from subspace_jax.continual.baselines import ewc
 from subspace_jax.label_noise import sam
 
 D, H, OUT, N = 4, 5, 3, 24
@@ -48,11 +46,6 @@ def assert_same(found, expected):
         np.testing.assert_allclose(found[name].imag, expected[name]["im"], atol=CLOSE)
 
 
-def by_epochs(net):
-    state = training.create(jax.random.key(0), net, TX, X[:1])
-    return training.train_epoch(net, TX, batch=8)(state, X, Y)[0].params
-
-
 def by_steps(net, objective=None):
     variables = net.init(jax.random.key(0), X[:1])
     objective = objective or training.mean_loss
@@ -66,14 +59,7 @@ def sharpness_aware(net):
     return by_steps(net, lambda train_apply: sam.sam(training.mean_loss(train_apply), rho=0.1))
 
 
-def consolidated(net):
-    learner = ewc.ewc_learner(net, TX, strength=50.0, samples=6)
-    both = [tasks.Task(X, (Y + t) % OUT, X, (Y + t) % OUT) for t in range(2)]
-    found = protocol.run(jax.random.key(2), learner, both, classes=OUT, batch=8, length=4)
-    return found.state.variables["params"]
-
-
-@pytest.mark.parametrize("train", [by_epochs, by_steps, sharpness_aware, consolidated])
+@pytest.mark.parametrize("train", [by_steps, sharpness_aware])
 def test_both_parts_of_a_complex_weight_are_trained_as_weights(train):
     found = train(COMPLEX)
     assert jnp.iscomplexobj(found["w"])

@@ -36,6 +36,8 @@ def a_gem_learner(model: Model, tx: optax.GradientTransformation, *, capacity: i
 
 def project(grads: Params, memory: Params, *, active) -> Params:
     """The gradient without its component opposite to the memory's gradient, if it has one."""
-    inner, energy = (sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, memory))) for a in (grads, memory))
+    inner, energy = (
+        sum(jax.tree.leaves(jax.tree.map(lambda a, m: jnp.vdot(a, m).real, a, memory))) for a in (grads, memory)
+    )
     share = jnp.where(active & (inner < 0), inner / jnp.maximum(energy, 1e-30), 0.0)
     return jax.tree.map(lambda g, m: g - share * m, grads, memory)

@@ -19,8 +19,8 @@ def ewc_learner(
 ) -> Learner:
     """Training on loss + strength / 2 sum_i F_i (w_i - w*_i)^2.
 
-    F is the mean over samples of the squared gradient of log p(y | x), with y drawn from the network's own p. The two
-    parts of a complex weight are weights of their own, F of the imaginary one the imaginary part of F.
+    F is the mean over samples of the squared gradient of log p(y | x), with y drawn from the network's own p. The real
+    and the imaginary part of a complex weight are weights of their own.
 
     Args:
       model: the network.
@@ -42,7 +42,7 @@ def ewc_learner(
     def loss(params, state, x, y, t, key):
         value, batch_stats = mean(params, state, x, y, t, key)
         kept = state.kept
-        pulls = jax.tree.map(lambda f, w, old: _weighted(f, w - old), kept["fisher"], params, kept["params"])
+        pulls = jax.tree.map(lambda f, w, old: jnp.sum(_pull(f, w - old)), kept["fisher"], params, kept["params"])
         return value + strength / 2 * sum(jax.tree.leaves(pulls)), batch_stats
 
     def init(key, x):
@@ -56,7 +56,7 @@ def ewc_learner(
         return state._replace(kept={"fisher": total, "params": state.variables["params"]})
 
     def held(state):
-        return {"floats": sum(leaf.size for leaf in jax.tree.leaves(state.kept))}
+        return {"floats": sum(leaf.size * (1 + jnp.iscomplexobj(leaf)) for leaf in jax.tree.leaves(state.kept))}
 
     return plain._replace(init=init, step=descent(loss, tx), end=end, held=held)
 
@@ -72,16 +72,16 @@ def _fisher(key, model: Model, variables, x, t) -> Params:
         def loss(params):
             return losses.softmax_cross_entropy(own_head(model.apply(variables | {"params": params}, x[None]), t), y)[0]
 
-        return jax.tree.map(lambda a, g: a + _squares(g) / len(keys), total, jax.grad(loss)(variables["params"])), None
+        return jax.tree.map(lambda a, g: a + _squared(g) / len(keys), total, jax.grad(loss)(variables["params"])), None
 
     keys = jax.random.split(key, len(x))
     return jax.lax.scan(one, jax.tree.map(jnp.zeros_like, variables["params"]), (keys, x))[0]
 
 
-def _squares(x):
-    return jax.lax.complex(x.real**2, x.imag**2) if jnp.iscomplexobj(x) else x**2
+def _squared(g):
+    """Entry by entry; of complex numbers the real and the imaginary parts are squared."""
+    return jax.lax.complex(g.real**2, g.imag**2) if jnp.iscomplexobj(g) else g**2
 
 
-def _weighted(by, x):
-    """Sum of by x^2 over the entries, or over both parts of complex ones."""
-    return jnp.vdot(by, _squares(x)).real if jnp.iscomplexobj(x) else jnp.sum(by * x**2)
+def _pull(fisher, moved):
+    return fisher.real * moved.real**2 + fisher.imag * moved.imag**2 if jnp.iscomplexobj(moved) else fisher * moved**2

@@ -107,6 +107,16 @@ def learned_memory_in_a_call(p, x):
     return jnp.einsum("nd,md->nm", x, jnp.concatenate([p["w"], jnp.sin(x)]))
 
 
+@refused("'w'.*data pick it from several", w=jnp.stack([W] * 3))
+def expert_of_each_sample(p, x):
+    return jnp.einsum("nd,ndk->nk", x, p["w"][jnp.argmax(x[:, :3], 1)])
+
+
+@refused("'w'.*data pick it from several", w=jnp.stack([W] * 3))
+def expert_of_the_batch(p, x):
+    return x @ lax.dynamic_index_in_dim(p["w"], jnp.argmax(x[0, :3]), keepdims=False)
+
+
 @refused("'w'.*is the image", w=jnp.ones((2, 1, 4, 4)))
 def kernel_as_image(p, x):
     return lax.conv(p["w"], x[None, None, :2, :2], (1, 1), "SAME")

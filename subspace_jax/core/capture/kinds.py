@@ -12,6 +12,7 @@ from subspace_jax.core.capture.joined import Joined, Seen
 from subspace_jax.core.capture.views import View
 
 JOINING = {"concatenate": (joined.concatenate, "dimension"), "stack": (joined.stack, "axis")}
+PICKING = {"gather", "dynamic_slice"}  # by data: rows of a leaf (an embedding) are data, matrices (experts) are kernels
 PASSING = {
     "convert_element_type",
     "reshape",

@@ -17,6 +17,7 @@ from subspace_jax.core.capture.joined import Joined
 from subspace_jax.core.capture.kinds import (
     JOINING,
     PASSING,
+    PICKING,
     Data,
     Kind,
     Known,
@@ -123,6 +124,8 @@ class Walk:
             if outs != 1:
                 return [self.fresh(one) for _ in range(outs)]
             return [one._replace(repeats=repeats(kinds, eqn)) if isinstance(one, Known) else one]
+        if name in PICKING and leaves_of(kinds[0]) and sum(n > 1 for n in eqn.params["slice_sizes"]) > 1:
+            return [self._holding(kinds[:1], "data pick it from several, which hides its product")]
         if name in JOINING:
             return [self._holding(kinds, "it is concatenated with data, which hides its product")]
         if name in PASSING and len(kinds) == 1 and isinstance(kinds[0], Data):

@@ -6,7 +6,7 @@
 One batch of 32x32 images, SGD with momentum. Every call is compiled, then timed in turns: the processor seconds of this
 process, its smallest over the turns, which other programs on the machine disturb least. `forward` is inference;
 `forward, training` has batch statistics and dropout. `of_limit` are the operations that the compiler counts, over those
-of a large matrix product in the same seconds. `plain` is the step with the convolution of JAX as it is. PyTorch runs in
+of a large matrix product in the same seconds. `of_plain` is the step over that with the convolutions and sums of JAX as they are. PyTorch runs in
 a process of its own in the same run, skipped where it is missing.
 """
 
@@ -70,7 +70,8 @@ def measure(name: str, args: argparse.Namespace, *, batch: int | None = None, **
     """One row: rates, ratios, share of the limit, what the plain convolution takes."""
     batch, square = batch or args.batch, jnp.ones((MATRIX, MATRIX))
     found = programs(name, batch, **sizes)
-    with mock.patch("subspace_jax.nn.parts.convolve", jax.lax.conv_general_dilated):
+    plain = {"convolve": jax.lax.conv_general_dilated, "kept": lambda x: x}
+    with mock.patch.multiple("subspace_jax.nn.parts", **plain):
         found["plain"] = programs(name, batch, **sizes)["step"]
     found["matrix"] = compiled(jnp.matmul, square, square)
     least = seconds({row: call for row, (call, _) in found.items()}, args.repeats)

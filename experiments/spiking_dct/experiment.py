@@ -3,7 +3,7 @@
     uv run python -m experiments.spiking_dct                                    (digits, two convolutions, 5 seeds)
     uv run python -m experiments.spiking_dct --encoder dct poisson --timesteps 32
     expected: tuned at 16 steps the frequencies reach .82 or more; four steps of the image itself, or of Poisson spikes,
-              are more accurate; by exact count 16 Poisson steps cost more than the classifier; 15 min on 2 cores
+              are more accurate; by exact count 16 Poisson steps cost more than the classifier; 5 min on 2 cores
     paper:    CIFAR-10, VGG9, 48 steps: .8994 (Garg, Chowdhury, Roy, ICCV 2021)
 
 A trained classifier becomes a spiking network with its weights; thresholds come from the drive of 512 training images;

@@ -3,7 +3,7 @@
     uv run python -m experiments.spiking_dct                                    (digits, two convolutions, 5 seeds)
     uv run python -m experiments.spiking_dct --encoder dct poisson --timesteps 32
     expected: tuned at 16 steps the frequencies reach .82 or more; four steps of the image itself, or of Poisson spikes,
-              are more accurate; by exact count 16 Poisson steps cost more than the classifier; 15 min on 2 cores
+              are more accurate; by exact count 16 Poisson steps cost more than the classifier; 5 min on 2 cores
     paper:    CIFAR-10, VGG9, 48 steps: .8994 (Garg, Chowdhury, Roy, ICCV 2021)
 
 A trained classifier becomes a spiking network with its weights; thresholds come from the drive of 512 training images;
@@ -81,7 +81,7 @@ PRESETS = {
         data="cifar10", model="vgg", widths=(64, 128, 128, 256, 256, 512, 512),
         network_args=("use_bias=false", 'norm="none"', 'pool="average"', "pools=[1,3,5,7]", "dense=[4096,4096]"),
         dtype="bfloat16", stride=2, ann_epochs=30, epochs=6, lr=5e-4, tuning_lr=1e-4, tuning_decay=5e-4, dropout=0.2,
-        timesteps=48, keep=(), swept=(), budgets=("direct_4", "direct_16", "direct_48", "poisson_48"), seeds=1,
+        timesteps=48, keep=(), swept=(), budgets=("direct_4", "direct_16", "direct_48"), calibration=128, seeds=1,
     ),
 }  # fmt: skip
 

@@ -21,7 +21,7 @@ from subspace_jax.spiking.network import Spiking
 if TYPE_CHECKING:
     from experiments.spiking_dct.experiment import Config
 
-CALL = 500  # samples a call, at most, where networks are evaluated
+CALL = 8000  # samples times steps of a call, at most, where networks are evaluated
 DRAWS = 3  # of Poisson spikes, over which an evaluation is averaged
 ENCODE_KEY, TUNE_KEY = 10, 11  # folded into the seed's key
 Arrays = dict[str, np.ndarray]
@@ -153,7 +153,7 @@ def evaluated(
     draws = DRAWS if own.encoder == "poisson" else 1
     for draw in range(draws):
         key = jax.random.fold_in(run.key, draw)
-        for part in np.array_split(np.arange(len(x)), -(-len(x) // CALL)):
+        for part in np.array_split(np.arange(len(x)), -(-len(x) * own.steps // CALL)):
             logits, read = program(snn.params, volts(rows), jnp.asarray(run.limits), key, x[part], index[part])
             right += float((np.asarray(logits).argmax(1) == label[part]).sum())
             total = {path: total.get(path, 0.0) + np.asarray(count, np.float64) for path, count in read.items()}

@@ -51,6 +51,31 @@ def transformer(note, p, x):
     return x.mean(1) @ p["head"]
 
 
+def shifted_windows(note, p, x):
+    """Two blocks of attention inside 2 x 2 windows, the second on an image rolled by one, with learned offsets."""
+    row, column = (np.arange(4) // 2, np.arange(4) % 2)
+    offset = tuple(at[:, None] - at[None] + 1 for at in (row, column))
+
+    def windows(x):
+        return x.reshape(N, 2, 2, 2, 2, -1).swapaxes(2, 3).reshape(N * 4, 4, -1)
+
+    for i, shift in enumerate((0, 1)):
+        own = p["blocks"][i]
+        h = windows(jnp.roll(x, (-shift, -shift), (1, 2)))
+        note(f"blocks/{i}/qkv", h)
+        q, k, v = jnp.split(h @ own["qkv"], 3, -1)
+        near = jax.nn.softmax(q @ k.mT + own["offset"][offset][None])
+        note(f"blocks/{i}/out", near @ v)
+        h = (near @ v) @ own["out"]
+        h = h.reshape(N, 2, 2, 2, 2, -1).swapaxes(2, 3).reshape(N, 4, 4, -1)
+        x = rms(x + jnp.roll(h, (shift, shift), (1, 2)))
+    merged = x.reshape(N, 2, 2, 2, 2, -1).swapaxes(2, 3).reshape(N, 4, -1)  # four neighbours become one
+    note("merge", merged)
+    h = (merged @ p["merge"]).mean(1)
+    note("head", h)
+    return h @ p["head"]
+
+
 def recurrent(note, p, x):
     def step(h, row):
         note("into", row)
@@ -75,6 +100,16 @@ def convolutional(note, p, x):
     h = jax.nn.relu(lax.conv_general_dilated(h, p["up"], (1, 1), ((1, 1), (1, 1)), lhs_dilation=(2, 2), **NHWC))
     note("head", h.mean((1, 2)))
     return h.mean((1, 2)) @ p["head"]
+
+
+def densely_connected(note, p, x):
+    """Each convolution reads all results before it."""
+    for name in ("first", "second"):
+        note(name, convolution.patches(x, (3, 3), padding="SAME"))
+        h = lax.conv_general_dilated(x, p[name], (1, 1), "SAME", **NHWC)
+        x = jnp.concatenate([x, jax.nn.relu(h)], -1)
+    note("head", x.mean((1, 2)))
+    return x.mean((1, 2)) @ p["head"]
 
 
 EDGES = np.array([[0, 1, 2, 3, 3], [1, 2, 3, 0, 1]])
@@ -163,6 +198,17 @@ CASES = {
         {"down": draw(0, 3, 3, 2, 4) / 4, "depth": draw(1, 3, 3, 1, 4) / 3, "up": draw(2, 2, 2, 4, 5) / 4,
          "head": draw(3, 5, OUT)},
         draw(4, N, 6, 6, 2),
+    ),
+    "shifted windows": Case(
+        shifted_windows,
+        {"blocks": [{"qkv": draw(i, 6, 18) / 2, "out": draw(2 + i, 6, 6), "offset": draw(4 + i, 3, 3)} for i in (0, 1)],
+         "merge": draw(6, 24, 8) / 4, "head": draw(7, 8, OUT)},
+        draw(8, N, 4, 4, 6),
+    ),
+    "densely connected": Case(
+        densely_connected,
+        {"first": draw(0, 3, 3, 2, 3) / 3, "second": draw(1, 3, 3, 5, 3) / 5, "head": draw(2, 8, OUT)},
+        draw(3, N, 4, 4, 2),
     ),
     "graph": Case(
         graph, {"edge": draw(0, 8, 5) / 3, "node": draw(1, 5, 6) / 3, "head": draw(2, 6, OUT)}, draw(3, N, 4, 4)

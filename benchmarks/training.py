@@ -2,7 +2,7 @@
 
     uv run python -m benchmarks.training --torch PYTHON    # an interpreter that has torch; several minutes on 2 cores
     wanted: a step of every network takes at most 5 forward passes
-    measured on 2 busy cores: LeNet-5 2.2, cnn5 4.4, ResNet-20 5.3, cnn 5.5
+    measured on 2 busy cores: LeNet-5 2.5, VGG-11 3.2, cnn5 4.8; more than 5: ResNet-20 and cnn 5.4, AlexNet 8.0
 
 One batch of 32x32 images, SGD with momentum. Every call is compiled, then timed in turns: the processor seconds of this
 process, its smallest over the turns, which other programs on the machine disturb least. `forward` is inference;
@@ -120,6 +120,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     """Measure, print and return everything."""
     report: dict[str, Any] = {"command": f"python -m benchmarks.training --networks {' '.join(args.networks)}"}
     report |= {"device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "jax": jax.__version__}
+    report["statistic"] = "least processor seconds"
     report["arguments"] = {key: value for key, value in vars(args).items() if key not in ("torch", "out")}
     rows: dict[str, dict[str, Any]] = {}
     for name in args.networks:

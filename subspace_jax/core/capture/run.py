@@ -193,7 +193,7 @@ class _Run(NamedTuple):
             return _bind(eqn, values), body([*fixed, *start])[1]
         if self.visitor.watch:
             raise ValueError(
-                f"{self._first(looped)!r} is in a 'while', through which JAX takes no gradients backwards."
+                f"{self._first(looped)!r} is in a 'while', of which JAX takes no gradients backwards."
             )
         empty = self._nothing(jax.eval_shape(body, [*fixed, *start])[1])
 

@@ -13,15 +13,18 @@ from experiments.families import classifier
 from experiments.harness import runner
 from subspace_jax import nn, training
 from subspace_jax.core import capture
-from subspace_jax.hardware import sram, system
+from subspace_jax.hardware import circuit, products, sram, system
+from subspace_jax.hardware.circuit import Circuit
 
 if TYPE_CHECKING:
     from experiments.in_memory.experiment import Config
 
-CHIP_KEY = 10  # folded into the seed's key
+CHIP_KEY, NOISE_KEY = 10, 11  # folded into the seed's key
 STRESS = 3.0  # the deviation of app_sigma_3
 RATIOS = "delay_ratio", "energy_ratio", "edp_ratio"
 CALL = 512  # images of a batch of the quantised network
+CIRCUIT_CALL = 100  # of the circuit, which keeps a sum of each group
+FITTED = 200  # training images from which ranges, gains and offsets of the circuit are taken
 Arrays = dict[str, np.ndarray]
 
 
@@ -56,7 +59,52 @@ def computed(config: Config, shared: classifier.Setup, seed: int) -> dict[str, A
         found |= {f"chip_std/{name}": each.std(ddof=1) if config.chips > 1 else 0.0, f"chip_min/{name}": each.min()}
     found |= {f"sigma/{sigma:g}": chips(plain._replace(sigma=sigma)).mean() for sigma in config.swept_sigmas}
     found |= {f"bits/{bits}": chips(plain._replace(adc_bits=bits)).mean() for bits in config.swept_bits}
+    if config.level == "circuit":
+        found |= simulated(config, net, calibration, task, seed)
     return found | costs(config, net, task)
+
+
+def circuits(config: Config) -> dict[str, Circuit]:
+    """The circuits by name; the noise of cells is a draw on the calibrated one."""
+    plain = Circuit(config.bits, config.adc_bits, config.rows, config.table)
+    return {
+        "no_adc": plain._replace(adc_bits=None),
+        "ideal_table": plain._replace(adc_bits=None, table="ideal"),
+        "full_range": plain._replace(range="full"),
+        "calibrated": plain,
+        "6_bits": plain._replace(adc_bits=6),
+        **{f"full_range/{bits}": plain._replace(adc_bits=bits, range="full") for bits in config.swept_bits},
+        **{f"calibrated/{bits}": plain._replace(adc_bits=bits) for bits in config.swept_bits},
+    }
+
+
+def simulated(
+    config: Config, net: classifier.Trained, calibration: sram.Calibration, task: classifier.Task, seed: int
+) -> dict[str, Any]:
+    """Accuracy by each circuit, and the range of the layers' sums (volt)."""
+    apply, variables = net.model.apply, net.variables
+    x, label = task.test_x[: config.circuit_images], task.test_label[: config.circuit_images]
+    noise, found = jax.random.fold_in(jax.random.key(seed), NOISE_KEY), {}
+
+    def accuracy(own: Circuit, fits: Any, key: Any = None) -> float:
+        right = 0
+        for start in range(0, len(x), CIRCUIT_CALL):
+            part = slice(start, start + CIRCUIT_CALL)
+            drawn = None if key is None else jax.random.fold_in(key, start)
+            logits = circuit.run_circuit(apply, variables, calibration, fits, x[part], circuit=own, key=drawn)
+            right += int((np.asarray(logits).argmax(1) == label[part]).sum())
+        return right / len(x)
+
+    for name, own in circuits(config).items():
+        fits = circuit.fit(apply, variables, calibration, task.x[: min(FITTED, config.calibration)], circuit=own)
+        kind = "swept" if "/" in name else "accuracy"
+        found[f"{kind}/circuit_{name}"] = accuracy(own, fits)
+        if name == "calibrated":
+            found["in_array"] = np.array(list(calibration.ranges))
+            found["sums"] = np.array([(fits[path].low, fits[path].high) for path in calibration.ranges])
+            if config.bits == products.BITS:
+                found["accuracy/circuit_noise"] = accuracy(own, fits, noise)
+    return found
 
 
 def quantized(

@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.harness import plots, report
 from experiments.in_memory.protocol import RATIOS, STRESS
+from subspace_jax.hardware.products import UNIT, product_table
 
 if TYPE_CHECKING:
     from experiments.in_memory.experiment import Config
@@ -18,7 +19,10 @@ LINES = {"float": "-", "quantized": "--"}
 
 def sections(config: Config, figures: dict[str, float], found: list[Arrays]) -> list[report.Section]:
     """Chips first, then what decides, then what it costs."""
-    return [chips(config, figures, found), swept(config, figures, found), costs(config, figures, found[0])]
+    shown = [chips(config, figures, found), swept(config, figures, found)]
+    if config.level == "circuit":
+        shown += [circuit(config, figures, found), table(config)]
+    return [*shown, costs(config, figures, found[0])]
 
 
 def chips(config: Config, figures: dict[str, float], found: list[Arrays]) -> report.Section:
@@ -56,6 +60,47 @@ def swept(config: Config, figures: dict[str, float], found: list[Arrays]) -> rep
         drawn.append(plots.curves(config.workdir, f"accuracy_{name}", lines, x=x, y="test accuracy"))
     text = "Ranges are those of the calibration images; the deviation counts in steps, which more bits make finer."
     return report.Section("What decides?", text, tuple(drawn))
+
+
+def circuit(config: Config, figures: dict[str, float], found: list[Arrays]) -> report.Section:
+    """What the range of a converter decides, beside the sums that it has to tell apart."""
+    own = {name: along(found, f"swept/circuit_{name}/") for name in ("calibrated", "full_range")}
+    lines = {}
+    for name, places in own.items():
+        places[float(config.adc_bits)] = figures[f"accuracy/circuit_{name}"]
+        lines[name.replace("_", " ")] = sorted(places), [places[key] for key in sorted(places)]
+    ends = [min(own["calibrated"]), max(own["calibrated"])]
+    lines["no converter"] = ends, [figures["accuracy/circuit_no_adc"]] * 2
+    drawn = plots.curves(config.workdir, "circuit_bits", lines, x="bits of a converter", y="test accuracy")
+    names, sums = layers(found[0]), 1000 * found[0]["sums"]
+    full = 1000 * config.rows * product_table(config.table, config.bits)[-1, -1]
+    heights = {"99.9 % of sums are below": sums[:, 1], "one step of the full range": [full / (2**config.adc_bits - 1)] *
+               len(names), "end of the full range": [full] * len(names)}  # fmt: skip
+    ranges = plots.bars(config.workdir, "ranges", heights, labels=names, x="layer", y="sum of a group (mV), first seed")
+    text = (
+        "The full range spans the largest products that a group can hold, which no group of a trained network does: "
+        "most sums are below a few of its steps. A range from training images tells them apart."
+    )
+    rows = [(key.removeprefix("accuracy/"), f"{value:.4f}") for key, value in figures.items()
+            if key.startswith("accuracy/circuit")]  # fmt: skip
+    return report.Section("By the simulated circuit", text, (drawn, ranges), (("circuit", "accuracy"), *rows))
+
+
+def table(config: Config) -> report.Section:
+    """The products, and how far they are from linear ones."""
+    own, codes = 1000 * product_table(config.table, config.bits), range(2**config.bits)
+    shown = {"products": own, "products_linear": 1000 * UNIT * np.outer(codes, codes)}
+    drawn = [
+        plots.heatmap(config.workdir, name, matrix, rows=codes, columns=codes, x="input", y="weight", format=".0f")
+        for name, matrix in shown.items()
+    ]
+    text = f"Millivolt of each product: {config.table}, and below it {1000 * UNIT} mV a unit of weight times input."
+    return report.Section("What a product is", text, tuple(drawn))
+
+
+def layers(one: Arrays) -> list[str]:
+    """Names of the layers in the array."""
+    return [str(name).removeprefix("params/").removesuffix("/kernel") for name in one["in_array"]]
 
 
 def along(found: list[Arrays], prefix: str) -> dict[float, float]:

@@ -78,12 +78,14 @@ class Calibration(NamedTuple):
       shapes: {path: (positions, d_in, d_out)} of one sample, in the order of execution.
       digital: paths of the layers that stay digital: grouped convolutions, layers in scans and loops.
       bits: of the magnitudes.
+      signed: paths of the layers that read values below zero, such as normalised images.
     """
 
     ranges: dict[str, Range]
     shapes: dict[str, tuple[int, int, int]]
     digital: tuple[str, ...]
     bits: int
+    signed: tuple[str, ...]
 
 
 def calibrate(apply: ApplyFn, variables: Variables, images: Array | np.ndarray, *, bits: int = 4) -> Calibration:
@@ -104,13 +106,14 @@ def calibrate(apply: ApplyFn, variables: Variables, images: Array | np.ndarray, 
     table, digital = _in_array(apply, variables, images)
     kernels = capture.kernels(table, variables)
     measured = _measuring(apply, bits)(variables, kernels, jnp.asarray(images))
-    ranges = {path: Range(*map(jnp.asarray, measured[path].max(0))) for path in table}
+    ranges = {path: Range(*map(jnp.asarray, measured[path].max(0)[:4])) for path in table}
     for path, own in ranges.items():
         for what, largest in (("weights", own.weight), ("inputs", own.inputs)):
             if not largest > 0:
                 raise ValueError(f"the {what} of {path!r} are all zero: no range can be taken from them.")
     shapes = {path: (layer.rows, layer.d_in, layer.d_out) for path, layer in table.items()}
-    return Calibration(ranges, shapes, digital, bits)
+    signed = tuple(path for path in table if measured[path][:, 4].max() > 0)
+    return Calibration(ranges, shapes, digital, bits, signed)
 
 
 def check(design: Design) -> None:
@@ -161,7 +164,7 @@ def run_chip(
     Raises:
       ValueError: as `check`; a design of other bits, a calibration of another network.
     """
-    parts = _parts(apply, variables, calibration, x, design)
+    parts = parts_of(apply, variables, calibration, x, design)
     return _running(apply, *design[:3])(variables, parts, chip, jnp.asarray(x))
 
 
@@ -188,7 +191,7 @@ def over_chips(
     if chips < 1 or at_once < 1:
         raise ValueError(f"there is at least 1 chip, and 1 at once; got {chips} and {at_once}.")
     check_lengths(x=x, y=y)
-    key, parts = as_key(key), _parts(apply, variables, calibration, x, design)
+    key, parts = as_key(key), parts_of(apply, variables, calibration, x, design)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(chips))
     program, right = _counting(apply, *design[:3]), np.zeros(chips)
     for first in range(0, chips, at_once):
@@ -219,10 +222,14 @@ def _in_array(apply: ApplyFn, variables: Variables, x: Any) -> tuple[capture.Lay
     return capture.Layers({path: own for path, own in found.items() if path not in digital}, found.other), digital
 
 
-def _parts(
+def parts_of(
     apply: ApplyFn, variables: Variables, calibration: Calibration, x: Any, design: Design
 ) -> dict[str, tuple[Array, Range]]:
-    """Kernel and ranges of each layer, once they are known to belong together."""
+    """Kernel and ranges of each layer, which are known then to belong together.
+
+    Raises:
+      ValueError: as `run_chip`.
+    """
     check(design)
     if design.bits != calibration.bits:
         raise ValueError(f"the design has {design.bits} bits, the calibration {calibration.bits}: calibrate again.")
@@ -235,7 +242,7 @@ def _parts(
     return {path: (kernels[path], calibration.ranges[path]) for path in table}
 
 
-def _product(call: capture.Call, matrix: Array, bits: int, weight: Array, inputs: Array) -> Array:
+def product(call: capture.Call, matrix: Array, bits: int, weight: Array, inputs: Array) -> Array:
     """Rows (n, d_out) of the product in few bits: whole numbers are multiplied, which is exact on any device."""
     w, unit_w = quantize.magnitude(matrix, bits, weight)
     x, unit_x = quantize.magnitude(call.x, bits, inputs)
@@ -244,16 +251,16 @@ def _product(call: capture.Call, matrix: Array, bits: int, weight: Array, inputs
 
 @functools.lru_cache(maxsize=64)  # one function object, and so one compilation, per network
 def _measuring(apply: ApplyFn, bits: int) -> Callable:
-    def product(call: capture.Call, matrix: Array) -> Array:
-        return _product(call, matrix, bits, jnp.abs(matrix).max(), jnp.abs(call.x).max())
+    def own(call: capture.Call, matrix: Array) -> Array:
+        return product(call, matrix, bits, jnp.abs(matrix).max(), jnp.abs(call.x).max())
 
     def largest(call: capture.Call, matrix: Array) -> Array:
-        sums = product(call, matrix)
-        found = jnp.abs(matrix).max(), jnp.abs(call.x).max(), sums.max(), -sums.min()
+        sums = own(call, matrix)
+        found = jnp.abs(matrix).max(), jnp.abs(call.x).max(), sums.max(), -sums.min(), -call.x.min()
         return jnp.maximum(jnp.stack([value.astype(jnp.float32) for value in found]), 0)[None]
 
     def swap(call: capture.Call, matrix: Array) -> Array:
-        return call.product.restore(product(call, matrix))
+        return call.product.restore(own(call, matrix))
 
     @jax.jit
     def program(variables, kernels, x):
@@ -267,7 +274,7 @@ def _measuring(apply: ApplyFn, bits: int) -> Callable:
 def _swap(bits: int, adc_bits: int, rows: int) -> Callable:
     def swap(call: capture.Call, part: tuple[Array, Range, Array | None]) -> Array:
         matrix, own, offsets = part
-        sums = _product(call, matrix, bits, own.weight, own.inputs)
+        sums = product(call, matrix, bits, own.weight, own.inputs)
         if offsets is None:
             return sums
         levels = (2**adc_bits - 1) * call.layer.d_in / rows

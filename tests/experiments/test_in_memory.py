@@ -34,6 +34,9 @@ def test_figures_are_those_of_the_saved_network(finished):
         assert figures["accuracy/app"] == pytest.approx(found["chips/app"].mean())
         assert figures["chip_min/app"] == found["chips/app"].min()
     assert figures["accuracy/app_sigma_3"] < figures["accuracy/app"] <= figures["accuracy/float"] + 0.02
+    names = "no_adc", "ideal_table", "full_range", "calibrated", "noise", "6_bits"
+    assert {f"accuracy/circuit_{name}" for name in names} <= figures.keys()
+    assert figures["accuracy/circuit_full_range"] < figures["accuracy/circuit_calibrated"] - 0.2
     for name in ("lenet5", "network"):
         delay, energy, both = (figures[f"system/{name}/{ratio}"] for ratio in protocol.RATIOS)
         assert both == pytest.approx(delay * energy)
@@ -49,7 +52,7 @@ def test_a_finished_run_is_read_and_not_computed_again(finished, ask, tmp_path, 
 def test_the_network_of_another_run_serves(finished, ask, monkeypatch):
     first = finished("in_memory")
     monkeypatch.setattr(training, "train_epoch", None)
-    flags = ["--chips", "1", "--swept-bits", "--calibration", "64"]
+    flags = ["--chips", "1", "--swept-bits", "--level", "app"]
     run = ask("in_memory", "--preset", "smoke", "--checkpoint", str(first.workdir), *flags)
     assert run.status == 0, run.err
     assert run.figures["accuracy/quantized"] == first.figures["accuracy/quantized"]
@@ -59,6 +62,7 @@ def test_the_network_of_another_run_serves(finished, ask, monkeypatch):
 def test_the_gpu_preset_runs_at_small_size(ask):
     flags = ["--data", "digits", "--samples", "64", "--widths", "4", "4", "--chips", "2", "--epochs", "1"]
     few = ["--network-args", 'norm="none"', "pools=[1,2]", "dense=[8]", "--swept-sigmas", "--swept-bits"]
+    few += ["--circuit-images", "20"]
     run = ask("in_memory", "--preset", "gpu", *flags, *few)
     assert run.status == 0, run.err
     assert np.isfinite(run.figures["accuracy/app"])
@@ -70,6 +74,8 @@ def test_the_gpu_preset_runs_at_small_size(ask):
         (["--chips", "0"], "--chips and --calibration are at least 1; got 0 and 64"),
         (["--rows", "26"], "rows summed before a conversion are whole, in [1, 25]; got 26"),
         (["--swept-sigmas", "-1"], "the deviation of a conversion is at least 0 and finite; got -1.0"),
+        (["--bits", "5"], "mc_mean was simulated for 4 bits; got 5: take the table nominal_fit or ideal"),
+        (["--circuit-images", "0"], "--circuit-images is at least 1; got 0"),
         (["--swept-bits", "17"], "bits of one value must be an integer in [1, 16]; got 17"),
     ],
 )
@@ -80,6 +86,7 @@ def test_bad_input_is_refused_before_anything_is_trained(flags, message, refuse,
 
 FIGURES = {
     "accuracy/float": 0.99, "accuracy/quantized": 0.98, "accuracy/app": 0.97, "accuracy/app_sigma_3": 0.75,
+    "accuracy/circuit_calibrated": 0.92, "accuracy/circuit_full_range": 0.1,
     "system/lenet5/delay_ratio": 9.4175, "system/lenet5/energy_ratio": 6.2414,
 }  # fmt: skip
 
@@ -87,8 +94,9 @@ FIGURES = {
 @pytest.mark.parametrize(
     ("worse", "held"),
     [
-        ({}, 5), ({"accuracy/quantized": 0.96}, 4), ({"accuracy/app": 0.94}, 4), ({"accuracy/app_sigma_3": 0.9}, 4),
-        ({"system/lenet5/delay_ratio": 9.42}, 4), ({"system/lenet5/energy_ratio": 5.08}, 4),
+        ({}, 7), ({"accuracy/quantized": 0.96}, 6), ({"accuracy/app": 0.94}, 6), ({"accuracy/app_sigma_3": 0.9}, 6),
+        ({"accuracy/circuit_calibrated": 0.8}, 6), ({"accuracy/circuit_full_range": 0.5}, 6),
+        ({"system/lenet5/delay_ratio": 9.42}, 6), ({"system/lenet5/energy_ratio": 5.08}, 6),
     ],
 )  # fmt: skip
 def test_each_claim_can_fail(worse, held):

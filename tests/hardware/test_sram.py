@@ -101,7 +101,7 @@ def test_fine_converters_without_deviation_give_the_quantised_network():
 
 
 @given(
-    st.lists(st.floats(-8, 8, width=32), min_size=12, max_size=12),
+    st.lists(st.floats(-8, 8, width=32, allow_subnormal=False), min_size=12, max_size=12),
     st.lists(st.integers(-9, 9), min_size=6, max_size=6),
     st.sampled_from([(4.0, 2.0), (4.0, 0.0), (0.0, 2.0)]),
     st.sampled_from([13.5, 45.0]),

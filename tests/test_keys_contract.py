@@ -21,6 +21,7 @@ from subspace_jax.data import batches, corrupt, partition, public
 from subspace_jax.decentralized import choco_sgd, codes, deep_squeeze, idkd, low_precision, ngc, train
 from subspace_jax.decentralized import protocol as of_agents
 from subspace_jax.decentralized.state import State
+from subspace_jax.hardware import circuit, sram
 from subspace_jax.label_noise import trusted
 from subspace_jax.memorization import confident_learning, scores, stability
 from subspace_jax.nn.layers import quantized
@@ -66,6 +67,8 @@ def per_sample(variables, x, y):
 
 
 TABLE = capture.layers(fn, PARAMS, X)
+IN_ARRAY = fn, PARAMS, sram.calibrate(fn, PARAMS, ROWS)
+FITS = circuit.fit(*IN_ARRAY, ROWS)
 MODEL = nn.from_function(lambda key, x: {"w": jax.random.normal(key, (3, 2))}, fn)
 FORGETTING = MODEL, VARIABLES, (X, Y), (X, Y)
 NOISE = {"fraction": 0.5, "classes": 3}
@@ -137,6 +140,9 @@ CALLS = {
     ),
     neighborhood.initial_table: lambda key: neighborhood.initial_table(key, ROWS, Y, ROWS, entries=2)[:2],
     neighborhood.neighbor_loss: lambda key: neighborhood.neighbor_loss(key, X, X, neighbors=2),
+    circuit.run_circuit: lambda key: circuit.run_circuit(*IN_ARRAY, FITS, ROWS, key=key),
+    sram.sample_chip: lambda key: sram.sample_chip(key, IN_ARRAY[2]),
+    sram.over_chips: lambda key: sram.over_chips(key, *IN_ARRAY, ROWS, Y, chips=2),
     sampling.poisson_sets: lambda key: sampling.poisson_sets(key, 4, q=0.5, steps=2),
     audit.plant: lambda key: audit.plant(
         key, per_sample, SGD, VARIABLES, (X, Y), canaries=4

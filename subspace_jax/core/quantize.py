@@ -86,6 +86,29 @@ def dequantize(codes: Num[Array, "*shape"], scale: Float[Array, ""], lo: Float[A
     return codes.astype(scale.dtype) * scale + lo
 
 
+def magnitude(x: Float[Array, "*shape"], bits: int, maximum: Scalar) -> tuple[Float[Array, "*shape"], Float[Array, ""]]:
+    """Sign and magnitude in `bits` bits: whole numbers in [-(2^bits - 1), 2^bits - 1], and the scale of one unit.
+
+    Q(x) = codes scale, scale = maximum / (2^bits - 1), rounded to nearest (half to even) and clipped at +-maximum. Zero
+    is on the grid, and so are both ends. Codes are float32 or wider, so that products of them are exact up to 2^24.
+
+    Args:
+      x: any shape, one range for all of it.
+      bits: of the magnitude, 1 to 16; the sign is one more.
+      maximum: largest magnitude, that of the tensor or of calibration data.
+
+    Raises:
+      ValueError: bits outside 1..16; a maximum that is not above zero, where it is known.
+    """
+    check_bits(bits)
+    if is_known(maximum) and not float(maximum) > 0:
+        raise ValueError(f"the largest magnitude must be above 0, or nothing can be scaled; got {maximum}.")
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    most = 2**bits - 1
+    scale = jnp.asarray(maximum, wide) / most
+    return jnp.clip(jnp.round(x.astype(wide) / scale), -most, most), scale
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def quantize_grad(key: Key[Array, ""], x: Float[Array, "*shape"], bits: int | None) -> Float[Array, "*shape"]:
     """The identity; its cotangent is quantised to `bits` bits, from its minimum to its maximum, rounded stochastically.

@@ -286,3 +286,24 @@ def test_dorefa_has_its_levels_and_passes_gradients():
 def test_inputs_without_bins_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         qz.quantize_input(GREYS, *arguments)
+
+
+magnitude = jax.jit(qz.magnitude, static_argnums=1)
+
+
+@given(SEEDS, BITS)
+def test_sign_and_magnitude_are_the_nearest_value_of_the_grid(seed, bits):
+    x, maximum = np.asarray(draw(seed, (4, 5, 2))), 2.5
+    found, scale = magnitude(x, bits, maximum)
+    found, grid = np.asarray(found, np.float64), maximum / (2**bits - 1) * np.arange(-(2**bits) + 1, 2**bits)
+    np.testing.assert_array_equal(found, np.round(found))
+    assert abs(found).max() <= 2**bits - 1
+    nearest = np.abs(grid - np.clip(x, -maximum, maximum)[..., None]).min(-1)
+    np.testing.assert_allclose(np.abs(found * float(scale) - np.clip(x, -maximum, maximum)), nearest, atol=1e-5)
+    assert (found * x >= 0).all()
+
+
+@pytest.mark.parametrize("maximum", [0.0, -1.0, float("nan")])
+def test_a_magnitude_without_a_maximum_is_refused(maximum):
+    with pytest.raises(ValueError, match="the largest magnitude must be above 0"):
+        qz.magnitude(jnp.ones(3), 4, maximum)

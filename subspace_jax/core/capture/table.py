@@ -70,6 +70,12 @@ class Layer(NamedTuple):
         """Leading axes of the matrix and of the moments."""
         return self.stack + ((self.groups,) if self.groups > 1 else ())
 
+    @property
+    def window(self) -> tuple[int, ...]:
+        """Kernel size of a convolution; () for a dense layer."""
+        name, argument = self.steps[-1]
+        return tuple(argument[0]) if name == "patches" else ()
+
     def read(self, leaf: Array) -> Array:
         """The matrix in a leaf, or in the value of an effective kernel."""
         return views.read(self.steps, leaf)

@@ -14,7 +14,7 @@ from experiments.harness import runner
 from subspace_jax import nn, training
 from subspace_jax.core import capture
 from subspace_jax.hardware import circuit, products, sram, system
-from subspace_jax.hardware.circuit import Circuit
+from subspace_jax.hardware.circuit import CIRCUIT, Circuit
 
 if TYPE_CHECKING:
     from experiments.in_memory.experiment import Config
@@ -66,7 +66,8 @@ def computed(config: Config, shared: classifier.Setup, seed: int) -> dict[str, A
 
 def circuits(config: Config) -> dict[str, Circuit]:
     """The circuits by name; the noise of cells is a draw on the calibrated one."""
-    plain = Circuit(config.bits, config.adc_bits, config.rows, config.table)
+    rank = min(CIRCUIT.rank, 2**config.bits)
+    plain = Circuit(config.bits, config.adc_bits, config.rows, config.table, rank=rank)
     return {
         "no_adc": plain._replace(adc_bits=None),
         "ideal_table": plain._replace(adc_bits=None, table="ideal"),

@@ -25,7 +25,7 @@ from subspace_jax.core import capture, quantize
 from subspace_jax.core.capture.run import Visitor, run
 from subspace_jax.core.capture.static import hold
 from subspace_jax.core.capture.table import trace
-from subspace_jax.core.checks import check_finite, check_lengths
+from subspace_jax.core.checks import check_data, check_finite
 from subspace_jax.core.keys import as_key
 from subspace_jax.typing import ApplyFn, Array, Float, Key, Variables
 
@@ -98,13 +98,14 @@ def calibrate(apply: ApplyFn, variables: Variables, images: Array | np.ndarray, 
       bits: of the magnitudes of weights and inputs.
 
     Raises:
-      ValueError: bits outside 1..16, images that are not finite, a network without a layer for the array, a layer whose
-        weights or inputs are all zero.
+      ValueError: bits outside 1..16, images or weights that are not finite, a network without a layer for the array, a
+        layer whose weights or inputs are all zero.
     """
     quantize.check_bits(bits)
     check_finite("images", images)
     table, digital = _in_array(apply, variables, images)
     kernels = capture.kernels(table, variables)
+    check_finite("weights", kernels, remedy="train the network anew")
     measured = _measuring(apply, bits)(variables, kernels, jnp.asarray(images))
     ranges = {path: Range(*map(jnp.asarray, measured[path].max(0)[:4])) for path in table}
     for path, own in ranges.items():
@@ -186,11 +187,11 @@ def over_chips(
       at_once: chips in one call, on 512 samples each; it changes the memory and not the result.
 
     Raises:
-      ValueError: as `run_chip`; no chip.
+      ValueError: as `run_chip`; no chip; samples that are not finite or have no label each.
     """
     if chips < 1 or at_once < 1:
         raise ValueError(f"there is at least 1 chip, and 1 at once; got {chips} and {at_once}.")
-    check_lengths(x=x, y=y)
+    check_data(x, y)
     key, parts = as_key(key), parts_of(apply, variables, calibration, x, design)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(chips))
     program, right = _counting(apply, *design[:3]), np.zeros(chips)
@@ -243,7 +244,7 @@ def parts_of(
 
 
 def product(call: capture.Call, matrix: Array, bits: int, weight: Array, inputs: Array) -> Array:
-    """Rows (n, d_out) of the product in few bits: whole numbers are multiplied, which is exact on any device."""
+    """Rows (n, d_out) of the product in few bits, of whole numbers: exact on any device if the network is float32."""
     w, unit_w = quantize.magnitude(matrix, bits, weight)
     x, unit_x = quantize.magnitude(call.x, bits, inputs)
     return call._replace(x=x).linear(w) * (unit_x * unit_w)

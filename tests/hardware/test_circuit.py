@@ -42,14 +42,14 @@ def looked_up(v, w, table, rows):
     return each.reshape(len(v), groups, rows, -1).sum(2)
 
 
-@given(SEEDS, st.sampled_from([3, 10]), st.sampled_from([4, 16]))
+@given(SEEDS, st.sampled_from([3, 10]), st.sampled_from([4, 6, 16]))
 def test_group_sums_are_those_of_every_product(seed, rows, rank):
     rng = np.random.default_rng(seed)
     v, w = rng.integers(0, 16, (4, 11)), rng.integers(0, 16, (11, 3))
     for kind, bound in (("mc_mean", 1.3e-3), ("ideal", 1e-6), ("nominal_fit", 1e-6)):
         table = products.product_table(kind)
         found = sums_of(v, w, kind, rows, rank)
-        atol = rows * bound if rank == 4 else 1e-5
+        atol = rows * (bound if rank == 4 else 1.1e-4 if rank == 6 else 0) + 1e-5
         np.testing.assert_allclose(found, looked_up(v, w, table, rows), atol=atol, rtol=1e-5)
 
 

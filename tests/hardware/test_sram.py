@@ -205,5 +205,10 @@ def test_what_cannot_be_scaled_is_refused():
         sram.calibrate(mlp, zero, X)
     with pytest.raises(ValueError, match="images must be finite"):
         sram.calibrate(mlp, PARAMS, np.full_like(X, np.nan))
+    broken = {**PARAMS, "two": {**PARAMS["two"], "kernel": np.nan * W[1]}}
+    with pytest.raises(ValueError, match="weights 'two/kernel' must be finite"):
+        sram.calibrate(mlp, broken, X)
+    with pytest.raises(ValueError, match="must be finite; got nan"):
+        sram.over_chips(KEY, mlp, PARAMS, CALIBRATION, np.nan * X, np.zeros(12, int), chips=1)
     with pytest.raises(ValueError, match="at least 1 chip, and 1 at once; got 0"):
         sram.over_chips(KEY, mlp, PARAMS, CALIBRATION, X, np.zeros(12, int), chips=0)

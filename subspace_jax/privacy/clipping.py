@@ -158,4 +158,6 @@ def _check(loss: LossFn, params: Params, x: Any, y: Any, is_padding: Any, clip: 
         )
     for path, leaf in trees.flatten(params).items():
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating) or math.prod(jnp.shape(leaf)) == 0:
-            raise ValueError(f"parameters are floating-point numbers, at least one; {path} is {jnp.result_type(leaf)}.")
+            raise ValueError(
+                f"parameters are real floating-point numbers, at least one; {path} is {jnp.result_type(leaf)}."
+            )

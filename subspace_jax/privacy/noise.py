@@ -36,7 +36,7 @@ def gaussian_noise(
       expected_batch: samples times chance, the same at every step: never the number that was drawn.
 
     Raises:
-      ValueError: a number outside its range; noise of infinite size.
+      ValueError: a number outside its range; noise of infinite size; at `update`, a complex gradient.
     """
     key = as_key(key)
     if checks.is_known(sigma) and checks.is_known(clip):
@@ -52,6 +52,11 @@ def gaussian_noise(
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, NoiseState]:
         del params
         leaves, tree = jax.tree.flatten(updates)
+        if any(map(jnp.iscomplexobj, leaves)):
+            raise ValueError(
+                "noise is real, and would leave the imaginary parts of complex gradients as they are: make the real and "
+                "the imaginary part of each weight leaves of their own."
+            )
         keys = jax.random.split(jax.random.fold_in(state.key, state.step), len(leaves))
         noisy = [
             (leaf + stddev * jax.random.normal(k, leaf.shape, float)) / expected_batch

@@ -17,7 +17,9 @@ from subspace_jax.continual.baselines import ewc, owm
 from subspace_jax.core import capture, moments, subspace
 from subspace_jax.decentralized import state
 from subspace_jax.label_noise import verifix
+from subspace_jax.privacy import noise
 from subspace_jax.unlearning import class_projection
+from subspace_jax.unlearning.baselines import importance
 from tests.core.grams import draw
 from tests.models.test_networks import onto
 
@@ -293,6 +295,17 @@ def test_methods_of_real_numbers_say_so(method):
     table, seen, _ = measured()
     with pytest.raises(ValueError, match=f"{method} has no complex form; 'first' is complex"):
         REFUSED[method](table, seen)
+
+
+def test_noise_and_squares_of_complex_gradients_are_refused():
+    gradient = {"kernel": jnp.ones((2, 2), complex)}
+    tx = noise.gaussian_noise(jax.random.key(0), sigma=1.0, clip=1.0, expected_batch=4)
+    with pytest.raises(ValueError, match="would leave the imaginary parts of complex gradients as they are"):
+        tx.update(gradient, tx.init(gradient))
+    model = nn.from_function(lambda key, x: gradient, waves)
+    samples = np.ones((3, 2), np.float32), np.zeros(3, np.int32)
+    with pytest.raises(ValueError, match="a squared gradient has no complex form; 'kernel' is complex"):
+        importance.mean_squared_gradient(model, {"params": gradient, "batch_stats": {}}, samples)
 
 
 # ---- a Fourier layer: one complex kernel per frequency --------------------------------------------------------------

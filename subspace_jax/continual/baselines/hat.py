@@ -126,7 +126,7 @@ class Hat(NamedTuple):
         trained = state.variables["params"], embeddings
         (grads, by_mask), stats = jax.grad(self.loss, has_aux=True)(trained, state, x, y, t, slope, key)
         by_mask = {path: _compensated(g, embeddings[path], slope) for path, g in by_mask.items()}
-        stepped: Any = self.tx.update((grads, by_mask), state.opt_state, trained)
+        stepped: Any = self.tx.update((losses.uphill(grads), by_mask), state.opt_state, trained)
         (updates, moved), opt_state = stepped
         params = optax.apply_updates(trained[0], shielded(self.own, updates, kept["used"]))
         new = {path: jnp.clip(e + moved[path], -EMBEDDING, EMBEDDING) for path, e in embeddings.items()}

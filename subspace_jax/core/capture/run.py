@@ -192,9 +192,7 @@ class _Run(NamedTuple):
         if self.visitor.once:
             return _bind(eqn, values), body([*fixed, *start])[1]
         if self.visitor.watch:
-            raise ValueError(
-                f"{self._first(looped)!r} is in a 'while', of which JAX takes no gradients backwards."
-            )
+            raise ValueError(f"{self._first(looped)!r} is in a 'while', of which JAX takes no gradients backwards.")
         empty = self._nothing(jax.eval_shape(body, [*fixed, *start])[1])
 
         def goes_on(carry: list) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from subspace_jax import data
+from subspace_jax import data, trees
 from subspace_jax.core import checks
 from subspace_jax.nn import Model
 from subspace_jax.typing import Array, Params, Variables
@@ -22,7 +22,13 @@ def gradient_sum(model: Model, variables: Variables, samples: Samples) -> Params
 
 
 def mean_squared_gradient(model: Model, variables: Variables, samples: Samples) -> Params:
-    """1/n sum_i (grad CE(x_i, y_i))^2, sample by sample: the diagonal of the empirical Fisher information."""
+    """1/n sum_i (grad CE(x_i, y_i))^2, sample by sample: the diagonal of the empirical Fisher information.
+
+    Raises:
+      ValueError: complex parameters.
+    """
+    leaves = trees.flatten(variables["params"])
+    checks.check_real("a squared gradient", {path: jnp.result_type(leaf) for path, leaf in leaves.items()})
     total = _stream(_squared, model, variables, samples)
     return jax.tree.map(lambda leaf: leaf / len(samples[0]), total)
 

@@ -54,8 +54,8 @@ def gaussian_noise(
         leaves, tree = jax.tree.flatten(updates)
         if any(map(jnp.iscomplexobj, leaves)):
             raise ValueError(
-                "noise is real, and would leave the imaginary parts of complex gradients as they are: make the real and "
-                "the imaginary part of each weight leaves of their own."
+                "noise is real, and would leave the imaginary parts of complex gradients as they are: make the real "
+                "and the imaginary part of each weight leaves of their own."
             )
         keys = jax.random.split(jax.random.fold_in(state.key, state.step), len(leaves))
         noisy = [

@@ -299,7 +299,7 @@ def test_methods_of_real_numbers_say_so(method):
 
 def test_noise_and_squares_of_complex_gradients_are_refused():
     gradient = {"kernel": jnp.ones((2, 2), complex)}
-    tx = noise.gaussian_noise(jax.random.key(0), sigma=1.0, clip=1.0, expected_batch=4)
+    tx = noise.gaussian_noise(jax.random.key(0), sigma=1.0, clip=1.0, expected_batch=4.0)
     with pytest.raises(ValueError, match="would leave the imaginary parts of complex gradients as they are"):
         tx.update(gradient, tx.init(gradient))
     model = nn.from_function(lambda key, x: gradient, waves)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, NoReturn, cast
 import jax
 import numpy as np
 
-from experiments.harness import contents, flags, launch, report
+from experiments.harness import contents, flags, interrupt, launch, report
 from experiments.harness.flags import Config
 from subspace_jax import checkpoint
 
@@ -106,7 +106,7 @@ def run(main: Callable[[Any], Summary], presets: dict[str, Any]) -> None:
 
     With --processes this process starts the others, each of which runs `main`; the first one writes.
     """
-    with launch.leaving():
+    with launch.leaving(), interrupt.heard():
         _run(main, presets)
 
 

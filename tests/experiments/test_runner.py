@@ -8,12 +8,14 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import sys
+import time
 
 import numpy as np
 import pytest
 
-from experiments.harness import contents, flags, report, runner
+from experiments.harness import contents, flags, interrupt, report, runner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,3 +227,19 @@ def test_arrays_are_written_without_pickles_and_read_back(tmp_path):
         assert sorted(found.files) == ["a", "b"]
     with pytest.raises(TypeError, match="c holds Python objects"):
         runner.save_arrays(tmp_path / "b.npz", {"c": np.array([None])})
+
+
+def test_ctrl_c_in_the_garbage_collector_is_heard_a_moment_later():
+    def _xla_gc_callback():
+        signal.raise_signal(signal.SIGINT)
+
+    def work():
+        with interrupt.heard():
+            _xla_gc_callback()
+            time.sleep(20)
+
+    before, started = signal.getsignal(signal.SIGINT), time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert time.monotonic() - started < 10
+    assert signal.getsignal(signal.SIGINT) == before

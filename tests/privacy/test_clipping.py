@@ -196,7 +196,7 @@ def test_networks_with_statistics_of_their_batches_are_refused_by_name():
         ({"microbatch": 0}, "microbatch, samples whose gradients are held at a time, is at least 1; got 0"),
         ({"is_padding": np.zeros(5, bool)}, "is_padding and x must have one entry per sample; got 5 and 6"),
         ({"loss": lambda p, x, y: loss(p, x, y).mean()}, r"one value per sample, shape \(6,\); got shape \(\)"),
-        ({"params": {"w": jnp.ones((4, 3), int), "b": jnp.zeros(3)}}, "parameters are floating-point.*w is int32"),
+        ({"params": {"w": jnp.ones((4, 3), int), "b": jnp.zeros(3)}}, "parameters are real floating-point.*w is int32"),
     ],
 )
 def test_what_cannot_be_clipped_is_refused(change, message):

@@ -13,6 +13,9 @@ memorize (scored); shadow models tell who was in its training set (attacked); th
 the wrong labels wrote (corrected); a class is projected out (unlearned); new classes are learned without touching what
 the old ones use (learned), or what the forgotten one used either (learned_sealed). The attack is repeated after each.
 
+Preset study: a network trained with augmentation hardly repeats wrong labels, so that nothing is left to correct; on
+CIFAR-10 the protected steps do not teach it the new classes (RESULTS.md, one seed).
+
 Every step is a checkpoint, checkpoints/seed<seed>/<step>, which every other experiment takes by --checkpoint. The
 samples of the old classes that are no members serve twice: as non-members for the attack, and as the selection set,
 always with their given labels, on which the strengths of the edits are chosen.

@@ -8,7 +8,8 @@ PUBLISHED = System(
     figures={},
     runs=(
         "cpu_digits",
-        "cpu_fashion_mnist",
+        "study_cifar10",
+        "study_fashion_mnist",
         "gpu_cifar10",
     ),
 )

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 NETWORKS = (
     "dense", "dense_decay", "spectral", "table", "npl", "npl_neighbor", "soft_knn", "pixel_knn", "adversarial",
+    "npl_adversarial",
 )  # fmt: skip
 DENSE = "dense", "dense_decay", "spectral", "adversarial"
-FINE_TUNED = "npl", "npl_neighbor"
+FINE_TUNED = "npl", "npl_neighbor", "npl_adversarial"
 VOTES = "soft_knn", "pixel_knn"
 DECAY, NEIGHBOR_WEIGHT, FLOOR = 1.0, 0.1, 1e-3
 SURROGATES: dict[str, dict[str, Any]] = {  # smoother forms of the layer, on which examples are made
@@ -167,6 +168,21 @@ def through_layer(of: Encoder, *, neighbors: int, weighting: str, weight: float,
         return loss, {"encoder": stats, "position": position}
 
     return objective
+
+
+@functools.lru_cache
+def hardened(objective: Callable, apply: Callable, eps: float) -> Callable:
+    """The objective of images that the attack of adversarial training changed, on the network of the step."""
+
+    def on_attacked(params, batch_stats, batches, constants, key):
+        ((x, y),) = batches
+        drawn, own = jax.random.split(key)
+        held = jax.lax.stop_gradient({"params": params, "batch_stats": batch_stats})
+        fn = jax.tree_util.Partial(apply, held)
+        changed = attacks.run(jax.random.split(drawn, len(x)), hardening(), fn, x, y, eps=eps)
+        return objective(params, batch_stats, ((jax.lax.stop_gradient(changed), y),), constants, own)
+
+    return on_attacked
 
 
 def optimizer(config: Config, name: str, steps: int) -> optax.GradientTransformation:

@@ -2,6 +2,7 @@
 
     uv run python -m experiments.robust_layer                     (digits: 9 networks, 3 seeds)
     uv run python -m experiments.robust_layer --checkpoint DIR    (one's own network beside them)
+    uv run python -m experiments.robust_layer --preset study --data-dir DIR       (MNIST: a convolutional encoder)
     expected: the layer >= .15 above the dense one under all attacks, .02 and more below what PGD alone says; a
               spectral norm gives as much, nearest neighbours on pixels more, adversarial training >= .1 more
     paper:    more robust to PGD than a fully connected layer on MNIST and CIFAR-10 (abstract)
@@ -73,6 +74,11 @@ PRESETS = {
         restarts=2, queries=20, images=60, networks=("dense", "npl"),
     ),
     "cpu": Config(),
+    "study": Config(
+        data="mnist", samples=8000, images=300, model="cnn2", widths=(16, 32), epochs=5, finetune_epochs=2,
+        queries=1000, network_args=("strides=[2]", "pools=[]", "dense=[]", "init=lecun"),
+        networks=("dense", "spectral", "table", "npl", "soft_knn", "pixel_knn", "adversarial"),
+    ),
     "gpu": Config(
         data="cifar10", model="resnet18", widths=(), network_args=("width=32",), eps=8 / 255, table_size=2000,
         width=32, epochs=30, batch=128, augment=True, images=2000, queries=5000,
@@ -94,12 +100,11 @@ def main(config: Config) -> runner.Summary:
     for seed in runner.seeds(config):
         train = functools.partial(protocol.trained, config, shared, seed)
         arrays = runner.stage(config, f"seed{seed}_networks", train)
-        found[seed] = {
-            name: runner.stage(
-                config, f"seed{seed}_{name}", functools.partial(protocol.audited, config, shared, arrays, seed, name)
-            )
-            for name in protocol.listed(config)
-        }
+        found[seed], power = {}, None
+        for name in protocol.listed(config):
+            audited = functools.partial(protocol.audited, config, shared, arrays, seed, name, power)
+            found[seed][name] = runner.stage(config, f"seed{seed}_{name}", audited)
+            power = float(found[seed][protocol.REFERENCE]["power"])
     runs = [report.judge(one) for one in found.values()]
     figures, std = runner.over_seeds(runs)
     rows = [{"seed": seed} | run for seed, run in zip(found, runs, strict=True)]

@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 
 TABLE_KEY, TUNE_KEY, ATTACK_KEY = 13, 14, 12  # beside those of the classifier family
 GIVEN, SHOWN = "given", 6
+REFERENCE = "dense"  # without a defence: on it the black box shows its power, and examples are made that carry over
+SHORT = "pgd", "margin", "dlr"  # attacks that are tried at several strengths
 Arrays = dict[str, np.ndarray]
 
 
 def listed(config: Config) -> tuple[str, ...]:
-    """The networks of a run, the one of --checkpoint last."""
-    return (*config.networks, *((GIVEN,) if config.checkpoint else ()))
+    """The networks of a run, the reference first, the one of --checkpoint last."""
+    others = (name for name in config.networks if name != REFERENCE)
+    return (REFERENCE, *others, *((GIVEN,) if config.checkpoint else ()))
 
 
 def trained(config: Config, shared: classifier.Setup, seed: int) -> Arrays:
@@ -122,26 +125,31 @@ def features(of: methods.Encoder, variables: Any, x: np.ndarray) -> Any:
     return training.predict(of.features, variables, x)
 
 
-def audited(config: Config, shared: classifier.Setup, arrays: Arrays, seed: int, name: str) -> dict[str, Any]:
-    """Everything the audit of one network found, and what the report shows of it."""
+def audited(
+    config: Config, shared: classifier.Setup, arrays: Arrays, seed: int, name: str, power: float | None
+) -> dict[str, Any]:
+    """Everything the audit of one network found, and what the report shows of it; power None: of the reference."""
     raw, rows = data.inputs(shared.test), slice(config.images)
     x = np.asarray(data.scale(raw[rows], methods.pixels(shared.scaling)))
     y = shared.test["label"][rows]
     own_keys = keys.sample_keys(jax.random.fold_in(jax.random.key(seed), ATTACK_KEY), shared.test["index"][rows])
-    fn, plain = (function(config, shared, arrays, seed, one) for one in (name, "dense"))
+    fn, plain = (function(config, shared, arrays, seed, one) for one in (name, REFERENCE))
     pgd, extra = attacks.pgd(steps=config.steps), {}
-    if name != "dense":
+    if name != REFERENCE:
         extra["transfer"] = np.asarray(attacks.run(own_keys, pgd, plain, x, y, eps=config.eps))
     if name not in (*methods.DENSE, GIVEN):
         for kind, changed in methods.SURROGATES.items():
             surrogate = function(config, shared, arrays, seed, name, **changed)
             extra[kind] = np.asarray(attacks.run(own_keys, pgd, surrogate, x, y, eps=config.eps))
     usual = tried(config, shared.classes)
-    found = audit.audit(own_keys, fn, x, y, eps=config.eps, attacks=usual, extra=extra, reference=plain)
+    found = audit.audit(own_keys, fn, x, y, eps=config.eps, attacks=usual, extra=extra)
+    if power is None:
+        power = audit.power_of(found.clean, found.right["square"], found.right["pgd"])
+    found = found._replace(power=power)
     result: dict[str, Any] = {f"right/{kind}": right for kind, right in found.right.items()}
     result |= {"clean": found.clean, "worst": found.worst, "power": found.power}
     result |= {"warnings": np.array(found.warnings, str)}
-    result |= {"strengths": np.array(list(found.curve)), "curve": np.array(list(found.curve.values()))}
+    result |= over_strengths(own_keys, fn, x, y, usual, found, config.eps)
     result |= smoothness(fn, x, y, found.clean)
     return result | pictures(config, shared, arrays, seed, name, x, found.examples, y)
 
@@ -159,6 +167,22 @@ def tried(config: Config, classes: int) -> dict[str, attacks.Attack]:
         "restarts_ce": attacks.pgd(steps=2 * config.steps, restarts=half),
         "square": attacks.square(queries=config.queries),
     }
+
+
+def over_strengths(
+    own_keys: Any, fn: Any, x: np.ndarray, y: np.ndarray, usual: dict[str, attacks.Attack], found: audit.Audit,
+    eps: float,
+) -> Arrays:  # fmt: skip
+    """Whether each image is right under the short attacks at several strengths, (strengths, n) each."""
+    strengths, right = list(found.curve), {}
+    for kind in (kind for kind in SHORT if kind in usual):
+        right[f"curve/{kind}"] = np.stack([
+            found.right[kind] if s == eps else found.clean & np.asarray(attacks.right(
+                own_keys, fn, attacks.run(own_keys, usual[kind], fn, x, y, eps=s), y
+            ))
+            for s in strengths
+        ])  # fmt: skip
+    return right | {"strengths": np.array(strengths)}
 
 
 def function(config: Config, shared: classifier.Setup, arrays: Arrays, seed: int, name: str, **changed: Any) -> Any:

@@ -18,6 +18,7 @@ from subspace_jax.core.attacks import Attack, apgd, bound, noise, pgd, right, ru
 from subspace_jax.core.attacks.attack import check_draws, check_images
 from subspace_jax.core.inference import check_inference
 from subspace_jax.core.keys import as_keys
+from subspace_jax.robustness import trend
 from subspace_jax.typing import Array, Bool, Float, Int, Key
 
 MASKED = 0.02  # accuracy by which a comparison must differ to be more than a few images
@@ -198,16 +199,22 @@ def check_function(fn: Callable, x: np.ndarray, draws: int | None) -> None:
     """Refuse a function that is random from call to call, or whose answers depend on the rest of the batch.
 
     Raises:
-      ValueError: says which.
+      ValueError: says which; of a vote also the number of the member.
     """
-    if draws is not None:
-        return
-    few = jnp.asarray(x[:TRIED])
+    members = trend.voters(fn)
+    for number, member in enumerate(members if draws is None else ()):
+        try:
+            _check_one(member, jnp.asarray(x[:TRIED]))
+        except ValueError as error:
+            raise ValueError(f"member {number} of the vote: {error}" if len(members) > 1 else str(error)) from error
+
+
+def _check_one(fn: Callable, few: Array) -> None:
     first, again = (np.asarray(fn(few)) for _ in range(2))
     checks.check_finite("logits", first, remedy="the network diverged, or its parameters are not finite")
     if not np.array_equal(first, again):
         raise ValueError("logits_fn gives other logits in a second call: give (x, key) -> logits, and draws=8, say.")
-    if len(few) > 1 and (x[:TRIED] != x[:1]).any():
+    if len(few) > 1 and bool((few != few[:1]).any()):
         check_inference(lambda fn, x: fn(x), fn, few)
 
 

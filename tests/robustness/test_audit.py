@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from subspace_jax.core import attacks, keys
-from subspace_jax.robustness import audit
+from subspace_jax.robustness import audit, trend
 
 COUNT, EPS = 60, 0.1
 RNG = np.random.default_rng(0)
@@ -140,6 +140,7 @@ def normalised(x):
     ({"x": 255 * X}, "pass pixels in"),
     ({"fn": restless}, "gives other logits in a second call"),
     ({"fn": normalised}, "put the network in inference mode"),
+    ({"fn": trend.ensemble([PLAIN, normalised])}, "member 1 of the vote: .*put the network in inference mode"),
     ({"fn": lambda x: jnp.nan * PLAIN(x)}, "logits must be finite"),
     ({"fn": lambda x, key: x}, "a random network needs draws"),
     ({"attacks": {"pgd": attacks.pgd()}}, "compares the attacks pgd and square; square is not among pgd"),

@@ -111,6 +111,7 @@ def test_the_report_says_what_it_must(finished):
     (("--networks", "none4", "kl16"), "there is no 'kl16'; a name is none, gan, mmd or sliced and the length"),
     (("--networks", "mmd16", "at_none4"), "a none<d> among them, on which Square shows its power"),
     (("--strengths", "0"), "--eps and --strengths are above 0; got 0.1 and (0.0,)"),
+    (("--strengths", ".1"), "one beside --eps 0.1 at least; got (0.1,)"),
     (("--eps", "8"), "8 instead of 8/255?"),
     (("--prior-std", "0"), "prior_std is the deviation of the prior, above 0; got 0.0"),
     (("--weight", "-1"), "--latent-noise and --weight are not negative; got 0.0, -1.0"),

@@ -14,7 +14,7 @@ from subspace_jax import data, nn
 
 SMOKE, CPU = robust_layer.PRESETS["smoke"], robust_layer.PRESETS["cpu"]
 USUAL = "pgd", "margin", "dlr", "long", "restarts", "square"
-OF = methods.Encoder(nn.build("mlp", widths=(6,), classes=0), (0.2,), (0.5,))
+OF = classifier.on_pixels(nn.build("mlp", widths=(6,), classes=0), (0.2,), (0.5,))
 X = np.random.default_rng(0).uniform(size=(5, 4, 4, 1)).astype(np.float32)
 
 
@@ -76,7 +76,7 @@ def test_the_spectral_norm_and_its_gradient_are_those_of_the_svd():
 
 
 def table_of(variables, entries=5):
-    h = OF.features(variables, X)
+    h = OF.apply(methods.inner(variables), X)
     params = variables["params"] | {"embedding": methods.affine(variables["params"]["embedding"], h)[:entries]}
     return {"params": params, "batch_stats": variables["batch_stats"] | {"position": h[:entries]}}
 
@@ -110,6 +110,15 @@ def test_fine_tuning_moves_positions_only_by_the_average(average):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
     assert np.abs(grads["embedding"]).max() > 0
     assert bool((stats["position"] == table["batch_stats"]["position"]).all()) != average
+
+
+def test_every_attack_is_tried_at_the_other_strengths_too(finished):
+    for name in SMOKE.networks:
+        arrays = stage(finished("robust_layer"), name)
+        usual = {key.split("/")[1] for key in arrays if key.startswith("right/")}
+        assert {key.split("/")[1] for key in arrays if key.startswith("weaker/")} == usual
+        assert all(arrays[f"weaker/{kind}"].shape == (1, SMOKE.images) for kind in usual)
+        assert arrays["weaker/pgd"].mean() == arrays["curve"][arrays["strengths"].tolist().index(0.05)]
 
 
 def test_the_report_says_what_it_must(finished):

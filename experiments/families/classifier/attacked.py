@@ -42,12 +42,14 @@ def along(strengths: tuple[float, ...], eps: float) -> tuple[float, ...]:
     """The strengths of curves in ascending order, that of the headline figures among them.
 
     Raises:
-      ValueError: one outside (0, 1].
+      ValueError: one outside (0, 1]; none beside eps.
     """
     for strength in (eps, *strengths):
         check_eps(strength, "linf", 1)
     if min(eps, *strengths) <= 0:
         raise ValueError(f"--eps and --strengths are above 0; got {eps} and {strengths}.")
+    if set(strengths) <= {eps}:
+        raise ValueError(f"--strengths are those of curves, one beside --eps {eps} at least; got {strengths}.")
     return tuple(sorted({eps, *strengths}))
 
 

@@ -21,7 +21,6 @@ from typing import Literal
 from experiments.families import classifier
 from experiments.harness import runner
 from experiments.robust_layer import methods, protocol, report
-from subspace_jax.core.attacks.attack import check_eps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +31,8 @@ class Config(classifier.Config):
     """Which networks; dense is always among them, since examples are made on it. Further: npl_adversarial."""
     eps: float = 0.1
     """Largest change of a pixel in [0, 1]."""
+    strengths: tuple[float, ...] = (0.05, 0.075)
+    """Strengths of the curves of the first seed, beside eps."""
     table_size: int = 500
     """Entries of the table, as many of each class."""
     neighbors: int = 10
@@ -73,18 +74,19 @@ class Config(classifier.Config):
 PRESETS = {
     "smoke": Config(
         seeds=1, samples=300, widths=(32,), epochs=6, finetune_epochs=2, batch=32, table_size=60, width=8, steps=3,
-        restarts=2, queries=20, images=60, networks=("dense", "npl"),
+        restarts=2, queries=20, images=60, strengths=(0.05,), networks=("dense", "npl"),
     ),
     "cpu": Config(),
     "study": Config(
-        data="mnist", samples=8000, images=300, model="cnn2", widths=(16, 32), epochs=5, finetune_epochs=2,
-        queries=1000, network_args=("strides=[2]", "pools=[]", "dense=[]", "init=lecun"),
+        data="mnist", samples=8000, images=300, strengths=(0.05,), model="cnn2", widths=(16, 32), epochs=5,
+        finetune_epochs=2, queries=1000, network_args=("strides=[2]", "pools=[]", "dense=[]", "init=lecun"),
         networks=("dense", "spectral", "table", "npl", "soft_knn", "pixel_knn", "adversarial"),
     ),
     "gpu": Config(
-        data="cifar10", model="resnet18", widths=(), network_args=("width=32",), eps=8 / 255, table_size=2000,
-        width=32, epochs=30, batch=128, augment=True, images=2000, queries=5000, adaptive=100,
-        networks=("dense", "table", "npl", "soft_knn", "adversarial", "npl_adversarial"), dtype="bfloat16",
+        data="cifar10", model="resnet18", widths=(), network_args=("width=32",), eps=8 / 255,
+        strengths=(4 / 255,), table_size=2000, width=32, epochs=30, batch=128, augment=True, images=2000,
+        queries=5000, adaptive=100, dtype="bfloat16",
+        networks=("dense", "table", "npl", "soft_knn", "adversarial", "npl_adversarial"),
     ),
 }  # fmt: skip
 WHERE = "seed", "seeds", "workdir", "resume", "data_dir", "checkpoint", "epoch"  # flags that change no recipe
@@ -93,9 +95,7 @@ WHERE = "seed", "seeds", "workdir", "resume", "data_dir", "checkpoint", "epoch" 
 def main(config: Config) -> runner.Summary:
     """Run all seeds and put the report together."""
     check(config)
-    shared = classifier.setup(config)
-    if "image" not in shared.columns:
-        raise ValueError(f"{config.data} has rows of numbers (x): networks here see images.")
+    shared = classifier.with_images(config)
     if config.table_size > len(shared.columns["label"]):
         raise ValueError(f"--table-size is at most the {len(shared.columns['label'])} training samples; lower it.")
     found = {}
@@ -133,7 +133,7 @@ def check(config: Config) -> None:
         raise ValueError("--steps, --queries, --finetune-epochs, --width are at least 1, --restarts at least 2.")
     if config.adaptive < 0:
         raise ValueError(f"--adaptive are steps of APGD, 0 for none; got {config.adaptive}.")
-    check_eps(config.eps, "linf", 1)
+    classifier.along(config.strengths, config.eps)
 
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:

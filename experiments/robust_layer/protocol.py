@@ -10,19 +10,17 @@ import numpy as np
 
 from experiments.families import classifier
 from experiments.robust_layer import methods
-from subspace_jax import data, training, trees
-from subspace_jax.core import attacks, keys
-from subspace_jax.core.attacks import objectives
+from subspace_jax import data, nn, training, trees
+from subspace_jax.core import attacks
 from subspace_jax.robustness import audit
 from subspace_jax.robustness import neighborhood as tables
 
 if TYPE_CHECKING:
     from experiments.robust_layer.experiment import Config
 
-TABLE_KEY, TUNE_KEY, ATTACK_KEY = 13, 14, 12  # beside those of the classifier family
-GIVEN, SHOWN = "given", 6
+TABLE_KEY, TUNE_KEY = 13, 14  # beside those of the classifier family
+GIVEN = "given"
 REFERENCE = "dense"  # without a defence: on it the black box shows its power, and examples are made that carry over
-SHORT = "pgd", "margin", "dlr"  # attacks that are tried at several strengths
 Arrays = dict[str, np.ndarray]
 
 
@@ -39,7 +37,7 @@ def trained(config: Config, shared: classifier.Setup, seed: int) -> Arrays:
     needed = {"adversarial"} if "npl_adversarial" in config.networks else set()
     for name in (n for n in methods.DENSE if n in {*config.networks, *needed}):
         bounded = methods.dense(of, config.width, shared.classes, name == "spectral")
-        hard = training.adversarial(bounded, eps=config.eps, attack=methods.hardening())
+        hard = training.adversarial(bounded, eps=config.eps)
         objective = hard if name == "adversarial" else None
         state, run, x = begun(config, shared, task, bounded, name, key, objective)
         for until, start in ((config.epochs, 0), (config.epochs + config.finetune_epochs, config.epochs)):
@@ -47,7 +45,7 @@ def trained(config: Config, shared: classifier.Setup, seed: int) -> Arrays:
             state, _ = training.fit(run, state, (x, task.label), epochs=until, start=start, label=label)
             warm.setdefault(name, training.variables(state))
         found[name] = training.variables(state)
-    images = np.asarray(data.scale(task.image, methods.pixels(shared.scaling)))
+    images = np.asarray(data.scale(task.image, classifier.pixels(shared.scaling)))
     found |= looked_up(config, shared, seed, warm, images, task.label)
     found = {name: one for name, one in found.items() if name in (*config.networks, "source")}
     return {f"{name}/{p}": np.asarray(leaf) for name, one in found.items() for p, leaf in trees.flatten(one).items()}
@@ -59,7 +57,7 @@ def begun(
     """A fresh state, the epoch function and the raw images."""
     steps = (config.epochs + config.finetune_epochs) * (len(task.image) // config.batch)
     tx = methods.optimizer(config, name, steps)
-    prepare = training.prepare(methods.pixels(shared.scaling), augment=config.augment)
+    prepare = training.prepare(classifier.pixels(shared.scaling), augment=config.augment)
     run = training.train_epoch(model, tx, batch=config.batch, prepare=prepare, objective=objective)
     blank = np.zeros((1, *task.image.shape[1:]), np.float32)
     return classifier.create(key, model, tx, blank), run, task.image
@@ -107,11 +105,12 @@ def fine_tuned(
     objective = methods.through_layer(
         of, neighbors=config.neighbors, weighting=config.weighting, weight=weight, average=config.refresh == "average"
     )
-    if name == "npl_adversarial":
-        objective = methods.hardened(objective, methods.apply_of(config, of, name, shared.classes), config.eps)
     steps = config.finetune_epochs * (len(label) // config.batch)
     tx = training.optimizer(methods.recipe(config, rate=0.5), steps)
     model = methods.dense(of, config.width, shared.classes)
+    model = model._replace(apply=methods.apply_of(config, of, name, shared.classes))
+    if name == "npl_adversarial":
+        objective = methods.hardened(objective, model, config.eps)
     run = training.train_epoch(model, tx, batch=config.batch, objective=objective)
     key = jax.random.fold_in(jax.random.key(seed), TUNE_KEY)
     state = training.TrainState(jnp.int32(0), start["params"], start["batch_stats"], tx.init(start["params"]), key)
@@ -128,38 +127,57 @@ def fine_tuned(
     return training.variables(refreshed(state) if config.refresh == "epoch" else state)
 
 
-def features(of: methods.Encoder, variables: Any, x: np.ndarray) -> Any:
+def features(of: nn.Model, variables: Any, x: np.ndarray) -> Any:
     """What the embedding reads, of a whole set."""
-    return training.predict(of.features, variables, x)
+    return training.predict(of.apply, methods.inner(variables), x)
 
 
 def audited(
     config: Config, shared: classifier.Setup, arrays: Arrays, seed: int, name: str, power: float | None
 ) -> dict[str, Any]:
     """Everything the audit of one network found, and what the report shows of it; power None: of the reference."""
-    raw, rows = data.inputs(shared.test), slice(config.images)
-    x = np.asarray(data.scale(raw[rows], methods.pixels(shared.scaling)))
-    y = shared.test["label"][rows]
-    own_keys = keys.sample_keys(jax.random.fold_in(jax.random.key(seed), ATTACK_KEY), shared.test["index"][rows])
-    fn, plain = (function(config, shared, arrays, seed, one) for one in (name, REFERENCE))
-    pgd, extra = attacks.pgd(steps=config.steps), {}
-    if name != REFERENCE:
-        extra["transfer"] = np.asarray(attacks.run(own_keys, pgd, plain, x, y, eps=config.eps))
-    if name not in (*methods.DENSE, GIVEN):
-        for kind, changed in methods.SURROGATES.items():
-            surrogate = function(config, shared, arrays, seed, name, **changed)
-            extra[kind] = np.asarray(attacks.run(own_keys, pgd, surrogate, x, y, eps=config.eps))
-    usual = tried(config, shared.classes)
-    found = audit.audit(own_keys, fn, x, y, eps=config.eps, attacks=usual, extra=extra)
+    seen, fn = classifier.case(shared, seed, config.images), function(config, shared, arrays, seed, name)
+    usual, extra = tried(config, shared.classes), knowing(config, shared, arrays, seed, name, seen, config.eps)
+    found = audit.audit(seen.keys, fn, seen.x, seen.y, eps=config.eps, attacks=usual, extra=extra)
     if power is None:
         power = audit.power_of(found.clean, found.right["square"], found.right["pgd"])
     found = found._replace(power=power)
     result: dict[str, Any] = {f"right/{kind}": right for kind, right in found.right.items()}
     result |= {"clean": found.clean, "worst": found.worst, "power": found.power}
     result |= {"warnings": np.array(found.warnings, str)}
-    result |= over_strengths(own_keys, fn, x, y, usual, found, config.eps)
-    result |= smoothness(fn, x, y, found.clean)
-    return result | pictures(config, shared, arrays, seed, name, x, found.examples, y)
+    result |= {"strengths": np.array(list(found.curve)), "curve": np.array(list(found.curve.values()))}
+    if seed == config.seed:  # whose curves the report shows
+        result |= weaker(config, shared, arrays, seed, name, seen, found.clean)
+    result |= classifier.smoothness(fn, seen.x, seen.y, found.clean) | classifier.fallen(fn, seen, found.examples)
+    return result | deciding(config, shared, arrays, name, result)
+
+
+def knowing(
+    config: Config, shared: classifier.Setup, arrays: Arrays, seed: int, name: str, seen: classifier.Case, eps: float
+) -> dict[str, np.ndarray]:
+    """Images made on the dense network, and on smoother forms of the layer where there is one."""
+    made_on = {} if name == REFERENCE else {"transfer": function(config, shared, arrays, seed, REFERENCE)}
+    if name not in (*methods.DENSE, GIVEN):
+        for kind, changed in methods.SURROGATES.items():
+            made_on[kind] = function(config, shared, arrays, seed, name, **changed)
+    pgd = attacks.pgd(steps=config.steps)
+    return {kind: np.asarray(attacks.run(*seen[:1], pgd, fn, *seen[1:], eps=eps)) for kind, fn in made_on.items()}
+
+
+def weaker(
+    config: Config, shared: classifier.Setup, arrays: Arrays, seed: int, name: str, seen: classifier.Case,
+    clean: np.ndarray,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """What is right under every attack at the other strengths, "weaker/<attack>" (strengths, n)."""
+    others = [eps for eps in classifier.along(config.strengths, config.eps) if eps != config.eps]
+    fn, usual = function(config, shared, arrays, seed, name), tried(config, shared.classes)
+    parts = []
+    for eps in others:
+        made = knowing(config, shared, arrays, seed, name, seen, eps)
+        found = audit.over_strengths(seen.keys, fn, seen.x, seen.y, strengths=[eps], attacks=usual)
+        right = {kind: attacks.right(seen.keys, fn, images, seen.y) for kind, images in made.items()}
+        parts.append({kind: rows[0] for kind, rows in found.items()} | {k: clean & r for k, r in right.items()})
+    return {f"weaker/{kind}": np.stack([part[kind] for part in parts]) for kind in (parts[0] if parts else ())}
 
 
 def tried(config: Config, classes: int) -> dict[str, attacks.Attack]:
@@ -179,36 +197,16 @@ def tried(config: Config, classes: int) -> dict[str, attacks.Attack]:
     }
 
 
-def over_strengths(
-    own_keys: Any, fn: Any, x: np.ndarray, y: np.ndarray, usual: dict[str, attacks.Attack], found: audit.Audit,
-    eps: float,
-) -> Arrays:  # fmt: skip
-    """Whether each image is right under the short attacks at several strengths, (strengths, n) each."""
-    strengths, right = list(found.curve), {}
-    for kind in (kind for kind in SHORT if kind in usual):
-        right[f"curve/{kind}"] = np.stack([
-            found.right[kind] if s == eps else found.clean & np.asarray(attacks.right(
-                own_keys, fn, attacks.run(own_keys, usual[kind], fn, x, y, eps=s), y
-            ))
-            for s in strengths
-        ])  # fmt: skip
-    return right | {"strengths": np.array(strengths)}
-
-
 def function(config: Config, shared: classifier.Setup, arrays: Arrays, seed: int, name: str, **changed: Any) -> Any:
     """A network of the stage, or that of --checkpoint, as a function of images in [0, 1]."""
     of = methods.encoder(config, shared)
     if name == GIVEN:
         task = classifier.task(config, shared, seed)
         loaded = classifier.trained(config, shared, task, seed)
-        seen = methods.Encoder(loaded.model, *(tuple(loaded.config["scaling"][part]) for part in ("mean", "std")))
-        return jax.tree_util.Partial(_given(seen), loaded.variables)
+        mean, std = (tuple(loaded.config["scaling"][part]) for part in ("mean", "std"))
+        return jax.tree_util.Partial(classifier.on_pixels(loaded.model, mean, std).apply, loaded.variables)
     apply = methods.apply_of(config, of, name, shared.classes, **changed)
     return jax.tree_util.Partial(apply, nested(arrays, name))
-
-
-def _given(seen: methods.Encoder) -> Any:
-    return lambda variables, x: seen.network.apply(variables, seen.seen(x))
 
 
 def nested(arrays: Arrays, name: str) -> Any:
@@ -223,39 +221,16 @@ def nested(arrays: Arrays, name: str) -> Any:
     return found
 
 
-def smoothness(fn: Any, x: np.ndarray, y: np.ndarray, clean: np.ndarray) -> dict[str, float]:
-    """Median length of the loss gradient, and of margin over the l1 norm of its gradient, where the answer is right.
-
-    A vote without a dissenter has no gradient: such images are left out of the ratio, which is 0 if none is left.
-    """
-    label, parts = jnp.asarray(y), {}
-    for kind in ("ce", "margin"):
-        loss = objectives.OBJECTIVES[kind]
-        values = loss(fn(jnp.asarray(x)), label)
-        slope = jax.jit(jax.grad(lambda x, loss=loss: loss(fn(x), label).sum()))(jnp.asarray(x))
-        parts[kind] = np.asarray(values), np.asarray(slope).reshape(len(x), -1)
-    length = np.linalg.norm(parts["ce"][1], axis=1)
-    value, slope = parts["margin"]
-    steep = np.abs(slope).sum(1)
-    counted = clean & (steep > 0)
-    ratio = np.median(-value[counted] / steep[counted]) if counted.any() else 0.0
-    return {"gradient_norm": np.median(length), "margin_ratio": ratio}
-
-
-def pictures(
-    config: Config, shared: classifier.Setup, arrays: Arrays, seed: int, name: str, x: np.ndarray, examples: np.ndarray,
-    y: np.ndarray,
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """Some images before and after, what is said of them, and the table entries that decided."""
-    fell = np.argsort(np.abs(examples - x).reshape(len(x), -1).max(1) == 0, kind="stable")[:SHOWN]
-    fn = function(config, shared, arrays, seed, name)
-    said = [np.asarray(fn(jnp.asarray(part[fell]))).argmax(1) for part in (x, examples)]
-    found = {"images": x[fell], "made": examples[fell], "label": y[fell], "said": np.stack(said)}
+def deciding(
+    config: Config, shared: classifier.Setup, arrays: Arrays, name: str, shown: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """The table entries that decided the images shown, before and after."""
+    found: dict[str, np.ndarray] = {}
     if name not in (*methods.FINE_TUNED, "table"):
         return found
     of, variables = methods.encoder(config, shared), nested(arrays, name)
-    for kind, part in (("before", x), ("after", examples)):
-        h = of.features(variables, jnp.asarray(part[fell]))
+    for kind, images in (("before", "images"), ("after", "made")):
+        h = of.apply(methods.inner(variables), jnp.asarray(shown[images]))
         _, _, near = methods.read(variables, h, neighbors=config.neighbors, weighting=config.weighting)
         found |= {f"entry_{kind}": arrays["source/image"][np.asarray(near.index[:, :3])]}
         found |= {f"entry_label_{kind}": arrays["source/label"][np.asarray(near.index[:, :3])]}

@@ -76,9 +76,7 @@ WHERE = "seed", "seeds", "workdir", "resume", "data_dir", "checkpoint", "epoch" 
 def main(config: Config) -> runner.Summary:
     """Run all seeds and put the report together."""
     check(config)
-    shared = classifier.setup(config)
-    if "image" not in shared.columns:
-        raise ValueError(f"{config.data} has rows of numbers (x): networks here see images.")
+    shared = classifier.with_images(config)
     found = {}
     for seed in runner.seeds(config):
         zoo = protocol.networks(config, shared, seed)

@@ -14,7 +14,7 @@ from subspace_jax import data, nn
 
 SMOKE, CPU = robust_layer.PRESETS["smoke"], robust_layer.PRESETS["cpu"]
 USUAL = "pgd", "margin", "dlr", "long", "restarts", "square"
-OF = methods.Encoder(nn.build("mlp", widths=(6,), classes=0), (0.2,), (0.5,))
+OF = classifier.on_pixels(nn.build("mlp", widths=(6,), classes=0), (0.2,), (0.5,))
 X = np.random.default_rng(0).uniform(size=(5, 4, 4, 1)).astype(np.float32)
 
 
@@ -79,7 +79,7 @@ def test_the_spectral_norm_and_its_gradient_are_those_of_the_svd():
 
 
 def table_of(variables, entries=5):
-    h = OF.features(variables, X)
+    h = OF.apply(methods.inner(variables), X)
     params = variables["params"] | {"embedding": methods.affine(variables["params"]["embedding"], h)[:entries]}
     return {"params": params, "batch_stats": variables["batch_stats"] | {"position": h[:entries]}}
 
@@ -115,15 +115,24 @@ def test_fine_tuning_moves_positions_only_by_the_average(average):
     assert bool((stats["position"] == table["batch_stats"]["position"]).all()) != average
 
 
+def test_every_attack_is_tried_at_the_other_strengths_too(finished):
+    for name in SMOKE.networks:
+        arrays = stage(finished("robust_layer"), name)
+        usual = {key.split("/")[1] for key in arrays if key.startswith("right/")}
+        assert {key.split("/")[1] for key in arrays if key.startswith("weaker/")} == usual
+        assert all(arrays[f"weaker/{kind}"].shape == (1, SMOKE.images) for kind in usual)
+        assert arrays["weaker/pgd"].mean() == arrays["curve"][arrays["strengths"].tolist().index(0.05)]
+
+
 def test_a_hardened_objective_is_that_of_attacked_images():
     table = table_of(variables_of(methods.dense(OF, 3, 4)))
     plain = methods.through_layer(OF, neighbors=2, weighting="adaptive", weight=0.0, average=False)
-    apply, key = methods.looked_up(OF, neighbors=2), jax.random.key(0)
-    batches = ((jnp.asarray(X), apply(table, X).argmax(1)),)
+    model = methods.dense(OF, 3, 4)._replace(apply=methods.looked_up(OF, neighbors=2))
+    batches, key = ((jnp.asarray(X), model.apply(table, X).argmax(1)),), jax.random.key(0)
     given = table["params"], table["batch_stats"], batches, None, key
     expected, _ = plain(*given)
-    np.testing.assert_allclose(methods.hardened(plain, apply, 0.0)(*given)[0], expected, rtol=1e-6)
-    hard = jax.jit(jax.value_and_grad(methods.hardened(plain, apply, 0.3), has_aux=True))
+    np.testing.assert_allclose(methods.hardened(plain, model, 0.0)(*given)[0], expected, rtol=1e-6)
+    hard = jax.jit(jax.value_and_grad(methods.hardened(plain, model, 0.3), has_aux=True))
     (value, stats), slope = hard(*given)
     assert value > expected
     assert np.abs(slope["embedding"]).max() > 0

@@ -51,6 +51,14 @@ def test_worst_is_right_under_all_attacks_and_examples_are_what_fooled():
     assert np.abs(found.examples - X).max() <= EPS + 1e-6
 
 
+def test_over_strengths_every_attack_finds_what_the_audit_finds_at_each():
+    found = audit.over_strengths(KEYS, PLAIN, X, Y, strengths=(EPS / 2, EPS), attacks=FEW)
+    assert set(found) == set(FEW)
+    for name, right in plain().right.items():
+        np.testing.assert_array_equal(found[name][1], right)
+    assert found["pgd"][0].mean() == plain().curve[EPS / 2]
+
+
 def test_a_plain_network_gives_no_warning():
     found = plain()
     assert found.warnings == ()

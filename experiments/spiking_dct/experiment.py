@@ -90,7 +90,7 @@ def main(config: Config) -> runner.Summary:
     """Run all seeds and put the report together."""
     check(config)
     if config.checkpoint:
-        adopted = classifier.adopt(config)
+        adopted = classifier.adopt(dataclasses.replace(config, epochs=PRESETS[config.preset].epochs))
         config = dataclasses.replace(adopted, ann_epochs=adopted.epochs, epochs=config.epochs)
     shared = protocol.setup(config)
     names = protocol.layers(config, shared)

@@ -128,9 +128,10 @@ def parameters(directory: pathlib.Path) -> list[np.ndarray]:
 
 def same(a: Any, b: Any) -> bool:
     """Whether two outcomes are equal in every bit."""
-    same_tree = jax.tree.structure(a) == jax.tree.structure(b)
-    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True) if same_tree else ()
-    return same_tree and all(np.array_equal(x, y, equal_nan=not isinstance(x, str)) for x, y in leaves)
+    pairs = [[np.asarray(leaf) for leaf in jax.tree.leaves(tree)] for tree in (a, b)]
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(
+        (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes()) for x, y in zip(*pairs, strict=True)
+    )
 
 
 def _timeless(values: dict[str, Any]) -> dict[str, Any]:

@@ -98,6 +98,7 @@ TABLES = {
     "ood": ("Detectors of unknown inputs", ("detectors", "pytorch-ood")),
     "spiking": ("Spiking networks, layer by layer", ("networks", "encoder")),
     "training": ("Training steps of convolutional networks, a processor second", ("networks", "growth")),
+    "kills": ("Killed and continued", ("kills",)),
     "decentralized": ("Agents on a graph", ("step", "bytes", "graphs", "links", "accuracy")),
 }
 

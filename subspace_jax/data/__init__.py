@@ -3,9 +3,10 @@
 from subspace_jax.data import corrupt, partition, public
 from subspace_jax.data.batches import epoch_order, padded, prefetch
 from subspace_jax.data.loading import DataSet, class_names, inputs, load, load_splits, splits
+from subspace_jax.data.mapped import mapped
 from subspace_jax.data.pixels import Scaling, scale, scaling
 
 __all__ = [
-    "DataSet", "Scaling", "class_names", "corrupt", "epoch_order", "inputs", "load", "load_splits", "padded",
+    "DataSet", "Scaling", "class_names", "corrupt", "epoch_order", "inputs", "load", "load_splits", "mapped", "padded",
     "partition", "prefetch", "public", "scale", "scaling", "splits",
 ]  # fmt: skip

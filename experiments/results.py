@@ -98,6 +98,10 @@ TABLES = {
     "ood": ("Detectors of unknown inputs", ("detectors", "pytorch-ood")),
     "spiking": ("Spiking networks, layer by layer", ("networks", "encoder")),
     "training": ("Training steps of convolutional networks, a processor second", ("networks", "growth")),
+    "asynchronous": (
+        "Workers without barriers: simulated events, threads by the clock",
+        ("simulator", "threads"),
+    ),
     "decentralized": ("Agents on a graph", ("step", "bytes", "graphs", "links", "accuracy")),
 }
 

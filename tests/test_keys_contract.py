@@ -131,6 +131,12 @@ CALLS = {
     pruning.select: lambda key: pruning.select(SPIKING.params, SPIKING.layers, widths=(1,), kind="random", key=key),
     network.trace: lambda key: network.trace(SPIKING, (0.5,), X[None], key=key, **DROPPED),
     shadow_masks: lambda key: shadow_masks(key, 2, 5),
+    asap.classifier_step: lambda key: asap.classifier_step(
+        key, "mlp", {"widths": (), "classes": 2}, (ROWS[None], Y[None]), batch=2, lr=0.1
+    )(0, 1, np.ones(8, np.float32)),
+    asap.sgd_step: lambda key: asap.sgd_step(key, fn, PARAMS, (ROWS[None], Y[None]), batch=2, lr=0.1)(
+        0, 1, np.ones(6, np.float32)
+    ),
     asap.lognormal_times: lambda key: asap.lognormal_times(key, 3, 2, sigma=0.5),
     zeroth_order.black_box: lambda key: zeroth_order.black_box(key, lambda x, y: (x**3).sum(1), ROWS, Y),
     zeroth_order.zeroth_order: lambda key: zeroth_order.zeroth_order(key, fn, PARAMS, X, Y, probes=1),

@@ -10,6 +10,7 @@ A model is a NumPy array; flatten a pytree by `jax.flatten_util.ravel_pytree`.
 Kadav and Kruus, "ASAP: asynchronous approximate data-parallel computation", arXiv 1612.08608.
 """
 
+from subspace_jax.parallel.asap.local import classifier, classifier_step, sgd_step
 from subspace_jax.parallel.asap.mailboxes import Mailboxes
 from subspace_jax.parallel.asap.policies import Plan, Policy, asynchronous, bsp, notify_ack, plan, ssp
 from subspace_jax.parallel.asap.processes import run_processes
@@ -22,6 +23,7 @@ from subspace_jax.parallel.asap.worker import Compute, Wait, Worker, synchronous
 
 __all__ = [
     "Compute", "Mailboxes", "Plan", "Policy", "Run", "Trace", "Wait", "Worker", "asynchronous", "barriers", "bsp",
-    "check_trace", "contraction", "lognormal_times", "makespan", "notify_ack", "plan", "reduce_cost", "run_processes",
-    "run_threads", "simulate", "ssp", "staleness", "stochastic_reduce", "synchronous", "when",
+    "check_trace", "classifier", "classifier_step", "contraction", "lognormal_times", "makespan", "notify_ack", "plan",
+    "reduce_cost", "run_processes", "run_threads", "sgd_step", "simulate", "ssp", "staleness", "stochastic_reduce",
+    "synchronous", "when",
 ]  # fmt: skip

@@ -83,7 +83,7 @@ PRESETS = {
     ),
     "cpu": Config(),
     "gpu": Config(
-        data="mnist", widths=(256, 256), workers=32, batch=64, iterations=1500, target=0.97, runner="simulate", seeds=1
+        data="mnist", widths=(256, 256), workers=32, batch=64, iterations=600, runner="simulate", seeds=1
     ),
 }  # fmt: skip
 WHERE = "seed", "seeds", "workdir", "resume", "data_dir", "timeout"  # flags that change no recipe

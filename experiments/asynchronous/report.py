@@ -114,9 +114,10 @@ def over_both(config: Config, compared: dict[str, Method], first: Parts) -> repo
         left, right = figure.subplots(1, 2, sharey=True)
         for number, name in enumerate(compared):
             arrays, style = first[f"{name}/{setting}"], "--" if name.startswith("bsp_a") else "-"
-            color = plots.COLORS[number % len(plots.COLORS)]
-            left.plot(arrays["at"], arrays["accuracy"], style, color=color, label=name, lw=1.6)
-            right.plot(arrays["steps"], arrays["accuracy"], style, color=color, lw=1.6)
+            drawn_as = {"color": plots.COLORS[number % len(plots.COLORS)], "lw": 1.6, "ls": style}
+            drawn_as |= {"lw": 5, "alpha": 0.35} if name == f"bsp_{config.graph}" else {}  # others lie on it
+            left.plot(arrays["at"], arrays["accuracy"], label=name, **drawn_as)
+            right.plot(arrays["steps"], arrays["accuracy"], **drawn_as)
         left.axhline(config.target, color="#9aa3b2", lw=0.8)
         left.set(xlabel="time (mean compute times)", ylabel=f"accuracy of the mean model, {setting}")
         right.set(xlabel="steps of a worker, mean over the workers", xscale="log")
@@ -141,6 +142,7 @@ def waiting(config: Config, compared: dict[str, Method], first: Parts) -> report
                 spans = [(start, min(end, SHOWN) - start) for _, start, end in own]
                 ax.broken_barh(spans, (worker - 0.4, 0.8), color=plots.COLORS[0], edgecolor="white", lw=0.4)
             ax.set(xlim=(0, SHOWN), ylim=(config.workers - 0.4, -0.6), facecolor="#f3c9a5")
+            ax.set_yticks(range(0, config.workers, max(1, config.workers // 4)))
             share = float(arrays["waiting"])
             ax.set_title(f"{name}: waits {share:.0%} of the whole run", fontsize=9, loc="left")
             ax.set_ylabel("worker", fontsize=8)

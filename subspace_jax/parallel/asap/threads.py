@@ -89,8 +89,11 @@ def run_threads(
     threads = [threading.Thread(target=live, args=(worker,), daemon=True) for worker in workers]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.join()
+    finally:
+        boxes.stop()  # after Ctrl-C nobody goes on
     for error in errors[:1]:  # the first one; it stopped the others
         raise error
     trace = gathered([worker.events for worker in workers])

@@ -165,6 +165,19 @@ def test_bad_input_is_refused_before_anything_is_computed(flags, message, refuse
     refuse("asynchronous", *flags, message=message)
 
 
+def test_a_process_that_dies_is_no_bad_input_and_no_fault(ask, monkeypatch):
+    def run(*_, **__):
+        raise ChildProcessError("worker 2 (process 7) was killed by signal 9.")
+
+    monkeypatch.setattr(asap, "run_threads", run)
+    found = ask("asynchronous", "--preset", "smoke", "--runner", "threads")
+    assert found.status == 1
+    assert found.err.splitlines()[0] == "worker 2 (process 7) was killed by signal 9."
+    assert "Traceback" not in found.err
+    assert "--resume --workdir w" in found.err
+    assert (found.workdir / "README.txt").exists()
+
+
 @pytest.mark.process
 def test_the_gpu_preset_runs_at_small_size(ask):
     flags = ["--data", "digits", "--widths", "8", "--workers", "4", "--iterations", "10", "--draws", "20"]

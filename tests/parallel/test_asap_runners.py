@@ -47,8 +47,7 @@ def test_who_waits_too_long_says_for_what():
 
 def shared(depth=1):
     made = policies.plan(cases.weights("ring", 3), policy=asap.notify_ack(depth=depth), times=np.ones((4, 3)))
-    sizes = processes.layout(made, (5,), np.dtype(np.float64)).values()
-    memory = bytearray(sum(-(-int(np.prod(shape)) * kind.itemsize // 8) * 8 for kind, shape in sizes))
+    memory = bytearray(processes.layout(made, (5,), np.dtype(np.float64))[1])
     return processes.Shared(made, (5,), np.dtype(np.float64), memory, 0.05)
 
 
@@ -88,6 +87,13 @@ def test_bad_input_is_refused_before_a_process_starts(monkeypatch):
         asap.run_processes(cases.factory, cases.start(4), cases.weights("ring", 4), timeout=0.0, **given)
 
 
+def test_more_processes_than_twice_the_cores_are_mentioned(monkeypatch):
+    monkeypatch.setattr(processes.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(processes.multiprocessing, "get_context", lambda method: None)
+    with pytest.warns(UserWarning, match="4 processes share 1 cores"), pytest.raises(AttributeError):
+        asap.run_processes(cases.factory, cases.start(4), cases.weights("ring", 4), policy=asap.bsp(), times=short(4))
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("policy", ["notify_ack", "ssp"])
 def test_processes_keep_the_promises(policy):
@@ -101,7 +107,7 @@ def test_processes_keep_the_promises(policy):
 
 @pytest.mark.process
 def test_nobody_reads_half_a_message():
-    """Models of a megabyte, overwritten at any time; more processes than twice the cores are mentioned."""
+    """Models of a megabyte, overwritten at any time."""
     start, w = np.zeros((3, 125_000)), cases.weights("ring", 3)
     run = asap.run_processes(cases.constants, start, w, policy=asap.asynchronous(), times=short(3, 60))
     asap.check_trace(run.trace, w, policy=asap.asynchronous())

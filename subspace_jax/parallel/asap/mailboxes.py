@@ -20,9 +20,9 @@ class Mailboxes:
         """
         workers = range(len(plan.weights))
         self.depth = plan.policy.depth
-        self.notified = [[0 for _ in workers] for _ in workers]  # [receiver][sender]: newest message there
-        self.acked = [[0 for _ in workers] for _ in workers]  # [receiver][sender]: newest message that was copied
-        self.arrived = [0 for _ in workers]  # iterations that a worker has computed and sent
+        self.notified: Any = [[0 for _ in workers] for _ in workers]  # [receiver][sender]: newest message there
+        self.acked: Any = [[0 for _ in workers] for _ in workers]  # [receiver][sender]: newest message that was copied
+        self.arrived: Any = [0 for _ in workers]  # iterations that a worker has computed and sent
         self.slots = {
             (i, j): [(0, None if start is None else start[j])] * self.depth for i, j in plan.edges()
         }  # fmt: skip

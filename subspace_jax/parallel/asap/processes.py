@@ -6,6 +6,7 @@ their order, as on x86; where a processor promises less (ARM), only the sequence
 """
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
@@ -14,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from multiprocessing import connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,15 +42,15 @@ class Shared(Mailboxes):
           made: the run.
           shape: of a model.
           dtype: of a model.
-          memory: the shared bytes, `size` of them, all zero at first.
+          memory: the shared bytes, as many as `layout` says, all zero at first.
           timeout: longest wait for a slot to be whole, in seconds.
         """
-        self.depth, self.timeout, offset = made.policy.depth, timeout, 0
-        self.edges, views = {edge: e for e, edge in enumerate(made.edges())}, {}
-        for name, (kind, dimensions) in layout(made, shape, dtype).items():
-            count = int(np.prod(dimensions))
-            views[name] = np.frombuffer(memory, kind, count, offset).reshape(dimensions)
-            offset += -(-count * kind.itemsize // 8) * 8
+        self.depth, self.timeout = made.policy.depth, timeout
+        self.edges = {edge: e for e, edge in enumerate(made.edges())}
+        views = {
+            name: np.frombuffer(memory, place.dtype, math.prod(place.shape), place.offset).reshape(place.shape)
+            for name, place in layout(made, shape, dtype)[0].items()
+        }
         self.notified, self.acked, self.arrived = views["notified"], views["acked"], views["arrived"]
         self.sequence, self.versions, self.models = views["sequence"], views["versions"], views["models"]
         self.ready, self.began = views["ready"], views["began"]
@@ -86,14 +87,27 @@ class Shared(Mailboxes):
         return int(self.notified.sum() + self.acked.sum() + self.arrived.sum())
 
 
-def layout(made: Plan, shape: tuple[int, ...], dtype: np.dtype) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-    """Type and shape of every array in the shared memory, in their order."""
+class Place(NamedTuple):
+    """Where an array lies in the shared memory."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+
+def layout(made: Plan, shape: tuple[int, ...], dtype: np.dtype) -> tuple[dict[str, Place], int]:
+    """The arrays in the shared memory, each at a multiple of 8 bytes; and how many bytes they take."""
     workers, slots = len(made.weights), (len(made.edges()), made.policy.depth)
-    return {
+    kinds = {
         "notified": (COUNT, (workers, workers)), "acked": (COUNT, (workers, workers)), "arrived": (COUNT, (workers,)),
         "ready": (COUNT, (workers,)), "began": (TIME, (1,)), "sequence": (COUNT, slots), "versions": (COUNT, slots),
         "models": (dtype, (*slots, *shape)),
     }  # fmt: skip
+    places, offset = {}, 0
+    for name, (kind, dimensions) in kinds.items():
+        places[name] = Place(kind, dimensions, offset)
+        offset += -(-math.prod(dimensions) * kind.itemsize // 8) * 8
+    return places, offset
 
 
 def run_processes(
@@ -130,29 +144,24 @@ def run_processes(
         )
     if len(start) > 2 * (os.cpu_count() or 1):
         warnings.warn(f"{len(start)} processes share {os.cpu_count()} cores: times are of that.", stacklevel=2)
-    spawn, bytes_ = multiprocessing.get_context("spawn"), 0
-    for kind, dimensions in layout(made, start.shape[1:], start.dtype).values():
-        bytes_ += -(-int(np.prod(dimensions)) * kind.itemsize // 8) * 8
-    memory = spawn.RawArray("b", bytes_)
+    spawn = multiprocessing.get_context("spawn")
+    memory = spawn.RawArray("b", layout(made, start.shape[1:], start.dtype)[1])
     boxes = Shared(made, start.shape[1:], start.dtype, memory, timeout)
-    for (i, j), e in boxes.edges.items():
-        del i
-        boxes.models[e] = start[j]
+    for (_, sender), e in boxes.edges.items():
+        boxes.models[e] = start[sender]
     pipes, children = [], []
     try:
         with _environment():
-            for i in range(len(start)):
+            for i, model in enumerate(start):
                 ours, theirs = spawn.Pipe(duplex=False)
-                child = spawn.Process(
-                    target=_live, args=(i, made, start[i], memory, factory, timeout, theirs), daemon=True
-                )
-                child.start()
-                theirs.close()
+                given = i, made, model, memory, factory, timeout, theirs
                 pipes.append(ours)
-                children.append(child)
+                children.append(spawn.Process(target=_live, args=given, daemon=True))
+                children[-1].start()
+                theirs.close()  # so that the end of the child is the end of the pipe
         _watch(boxes, children, pipes, lambda: bool(boxes.ready.all()), STARTING, "start")
         boxes.began[0] = time.perf_counter() + LEAD
-        found = _watch(boxes, children, pipes, None, timeout + float(made.times.max()), "go on")
+        found = _watch(boxes, children, pipes, None, timeout + float(made.times.max()), "end")
     finally:
         _end(children)
     trace = gathered([found[i][0] for i in range(len(start))])
@@ -169,9 +178,9 @@ def _live(
         boxes, step = Shared(made, model.shape, model.dtype, memory, timeout), factory()
         step(number, 1, model)
         boxes.ready[number] = 1
-        deadline = time.perf_counter() + STARTING
-        while not boxes.began[0] and time.perf_counter() < deadline:
-            time.sleep(POLL)
+        boxes.timeout = STARTING
+        boxes.wait(number, Wait(lambda: bool(boxes.began[0]), lambda: "the start of all"))
+        boxes.timeout = timeout
         zero = float(boxes.began[0])
         time.sleep(max(0.0, zero - time.perf_counter()))
         worker = Worker(number, made, boxes, step, model, lambda: time.perf_counter() - zero)
@@ -193,7 +202,7 @@ def _outlive() -> None:
 def _watch(
     boxes: Shared, children: list, pipes: list, done: Callable[[], bool] | None, timeout: float, what: str
 ) -> dict[int, Any]:
-    """What the children sent, once each has, or once `done()`.
+    """What the children sent, once each has, or once `done()`; `what` they are waited for to do.
 
     Raises:
       ChildProcessError: a child died, or sent an error, or nobody gave a sign for `timeout`.
@@ -229,10 +238,11 @@ def _received(pipe: Any) -> Any:
 
 def _end(children: list) -> None:
     """End what still runs."""
-    for child in children:
+    begun = [child for child in children if child.pid]
+    for child in begun:
         child.terminate()
     deadline = time.monotonic() + 1
-    for child in children:
+    for child in begun:
         child.join(max(0.0, deadline - time.monotonic()))
         if child.is_alive():
             child.kill()

@@ -99,6 +99,10 @@ TABLES = {
     "spiking": ("Spiking networks, layer by layer", ("networks", "encoder")),
     "training": ("Training steps of convolutional networks, a processor second", ("networks", "growth")),
     "kills": ("Killed and continued", ("kills",)),
+    "asynchronous": (
+        "Workers without barriers: simulated events, threads by the clock",
+        ("simulator", "threads"),
+    ),
     "decentralized": ("Agents on a graph", ("step", "bytes", "graphs", "links", "accuracy")),
 }
 

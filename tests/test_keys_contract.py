@@ -15,7 +15,7 @@ from subspace_jax import nn
 from subspace_jax.compression import baselines as compressed
 from subspace_jax.continual import baselines as continual
 from subspace_jax.continual import leak, protocol, tasks
-from subspace_jax.core import capture, compress, keys, quantize, roc
+from subspace_jax.core import capture, compress, keys, quantize, roc, topology
 from subspace_jax.core.exchange import Comm
 from subspace_jax.data import batches, corrupt, partition, public
 from subspace_jax.decentralized import choco_sgd, codes, deep_squeeze, idkd, low_precision, ngc, train
@@ -26,6 +26,7 @@ from subspace_jax.label_noise import trusted
 from subspace_jax.memorization import confident_learning, scores, stability
 from subspace_jax.nn.layers import quantized
 from subspace_jax.ood import outliers, vrm
+from subspace_jax.parallel import asap
 from subspace_jax.privacy import audit, dp_sgd, noise, sampling, shadows, zeroth_order
 from subspace_jax.privacy.masks import independent_masks, shadow_masks
 from subspace_jax.robustness import neighborhood
@@ -87,6 +88,8 @@ CALLS = {
     quantize.quantize_grad: lambda key: quantize.quantize_grad(key, ONES, 2),
     roc.bootstrap: lambda key: roc.bootstrap(key, ROWS[:, 0], Y == 1, fprs=[1.0], resamples=2),
     quantize.stochastic_round: lambda key: quantize.stochastic_round(key, ONES / 2),
+    topology.best_expander: lambda key: topology.best_expander(key, 6, degree=3, trials=2),
+    topology.random_regular: lambda key: topology.random_regular(key, 6, degree=3),
     batches.epoch_order: lambda key: batches.epoch_order(key, 1, 4, 2),
     corrupt.duplicates: lambda key: corrupt.duplicates(key, ROWS, Y, pairs=1, classes=3),
     corrupt.pair: lambda key: corrupt.pair(key, Y, **NOISE),
@@ -128,6 +131,13 @@ CALLS = {
     pruning.select: lambda key: pruning.select(SPIKING.params, SPIKING.layers, widths=(1,), kind="random", key=key),
     network.trace: lambda key: network.trace(SPIKING, (0.5,), X[None], key=key, **DROPPED),
     shadow_masks: lambda key: shadow_masks(key, 2, 5),
+    asap.classifier_step: lambda key: asap.classifier_step(
+        key, "mlp", {"widths": (), "classes": 2}, (ROWS[None], Y[None]), batch=2, lr=0.1
+    )(0, 1, np.ones(8, np.float32)),
+    asap.sgd_step: lambda key: asap.sgd_step(key, fn, PARAMS, (ROWS[None], Y[None]), batch=2, lr=0.1)(
+        0, 1, np.ones(6, np.float32)
+    ),
+    asap.lognormal_times: lambda key: asap.lognormal_times(key, 3, 2, sigma=0.5),
     zeroth_order.black_box: lambda key: zeroth_order.black_box(key, lambda x, y: (x**3).sum(1), ROWS, Y),
     zeroth_order.zeroth_order: lambda key: zeroth_order.zeroth_order(key, fn, PARAMS, X, Y, probes=1),
     quantized.bifurcated: lambda key: jax.grad(

@@ -88,7 +88,7 @@ PRESETS = {
     "smoke": Config(
         seeds=1, samples=192, widths=(4, 8), network_args=("pools=[1]", 'init="uniform"'), rows=4, epochs=8, batch=16,
         prune_epochs=3, finetune_epochs=1, finetune_drops=(), percentiles=(40.0, 80.0), calibration=64, adc_images=60,
-        methods=("lbl", "snap", "ungated", "gated", "s_dub"), variances=(0.001, 0.02), clip_bits=(2, 1),
+        methods=("lbl", "snap", "ungated", "gated"), variances=(0.001, 0.02), clip_bits=(2, 1),
     ),
     "cpu": Config(),
     "gpu": Config(

@@ -14,7 +14,7 @@ from subspace_jax.hardware import adc_pruning as pruning
 from subspace_jax.hardware import conversion, snapping
 
 CPU = adc_pruning.PRESETS["cpu"]
-PRUNED = "lbl", "snap", "ungated", "gated_0.001", "gated_0.02", "s_dub"
+PRUNED = "lbl", "snap", "ungated", "gated_0.001", "gated_0.02"
 EVERY = "accuracy", "improvement", "improvement_weighted", "sparsity"
 
 
@@ -52,7 +52,7 @@ def test_every_figure_is_there(finished):
     expected = {f"{kind}/{name}" for kind in EVERY for name in ("dense", *PRUNED)}
     expected |= {f"{kind}/clip_{bits}" for kind in EVERY[:2] for bits in (2, 1)}
     expected |= {f"penalty/{name}" for name in ("dense", *PRUNED) if name not in ("lbl", "snap")}
-    converted = "lbl", "gated_0.001", "gated_0.02", "s_dub"
+    converted = "lbl", "gated_0.001", "gated_0.02"
     expected |= {f"{kind}/{name}" for kind in ("accuracy_adc", "accuracy_adc_exact") for name in converted}
     assert figures.keys() == expected
     assert figures["improvement/dense"] == figures["improvement_weighted/dense"] == 1

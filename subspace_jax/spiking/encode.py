@@ -52,9 +52,11 @@ def expand(
     """
     height, width = x.shape[1:3]
     if min(block, stride) < 1 or min(height, width) < block or (height - block) % stride or (width - block) % stride:
+        lost = [(side - block) % stride if side >= block and stride > 0 else side for side in (height, width)]
         raise ValueError(
-            f"blocks of {block} with stride {stride} do not cover images of {height}x{width}: the side less the block "
-            "must be a multiple of the stride."
+            f"blocks of {block} with stride {stride} do not cover images of {height}x{width}, whose last "
+            f"{lost[0]} rows and {lost[1]} columns would be lost: the side less the block must be a multiple of the "
+            "stride."
         )
     down, across = ((size - block) // stride + 1 for size in (height, width))
     rows = (np.arange(down)[:, None] * stride + np.arange(block)).ravel()

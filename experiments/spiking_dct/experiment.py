@@ -34,6 +34,8 @@ class Config(spiking.Config):
     """Side of a block of the DCT."""
     stride: int = 4
     """Pixels between blocks; below --block they overlap and all networks read the larger image of the blocks."""
+    per_batch: bool = False
+    """Thresholds of the DCT's accumulators from each batch, as the authors' code has it, not once from training."""
     keep: tuple[int, ...] = (16, 14, 12, 10, 8, 6)
     """Frequencies to keep, each at as many steps, without tuning."""
     swept: tuple[int, ...] = (8, 4)

@@ -36,7 +36,7 @@ def setup(config: Config) -> classifier.Setup:
 
 def setting(config: Config, encoder: str, steps: int, **rest: Any) -> Setting:
     """Blocks as the run's flags cut them."""
-    return spiking.setting(config, encoder, steps, block=config.block, **rest)
+    return spiking.setting(config, encoder, steps, block=config.block, per_batch=config.per_batch, **rest)
 
 
 def one_seed(config: Config, shared: classifier.Setup, seed: int) -> Arrays:

@@ -116,6 +116,7 @@ def test_thresholds_are_percentiles_of_all_entries():
     frames = np.asarray(encode.dct_frames(X))
     expected = np.percentile(frames.astype(np.float64), [6.5, 93.5])
     np.testing.assert_allclose(encode.encoder_thresholds(frames), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(encode.encoder_thresholds)(frames), expected, rtol=1e-4)  # of each batch
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ class Run(NamedTuple, Generic[C]):
     config: C
     task: classifier.Task
     test_index: np.ndarray
-    limits: tuple[float, float]
+    limits: tuple[Any, Any]
     key: Any
 
 
@@ -91,12 +91,13 @@ def scaled(shared: classifier.Setup) -> classifier.Setup:
 
 
 def setting(
-    config: Config, encoder: str, steps: int, *, order: Any = None, keep: int | None = None, block: int = 0
+    config: Config, encoder: str, steps: int, *, order: Any = None, block: int = 0, per_batch: bool = False
 ) -> Setting:
     """How a network spikes by the run's flags."""
     return Setting(
-        encoder, steps, order or config.order, config.leak, block, config.surrogate, config.dropout, config.dtype, keep
-    )
+        encoder, steps, order or config.order, config.leak, block, config.surrogate, config.dropout, config.dtype,
+        per_batch=per_batch,
+    )  # fmt: skip
 
 
 def balanced(run: Run, snn: Spiking, own: Setting) -> list[thresholds.Threshold]:

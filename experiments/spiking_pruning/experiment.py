@@ -47,7 +47,7 @@ class Config(spiking.Config):
     """Bits of the weights of the base network, without tuning."""
     pixel_noise: tuple[float, ...] = (0.25, 0.5, 1.0)
     """Deviations of normal noise on test images in [-1, 1], before they become spikes."""
-    controls: tuple[str, ...] = ("uniform", "random", "magnitude", "pca", "untrained")
+    controls: tuple[str, ...] = ("uniform", "random", "magnitude", "untrained")
     """What stands beside the designs: uniform, random, magnitude, pca, untrained."""
     accumulate: Literal["drive", "leaky", "membrane"] = "drive"
     """Which potential is counted: drive without reset and leak, the leaky membrane without reset, the membrane."""

@@ -79,6 +79,8 @@ def base(run: Run[Config], shared: classifier.Setup, net: classifier.Trained, se
         few = tuned._replace(params=pruning.quantise_weights(tuned.params, bits))
         found[f"accuracy/bits_{bits}"], _ = spiking.measured(run, few, volts, own)
     found |= swept(run, net.model, net.variables, tuned, volts, own, ("ann", "base"))
+    for path, kernel in trees.flatten(tuned.params).items():
+        found[f"fan_in/{path}"] = kernel.size // kernel.shape[-1]
     for row in rows:
         found |= {f"{kind}/{row.path}": getattr(row, kind) for kind in ("threshold", "largest", "rate", "dead")}
     x, index = jnp.asarray(run.task.test_x[:1]), run.test_index[:1]

@@ -73,7 +73,8 @@ def counts(config: Config, figures: dict[str, float], names: list[str], one: Arr
         if "untrained" in config.controls:
             kinds[f"tau {tau}, untrained"] = [figures[f"dims_untrained/{name}/tau_{tau}"] for name in names]
     others = [mode for mode in MODES if mode != config.accumulate]
-    table = {kind: [f"{value:.1f}" for value in values] for kind, values in kinds.items()}
+    table = {"fan-in": [str(one[f"fan_in/{name}/kernel"].item()) for name in names]}
+    table |= {kind: [f"{value:.1f}" for value in values] for kind, values in kinds.items()}
     for mode in others:
         for tau in config.tau:
             own = [one[f"mode_{mode}/dims/{name}/kernel/tau_{tau}"].item() for name in names]
@@ -106,7 +107,8 @@ def spectra(config: Config, names: list[str], one: Arrays) -> report.Section:
             ax.axhline(-np.log10(max(1 - tau, 10.0**-CEILING)), color=color, lw=0.8, ls=":")
             ax.axvline(count, color=color, lw=1.2, label=f"tau {tau}: {count}")
         rank = one[f"rank/{name}/kernel"].item()
-        ax.axvline(rank, color="black", lw=1.2, ls="-.", label=f"rank: {rank}")
+        fan_in = one[f"fan_in/{name}/kernel"].item()
+        ax.axvline(rank, color="black", lw=1.2, ls="-.", label=f"rank: {rank}, fan-in {fan_in}")
         ax.set(xlabel="principal components", ylabel="nines of the variance kept", title=name)
         ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
         drawn.append(plots.save(figure, config.workdir, f"spectrum_{name}"))

@@ -64,8 +64,8 @@ def follow(fn: Callable, variables: Variables, x: Float[Array | np.ndarray, "b .
     if not _close(own, logits):
         raise ValueError(f"the logits are not what {layers[-1].path!r} gives: a chain ends with its last product.")
     params = variables["params"] if isinstance(variables, dict) and "params" in variables else variables
-    same = {path: jnp.shape(leaf) for path, leaf in trees.flatten(params).items()}
-    kept = same == {path: kernel.shape for path, kernel in kernels.items()}
+    shapes = {path: getattr(leaf, "shape", None) for path, leaf in trees.flatten(params).items()}
+    kept = shapes == {path: kernel.shape for path, kernel in kernels.items()}
     return Spiking(params if kept else kernels, tuple(layers), chain(tuple(layers)))
 
 

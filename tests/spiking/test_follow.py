@@ -2,6 +2,7 @@
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +53,14 @@ def test_kernels_of_another_layout_are_turned_and_the_chain_gives_the_same_logit
     logits, read = network.run(found, (1.0, 1.0), X[None], order="update_first", hold=3)
     assert logits.shape == (6, 2)
     assert read["second"].shape == (6, 8, 8, 3)
+
+
+def test_a_module_of_equinox_is_followed_whose_tree_holds_more_than_arrays():
+    module = eqx.nn.MLP(64, 3, 5, 1, use_bias=False, use_final_bias=False, key=jax.random.key(0))
+    found = network.spiking(lambda own, x: jax.vmap(own)(x), module, FLAT)
+    assert found.layers == (Layer("layers/0/weight", True, 0), Layer("layers/1/weight", True, 0))
+    np.testing.assert_array_equal(found.params["layers/1/weight"], module.layers[1].weight.T)
+    np.testing.assert_allclose(found.apply({"params": found.params}, FLAT), jax.vmap(module)(FLAT), atol=1e-5)
 
 
 SMALL = {"a": RNG.normal(size=(64, 4)).astype(np.float32), "b": RNG.normal(size=(4, 3)).astype(np.float32)}

@@ -1,5 +1,6 @@
 """Batch norm folded into the kernels in front of it: at inference it is a scale and a shift of each channel."""
 
+import jax
 import jax.numpy as jnp
 
 from subspace_jax import nn
@@ -26,6 +27,7 @@ def fold(model: Model, variables: Variables, *, shift: bool = True) -> tuple[Mod
     if name not in ("mlp", "cnn", "cnn2", "vgg") or norm != "batch":
         raise ValueError(f"mlp, cnn, cnn2 and vgg with norm='batch' can be folded; got {name} with norm={norm!r}.")
     epsilon, params = arguments.get("epsilon") or 1e-5, {}
+    variables = jax.tree.map(jnp.asarray, variables)
     for path, own in variables["params"].items():
         if path.endswith("_norm"):
             continue

@@ -12,18 +12,21 @@ from subspace_jax.spiking import fold, network
 X = np.random.default_rng(0).uniform(-1, 1, (6, 8, 8, 1)).astype(np.float32)
 
 
+SIZES = {"cnn2": {"widths": (3, 4), "dense": (6,), "pool": "average"}, "mlp": {"widths": (4, 3)}}
+
+
 @functools.cache
-def normed(use_bias):
+def normed(name, use_bias):
     """A network whose statistics are as if trained: neither 0 nor 1."""
-    model = nn.build("cnn2", widths=(3, 4), dense=(6,), classes=5, pool="average", norm="batch", use_bias=use_bias)
+    model = nn.build(name, classes=5, norm="batch", use_bias=use_bias, **SIZES[name])
     rng = np.random.default_rng(1)
-    variables = jax.jit(model.init)(jax.random.key(0), X[:1])
-    return model, jax.tree.map(lambda leaf: leaf + rng.uniform(0.1, 0.5, leaf.shape).astype(np.float32), variables)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), X[:1])
+    return model, jax.tree.map(lambda leaf: rng.uniform(0.1, 0.6, leaf.shape).astype(np.float32), shapes)
 
 
-@pytest.mark.parametrize("use_bias", [True, False])
-def test_the_logits_stay(use_bias):
-    model, variables = normed(use_bias)
+@pytest.mark.parametrize(("name", "use_bias"), [("cnn2", True), ("mlp", False)])
+def test_the_logits_stay(name, use_bias):
+    model, variables = normed(name, use_bias)
     folded, own = fold.fold(model, variables)
     assert own["batch_stats"] == {}
     assert not any(name.endswith("_norm") for name in own["params"])
@@ -31,7 +34,7 @@ def test_the_logits_stay(use_bias):
 
 
 def test_without_shifts_it_can_spike_and_with_them_the_bias_is_named():
-    model, variables = normed(True)
+    model, variables = normed("cnn2", True)
     folded, own = fold.fold(model, variables, shift=False)
     snn = network.spiking(folded, own)
     with_shift = fold.fold(model, variables)[1]["params"]

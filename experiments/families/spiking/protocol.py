@@ -142,12 +142,12 @@ def measured(
 
 
 def noisy(run: Run, draw: int, sigma: float) -> Any:
-    """The scaled test images with normal noise, the same for every network."""
+    """The scaled test images with normal noise, clipped to [-1, 1] again: the same for every network."""
     x = run.task.test_x
     if not sigma:
         return x
     key = jax.random.fold_in(jax.random.fold_in(run.key, NOISE_KEY), draw)
-    return np.asarray(x + sigma * jax.random.normal(key, np.shape(x)), np.float32)
+    return np.clip(np.asarray(x + sigma * jax.random.normal(key, np.shape(x)), np.float32), -1, 1)
 
 
 def evaluated(

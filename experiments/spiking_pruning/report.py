@@ -173,8 +173,8 @@ def noise(config: Config, figures: dict[str, float]) -> report.Section:
         if figures[f"accuracy_noise/{sigma}/{own}"] > figures[f"accuracy_noise/{sigma}/{other}"]
     ]
     text = (
-        "Normal noise on test images, clipped to [-1, 1] as a spike's chance is: the same images for all. More accurate "
-        "than its own classifier, or than the network it was pruned from: "
+        "Normal noise on test images, clipped to [-1, 1] as a spike's chance is: the same images for all. More "
+        "accurate than its own classifier, or than the network it was pruned from: "
         f"{', '.join(dict.fromkeys(gained)) or 'none, so no gain in robustness is seen'}."
     )
     return report.Section("Does noise harm it less?", text, (drawn,))

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.families import classifier
@@ -185,24 +184,19 @@ def measured(config: Config, task: Task, found: Parts, seed: int, split: int, na
     variables, result = training.variables(state), {}
     for kind, group in found.groups.items():
         scaled = data.scale(group.raw, found.own.scaling)
-        said = training.score_dataset(key, answers(how.model.apply, task.tree), variables, (scaled,), label="answers")
-        result |= {f"{kind}/{part}": np.asarray(values).T for part, values in said.items()}
-        result |= {f"{kind}/label": group.label}
+        logits = training.score_dataset(key, forward(how.model.apply), variables, (scaled,), label="answers")
+        near = baselines.least_expected_distance(jax.nn.softmax(logits[-1]), task.tree)
+        heads = np.stack([np.asarray(z).argmax(axis=1) for z in logits])
+        result |= {f"{kind}/heads": heads, f"{kind}/near": near, f"{kind}/label": group.label}
     if name == "flat" and config.subpopulations == "kmeans" and task.source:
         save(config, found.own, variables, seed, split)
     return result
 
 
 @functools.lru_cache  # one function object, and so one compilation a network
-def answers(apply: ApplyFn, tree: Tree) -> Callable:
-    """Answers of each head (b, heads), and the class of least expected distance by the last one (b,)."""
-
-    def fn(keys: Any, variables: Any, x: Any) -> dict[str, Any]:
-        logits = apply(variables, x)
-        near = baselines.least_expected_distance(jax.nn.softmax(logits[-1]), tree)
-        return {"near": near, "heads": jnp.stack([z.argmax(axis=-1) for z in logits], axis=1)}
-
-    return fn
+def forward(apply: ApplyFn) -> Callable:
+    """(keys, variables, x) -> the logits of all heads."""
+    return lambda keys, variables, x: apply(variables, x)
 
 
 def save(config: Config, own: classifier.Setup, variables: Any, seed: int, split: int) -> None:

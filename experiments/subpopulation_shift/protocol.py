@@ -74,7 +74,8 @@ def setup(config: Config) -> Task:
         shared = classifier.setup(config)
         tree = methods.tree_of(config, names(shared))
         raw, label = data.inputs(shared.columns), shared.columns["label"]
-        found = subpopulations.subpopulations(raw, label, per_class=config.per_class)
+        index = shared.columns["index"]
+        found = subpopulations.subpopulations(raw, label, per_class=config.per_class, index=index)
         test = subpopulations.nearest(found, data.inputs(shared.test), shared.test["label"])
         task = Task(tree, config.per_class, (shared, (found.number, test)))
     methods.check_levels(config, task.tree)

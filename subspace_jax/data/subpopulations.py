@@ -27,7 +27,9 @@ class Subpopulations(NamedTuple):
     centres: Float[np.ndarray, "classes kinds d"]
 
 
-def subpopulations(inputs: Any, labels: Labels, *, per_class: int = 4) -> Subpopulations:
+def subpopulations(
+    inputs: Any, labels: Labels, *, per_class: int = 4, index: Int[Any, " n"] | None = None
+) -> Subpopulations:
     """The k-means clusters of each class by itself, numbered by falling size, ties as k-means numbered them.
 
     Scikit-learn's k-means on flattened inputs in float64, ten starts from a fixed seed.
@@ -36,6 +38,8 @@ def subpopulations(inputs: Any, labels: Labels, *, per_class: int = 4) -> Subpop
       inputs: raw pixels or rows of numbers (n, ...).
       labels: classes (n,), 0, 1, ... without gaps.
       per_class: clusters of each class, at least 2.
+      index: of the samples in their original files. The starts of k-means depend on the order of the samples; with
+        the index, samples are taken in its order, and the clusters are the same for any order of the rows.
 
     Raises:
       ValueError: per_class below 2, with which nothing can shift; a class with fewer samples than clusters; inputs
@@ -44,6 +48,8 @@ def subpopulations(inputs: Any, labels: Labels, *, per_class: int = 4) -> Subpop
     if per_class < 2:
         raise ValueError(f"a shift inside a class takes at least 2 subpopulations of each; got {per_class}.")
     checks.check_data(inputs, labels)
+    order = np.arange(len(labels)) if index is None else np.argsort(index, kind="stable")
+    checks.check_lengths(labels=labels, index=order)
     labels, rows = np.asarray(labels), _rows(inputs)
     count = np.bincount(labels)
     if count.min() < per_class:
@@ -53,7 +59,7 @@ def subpopulations(inputs: Any, labels: Labels, *, per_class: int = 4) -> Subpop
         )
     number, centres = np.zeros(len(labels), np.int64), []
     for k in range(len(count)):
-        members = np.flatnonzero(labels == k)
+        members = order[labels[order] == k]
         number[members], own = _clusters(rows[members], per_class)
         centres.append(own)
     return Subpopulations(number, np.stack(centres))

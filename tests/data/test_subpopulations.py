@@ -33,9 +33,12 @@ def test_clusters_are_found_numbered_by_size_and_the_same_for_any_order(seed):
     np.testing.assert_array_equal(kinds.nearest(found, rows, labels), far.argmin(1))
 
 
-def test_the_kinds_of_digits_have_the_sizes_of_their_clusters():
+def test_the_kinds_of_digits_are_numbered_by_size_and_do_not_depend_on_the_order_of_rows():
     train, test = data.load("digits", "train"), data.load("digits", "test")
-    found = kinds.subpopulations(train["image"], train["label"])
+    found = kinds.subpopulations(train["image"], train["label"], index=train["index"])
+    order = np.argsort(train["label"], kind="stable")[::-1]
+    again = kinds.subpopulations(train["image"][order], train["label"][order], index=train["index"][order])
+    np.testing.assert_array_equal(again.number, found.number[order])
     for k in range(10):
         sizes = np.bincount(found.number[train["label"] == k], minlength=4)
         assert (np.diff(sizes) <= 0).all()
@@ -80,6 +83,7 @@ FOUND = kinds.Subpopulations(np.zeros(4, int), np.zeros((2, 2, 2)))
     (lambda: kinds.subpopulations(ROWS, LABELS, per_class=1), "at least 2 subpopulations of each; got 1"),
     (lambda: kinds.subpopulations(ROWS, LABELS, per_class=3), "class 0 has 2 samples for 3 subpopulations"),
     (lambda: kinds.subpopulations(ROWS * np.nan, LABELS, per_class=2), "x must be finite"),
+    (lambda: kinds.subpopulations(ROWS, LABELS, per_class=2, index=np.arange(3)), "labels and index must have one"),
     (lambda: kinds.nearest(FOUND, ROWS, LABELS + 1), r"labels must lie in \[0, 2\)"),
     (lambda: kinds.nearest(FOUND, ROWS[:, :1], LABELS), "of 2 numbers a sample; got 1"),
     (lambda: kinds.numbered(np.array([0, 1, 0, 1]), LABELS), "fine class 0 has samples of two classes"),

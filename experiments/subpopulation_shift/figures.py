@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 ROUND = 0.9  # how far a path is bent towards the nodes that it passes
 POINTS = 40  # of a path
+LONGEST = 18  # characters of a class name that are shown
+CHARACTER, HALF = 0.06, 2.6  # inches: a character, half a panel
 
 
 def colour(levels: int, far: int) -> Any:
@@ -83,20 +85,33 @@ def panel(ax: Any, tree: Tree, share: np.ndarray) -> None:
             above = (level - 1, own[level - 1]) if level else (-1, 0)
             ends = np.array([place[above], place[level, own[level]]])
             ax.plot(*ends.T, color="#6b7280", lw=1.4, marker="o", ms=3, zorder=3)
-        x, y = 1.06 * place[tree.levels - 1, c]
-        turn = np.degrees(np.arctan2(y, x))
-        flip = 180 if x < 0 else 0
-        ax.text(x, y, tree.names[-1][c], rotation=turn + flip if len(tree.names[-1][c]) > 2 else 0, fontsize=8,
-                ha="center" if len(tree.names[-1][c]) < 3 else "right" if flip else "left", va="center",
-                rotation_mode="anchor")  # fmt: skip
+        write(ax, 1.06 * place[tree.levels - 1, c], short(tree.names[-1][c]))
     for one, other in sorted(zip(*np.nonzero(share), strict=True), key=lambda pair: far[pair]):
         if one != other:
             curve = path(tree, place, one, other)
             ax.plot(*curve.T, color=colour(tree.levels, far[one, other]), lw=0.4 + 7 * share[one, other], alpha=0.65,
                     solid_capstyle="round", zorder=2)  # fmt: skip
+    reach = max(1.2, 1.08 / (1 - CHARACTER * max(len(short(name)) for name in tree.names[-1]) / HALF))
     ax.set_aspect("equal")
-    ax.set(xlim=(-1.35, 1.35), ylim=(-1.3, 1.3))
+    ax.set(xlim=(-reach, reach), ylim=(-reach, reach))
     ax.set_axis_off()
+
+
+def short(name: str) -> str:
+    """A name, cut where it is long."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+
+
+def write(ax: Any, place: np.ndarray, name: str) -> None:
+    """A class name outside the circle: numbers upright, names along the radius."""
+    x, y = place
+    if len(name) < 3:
+        ax.text(x, y, name, fontsize=8, ha="center", va="center")
+        return
+    flip = 180 if x < 0 else 0
+    turn = np.degrees(np.arctan2(y, x)) + flip
+    side = "right" if flip else "left"
+    ax.text(x, y, name, rotation=turn, fontsize=8, ha=side, va="center", rotation_mode="anchor")
 
 
 def error_by_severity(workdir: str, points: Mapping[str, tuple[float, float]]) -> pathlib.Path:

@@ -311,7 +311,7 @@ def test_a_magnitude_without_a_maximum_is_refused(maximum):
 
 @given(st.lists(st.floats(-3, 3, width=32), min_size=2, max_size=9), st.sampled_from([1, 4, 6]))
 def test_a_converter_s_codes_are_in_its_range_and_never_fall(values, bits):
-    found, _, _ = quantize.codes(jnp.asarray(sorted(values), jnp.float32), bits, -1.0, 2.0)
+    found, _, _ = qz.codes(jnp.asarray(sorted(values), jnp.float32), bits, -1.0, 2.0)
     found = np.asarray(found, int)
     assert found.min() >= 0
     assert found.max() < 2**bits

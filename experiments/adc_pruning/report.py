@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from experiments.adc_pruning.experiment import Config
     from experiments.adc_pruning.protocol import Arrays
 
+ACROSS = 16  # tiles of a picture
+
 Found = list[dict[str, "Arrays"]]  # of each seed, by network
 
 
@@ -36,7 +38,7 @@ def saved(config: Config, figures: dict[str, float], found: Found) -> report.Sec
     """Accuracy against improvement: pruned networks, and the dense one through clipped converters."""
     clips = [name for name in found[0] if name.startswith("clip_")]
     groups = {"dense, fewer bits": sorted(clips, key=lambda name: figures[f"improvement/{name}"])} if clips else {}
-    groups |= {name.replace("_", " "): [name] for name in ["dense", *pruned(found)]}
+    groups |= {name.replace("_", " "): [name] for name in [*([] if clips else ["dense"]), *pruned(found)]}
     lines: dict[str, tuple[Any, Any]] = {
         legend: ([figures[f"improvement/{name}"] for name in names], [figures[f"accuracy/{name}"] for name in names])
         for legend, names in groups.items()
@@ -93,7 +95,7 @@ def zeros(config: Config, one: dict[str, Arrays]) -> report.Section:
     """What is left of the last kernel."""
     drawn = []
     for name in [*(name for name in ("lbl",) if name in one), *last_gated(one)]:
-        left = one[name]["zeros"]
+        left = one[name]["zeros"][:, : ACROSS * config.rows]
         figure, ax = plots.axes(9, 0.8 + 9 * min(len(left) / left.shape[1], 0.6))
         ax.imshow(left, cmap="Blues", vmin=0, vmax=1.4, aspect="auto", interpolation="nearest")
         for axis, size in zip((ax.axhline, ax.axvline), left.shape, strict=True):
@@ -101,7 +103,10 @@ def zeros(config: Config, one: dict[str, Arrays]) -> report.Section:
                 axis(at - 0.5, color=plots.COLORS[1], lw=0.6)
         ax.set(xlabel="inputs, channel by channel", ylabel="outputs", title=name)
         drawn.append(plots.save(figure, config.workdir, f"zeros_{name}"))
-    text = "Last layer in crossbars, first seed: weights that are left are blue, tiles have red borders."
+    text = (
+        f"Last layer in crossbars, first seed, up to {ACROSS} tiles across: weights that are left are blue, tiles have "
+        "red borders. A column is a row of the picture within a tile: the fullest one decides."
+    )
     return report.Section("One layer's tiles", text, tuple(drawn))
 
 

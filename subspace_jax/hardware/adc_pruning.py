@@ -179,7 +179,7 @@ def penalty_of(kind: Kind) -> Callable:
     return lambda kernels, rows: variance_penalty(kernels, rows, gated=kind == "gated", padded=True)
 
 
-class MaskedState(NamedTuple):
+class MaskState(NamedTuple):
     """{path: entries that may move}."""
 
     masks: dict[str, Any]
@@ -198,10 +198,10 @@ def masked(paths: tuple[str, ...]) -> optax.GradientTransformation:
       ValueError: an update without parameters. `init` raises KeyError for a path that is not there.
     """
 
-    def init(params: PyTree) -> MaskedState:
-        return MaskedState({path: leaf != 0 for path, leaf in trees.select(params, paths).items()})
+    def init(params: PyTree) -> MaskState:
+        return MaskState({path: leaf != 0 for path, leaf in trees.select(params, paths).items()})
 
-    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, MaskedState]:
+    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, MaskState]:
         if params is None:
             raise ValueError("masked takes back what an entry holds: give update the parameters too.")
         held, own = trees.select(params, paths), trees.select(updates, paths)

@@ -146,12 +146,21 @@ def test_tiles_are_those_of_the_channel_first_matrix(shape, rows):
     np.testing.assert_array_equal(traced, kernel)
 
 
-@pytest.mark.parametrize(("rows", "count"), [(32, 9002), (64, 2251), (128, 564), (256, 144)])
-def test_tiles_of_published_networks(rows, count):
-    """The convolutions of VGG-11."""
-    widths = (3, 64, 128, 256, 256, 512, 512, 512, 512)
-    shapes = [(3, 3, before, after) for before, after in itertools.pairwise(widths)]
-    assert sum(map(math.prod, shapes)) == 9_217_728
+VGG11 = [(3, 3, *pair) for pair in itertools.pairwise((3, 64, 128, 256, 256, 512, 512, 512, 512))]
+RESNET18 = [(7, 7, 3, 64), *[(3, 3, 64, 64)] * 4] + [
+    (side, side, before, width)
+    for width in (128, 256, 512)
+    for side, before in ((3, width // 2), (3, width), (3, width), (3, width), (1, width // 2))
+]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "weights", "rows", "count"),
+    [(VGG11, 9_217_728, rows, count) for rows, count in ((32, 9002), (64, 2251), (128, 564), (256, 144))]
+    + [(RESNET18, 11_166_912, 64, 2727)],
+)
+def test_tiles_of_published_networks(shapes, weights, rows, count):
+    assert sum(map(math.prod, shapes)) == weights
     made = [jax.eval_shape(lambda k: convolution.tiles(k, rows)[0], jax.ShapeDtypeStruct(s, "float32")) for s in shapes]
     assert sum(own.shape[0] * own.shape[1] for own in made) == count
 

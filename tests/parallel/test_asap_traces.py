@@ -54,6 +54,13 @@ def test_a_run_passes(policy):
     assert asap.when(run.trace, "fold", 6).shape == (12, 6)
 
 
+@pytest.mark.parametrize(("policy", "iterations"), [("notify_ack_3", 1), ("notify_ack_3", 2), ("ssp", 1), ("bsp", 1)])
+def test_a_run_shorter_than_its_depth_or_lead_passes(policy, iterations):
+    w, _, run = cases.simulated(policy, iterations=iterations)
+    deep = cases.POLICIES[policy]._replace(depth=7)
+    asap.check_trace(run.trace, w, policy=deep)
+
+
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken[1])
 def test_a_broken_promise_is_named(broken):
     policy, words = broken

@@ -115,7 +115,7 @@ def check_trace(trace: Trace, weights: Numbers, *, policy: Policy) -> None:
         _check_distances(weights, folds)
     if policy.acks:
         later = sends[policy.depth + 1 :]
-        early = reads[1 : len(reads) - policy.depth]
+        early = reads[1 : max(len(reads) - policy.depth, 1)]
         _refuse(np.any(~np.isnan(later) & ~(early <= later), axis=2), "had a message overwritten before it was read")
     if policy.barrier:
         last = np.where(np.isnan(ends).any(1), np.inf, ends.max(1))
@@ -137,13 +137,12 @@ def _check_messages(trace: Trace, weights: np.ndarray, folds: np.ndarray, sends:
         _refuse_reads(reads, reads.version != reads.iteration, "of another iteration")
     if policy.lead is not None:
         _refuse_reads(reads, reads.version < reads.iteration - 1 - policy.lead, "older than allowed")
-    pairs = np.stack([reads.worker, reads.peer, reads.iteration], 1)
     order = np.lexsort((reads.iteration, reads.peer, reads.worker))
-    same = (pairs[order][1:] == pairs[order][:-1]).all(1)
-    _refuse_reads(Trace(*(column[order[1:]] for column in reads)), same, "twice")
-    neighbour = (pairs[order][1:, :2] == pairs[order][:-1, :2]).all(1)
-    older = neighbour & (np.diff(reads.version[order]) < 0)
-    _refuse_reads(Trace(*(column[order[1:]] for column in reads)), older, "older than the one before it")
+    ordered = Trace(*(column[order] for column in reads))  # the messages on an edge, one after the other
+    later = Trace(*(column[1:] for column in ordered))
+    same = (np.diff(ordered.worker) == 0) & (np.diff(ordered.peer) == 0)
+    _refuse_reads(later, same & (np.diff(ordered.iteration) == 0), "twice")
+    _refuse_reads(later, same & (np.diff(ordered.version) < 0), "older than the one before it")
     counts = np.zeros(folds.shape, int)
     np.add.at(counts, (reads.iteration - 1, reads.worker), 1)
     degrees = ((weights > 0).sum(1) - (weights.diagonal() > 0))[None]

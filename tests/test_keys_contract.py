@@ -29,8 +29,9 @@ from subspace_jax.ood import outliers, vrm
 from subspace_jax.parallel import asap
 from subspace_jax.privacy import audit, dp_sgd, noise, sampling, shadows, zeroth_order
 from subspace_jax.privacy.masks import independent_masks, shadow_masks
-from subspace_jax.robustness import neighborhood
+from subspace_jax.robustness import latent, neighborhood
 from subspace_jax.spiking import encode, network, pruning
+from subspace_jax.training.adversarial import attacked
 from subspace_jax.training.augment import crop_flip
 from subspace_jax.training.many import train_many
 from subspace_jax.training.minimise import minimise, repeat
@@ -150,6 +151,9 @@ CALLS = {
     ),
     neighborhood.initial_table: lambda key: neighborhood.initial_table(key, ROWS, Y, ROWS, entries=2)[:2],
     neighborhood.neighbor_loss: lambda key: neighborhood.neighbor_loss(key, X, X, neighbors=2),
+    latent.sliced_w2: lambda key: latent.sliced_w2(key, X, X + 1, directions=2),
+    latent.latent_report: lambda key: latent.latent_report(key, ROWS, Y, classes=2),
+    attacked: lambda key: attacked(key, MODEL, VARIABLES, jnp.clip(X, 0, 1), jnp.asarray(Y), eps=0.1),
     circuit.run_circuit: lambda key: circuit.run_circuit(*IN_ARRAY, FITS, ROWS, key=key),
     sram.sample_chip: lambda key: sram.sample_chip(key, IN_ARRAY[2]),
     sram.over_chips: lambda key: sram.over_chips(key, *IN_ARRAY, ROWS, Y, chips=2),

@@ -145,6 +145,28 @@ def scatter(workdir: str, name: str, groups: dict[str, tuple[Any, Any]], *, x: s
     return save(figure, workdir, name)
 
 
+def clouds(
+    workdir: str, name: str, panels: Mapping[str, tuple[np.ndarray, np.ndarray]], *, radii: Sequence[float]
+) -> pathlib.Path:
+    """Points (n, 2) coloured by label, three panels a row, each with circles of these radii around the origin."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Circle
+
+    down = -(-len(panels) // 3)
+    figure = Figure(figsize=(9, 3.1 * down), layout="constrained")
+    places = figure.subplots(down, 3, squeeze=False).ravel()
+    for ax in places[len(panels) :]:
+        ax.set_axis_off()
+    for ax, (title, (points, labels)) in zip(places, panels.items(), strict=False):
+        ax.scatter(*points.T, c=labels, cmap="tab10" if labels.max() < 10 else "tab20", s=7, linewidths=0, alpha=0.8)
+        for radius in radii:
+            ax.add_patch(Circle((0, 0), radius, fill=False, color="black", lw=1.2))
+        ax.set(title=title, aspect="equal")
+        ax.set_adjustable("datalim")
+        ax.autoscale_view()
+    return save(figure, workdir, name)
+
+
 def bars(
     workdir: str,
     name: str,

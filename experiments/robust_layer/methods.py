@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ import numpy as np
 import optax
 
 from experiments.families import classifier
-from subspace_jax import data, nn, training, trees
-from subspace_jax.core import attacks, losses
+from subspace_jax import nn, training, trees
+from subspace_jax.core import losses
 from subspace_jax.nn.layers.neighborhood import neighborhood
 from subspace_jax.robustness import neighborhood as tables
 
@@ -22,44 +22,21 @@ if TYPE_CHECKING:
 
 NETWORKS = (
     "dense", "dense_decay", "spectral", "table", "npl", "npl_neighbor", "soft_knn", "pixel_knn", "adversarial",
+    "npl_adversarial",
 )  # fmt: skip
 DENSE = "dense", "dense_decay", "spectral", "adversarial"
-FINE_TUNED = "npl", "npl_neighbor"
+FINE_TUNED = "npl", "npl_neighbor", "npl_adversarial"
 VOTES = "soft_knn", "pixel_knn"
 DECAY, NEIGHBOR_WEIGHT, FLOOR = 1.0, 0.1, 1e-3
 SURROGATES: dict[str, dict[str, Any]] = {  # smoother forms of the layer, on which examples are made
     "full_softmax": {"neighbors": None}, "tau_4": {"tau": 4.0}, "tau_16": {"tau": 16.0}, "tau_free": {"held": False},
 }  # fmt: skip
-TRAIN_STEPS, TRAIN_STEP = 7, 1 / 3  # of adversarial training
 
 
-class Encoder(NamedTuple):
+def encoder(config: Config, shared: classifier.Setup) -> nn.Model:
     """What comes before the embedding: a network without head, on images in [0, 1]."""
-
-    network: nn.Model
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def seen(self, x: Any) -> Any:
-        """Images as the network sees them."""
-        shape = (1,) * (x.ndim - 1) + (-1,)
-        mean, std = (np.reshape(np.asarray(part, np.float32), shape) for part in self[1:])
-        return (x - mean) / std
-
-    def features(self, variables: Any, x: Any) -> Any:
-        """(b, d) at inference."""
-        return self.network.apply(inner(variables), self.seen(x))
-
-
-def encoder(config: Config, shared: classifier.Setup) -> Encoder:
-    """The encoder of a run."""
     network = nn.build(config.model, **classifier.network_arguments(config, 0))
-    return Encoder(network, tuple(shared.scaling.mean), tuple(shared.scaling.std))
-
-
-def pixels(scaling: data.Scaling) -> data.Scaling:
-    """Raw pixels to [0, 1]: the rest of the scaling is inside the networks."""
-    return data.Scaling(scaling.divisor, (0.0,) * len(scaling.mean), (1.0,) * len(scaling.std))
+    return classifier.on_pixels(network, tuple(shared.scaling.mean), tuple(shared.scaling.std))
 
 
 def inner(variables: Any) -> Any:
@@ -73,7 +50,7 @@ def affine(part: Any, x: Any) -> Any:
 
 
 @functools.lru_cache
-def dense(of: Encoder, width: int, classes: int, bounded: bool = False) -> nn.Model:
+def dense(of: nn.Model, width: int, classes: int, bounded: bool = False) -> nn.Model:
     """Encoder, dense embedding without activation, head; bounded: kernels before the head divided by their norm."""
 
     def layer(key, inputs, outputs):
@@ -82,8 +59,8 @@ def dense(of: Encoder, width: int, classes: int, bounded: bool = False) -> nn.Mo
 
     def init(key, x):
         first, second, third = jax.random.split(key, 3)
-        variables = of.network.init(first, of.seen(x))
-        features = jax.eval_shape(of.network.apply, variables, of.seen(x)).shape[1]
+        variables = of.init(first, x)
+        features = jax.eval_shape(of.apply, variables, x).shape[1]
         params = {"encoder": variables["params"], "embedding": layer(second, features, width)}
         params |= {"head": layer(third, width, classes)}
         return {"params": params, "batch_stats": {"encoder": variables["batch_stats"]}}
@@ -96,11 +73,11 @@ def dense(of: Encoder, width: int, classes: int, bounded: bool = False) -> nn.Mo
 
     def apply(variables, x):
         variables = used(variables)
-        return logits(variables, of.features(variables, x))
+        return logits(variables, of.apply(inner(variables), x))
 
     def train_apply(variables, x, key):
         variables = used(variables)
-        h, stats = of.network.train_apply(inner(variables), of.seen(x), key)
+        h, stats = of.train_apply(inner(variables), x, key)
         return logits(variables, h), {"encoder": stats}
 
     return nn.Model(init, apply, train_apply, lambda variables, x: {"logits": apply(variables, x)})
@@ -127,7 +104,7 @@ def spectral_norm(matrix: Any) -> Any:
 
 @functools.lru_cache
 def looked_up(
-    of: Encoder | None, *, neighbors: int | None, weighting: str = "adaptive", tau: float = 1.0, held: bool = True,
+    of: nn.Model | None, *, neighbors: int | None, weighting: str = "adaptive", tau: float = 1.0, held: bool = True,
     votes: bool = False,
 ) -> Callable:  # fmt: skip
     """(variables, x) -> logits of a network whose embedding is a table; without encoder it reads pixels.
@@ -136,7 +113,7 @@ def looked_up(
     """
 
     def apply(variables, x):
-        h = of.features(variables, x) if of else x.reshape(len(x), -1)
+        h = of.apply(inner(variables), x) if of else x.reshape(len(x), -1)
         return read(variables, h, neighbors=neighbors, weighting=weighting, tau=tau, held=held, votes=votes)[0]
 
     return apply
@@ -150,14 +127,14 @@ def read(variables: Any, h: Any, *, neighbors: int | None, votes: bool = False, 
 
 
 @functools.lru_cache
-def through_layer(of: Encoder, *, neighbors: int, weighting: str, weight: float, average: bool) -> Callable:
+def through_layer(of: nn.Model, *, neighbors: int, weighting: str, weight: float, average: bool) -> Callable:
     """The objective of fine-tuning: cross-entropy and the neighbour loss; positions have no gradient."""
 
     def objective(params, batch_stats, batches, constants, key):
         ((x, y),) = batches
         dropped, drawn = jax.random.split(key)
         variables = {"params": params, "batch_stats": batch_stats}
-        h, stats = of.network.train_apply(inner(variables), of.seen(x), dropped)
+        h, stats = of.train_apply(inner(variables), x, dropped)
         logits, v, found = read(variables, h, neighbors=neighbors, weighting=weighting)
         loss, position = losses.softmax_cross_entropy(logits, y).mean(), batch_stats["position"]
         if weight:
@@ -167,6 +144,20 @@ def through_layer(of: Encoder, *, neighbors: int, weighting: str, weight: float,
         return loss, {"encoder": stats, "position": position}
 
     return objective
+
+
+@functools.lru_cache
+def hardened(objective: Callable, model: nn.Model, eps: float) -> Callable:
+    """The objective of images that an attack changed on the network of the step."""
+
+    def on_attacked(params, batch_stats, batches, constants, key):
+        ((x, y),) = batches
+        drawn, own = jax.random.split(key)
+        variables = {"params": params, "batch_stats": batch_stats}
+        changed = training.attacked(drawn, model, variables, x, y, eps=eps)
+        return objective(params, batch_stats, ((changed, y),), constants, own)
+
+    return on_attacked
 
 
 def optimizer(config: Config, name: str, steps: int) -> optax.GradientTransformation:
@@ -189,14 +180,9 @@ def recipe(config: Config, *, rate: float = 1.0) -> training.Recipe:
     )  # fmt: skip
 
 
-def apply_of(config: Config, of: Encoder, name: str, classes: int, **changed: Any) -> Callable:
+def apply_of(config: Config, of: nn.Model, name: str, classes: int, **changed: Any) -> Callable:
     """(variables, x) -> logits of a network by name; `changed` makes a surrogate of its layer."""
     if name in DENSE:
         return dense(of, config.width, classes, name == "spectral").apply
     settings = {"neighbors": config.neighbors, "weighting": config.weighting, "votes": name in VOTES} | changed
     return looked_up(None if name == "pixel_knn" else of, **settings)
-
-
-def hardening() -> attacks.Attack:
-    """The attack of adversarial training."""
-    return attacks.pgd(steps=TRAIN_STEPS, step_size=TRAIN_STEP)

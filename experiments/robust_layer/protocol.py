@@ -10,44 +10,44 @@ import numpy as np
 
 from experiments.families import classifier
 from experiments.robust_layer import methods
-from subspace_jax import data, training, trees
-from subspace_jax.core import attacks, keys
-from subspace_jax.core.attacks import objectives
+from subspace_jax import data, nn, training, trees
+from subspace_jax.core import attacks
 from subspace_jax.robustness import audit
 from subspace_jax.robustness import neighborhood as tables
 
 if TYPE_CHECKING:
     from experiments.robust_layer.experiment import Config
 
-TABLE_KEY, TUNE_KEY, ATTACK_KEY = 13, 14, 12  # beside those of the classifier family
-GIVEN, SHOWN = "given", 6
+TABLE_KEY, TUNE_KEY = 13, 14  # beside those of the classifier family
+GIVEN = "given"
+REFERENCE = "dense"  # without a defence: on it the black box shows its power, and examples are made that carry over
 Arrays = dict[str, np.ndarray]
 
 
 def listed(config: Config) -> tuple[str, ...]:
-    """The networks of a run, the one of --checkpoint last."""
-    return (*config.networks, *((GIVEN,) if config.checkpoint else ()))
+    """The networks of a run, the reference first, the one of --checkpoint last."""
+    others = (name for name in config.networks if name != REFERENCE)
+    return (REFERENCE, *others, *((GIVEN,) if config.checkpoint else ()))
 
 
 def trained(config: Config, shared: classifier.Setup, seed: int) -> Arrays:
     """Variables of every network by "<name>/<path>"."""
     task, of = classifier.task(config, shared, seed), methods.encoder(config, shared)
-    key, found, warm = jax.random.fold_in(jax.random.key(seed), classifier.TRAIN_KEY), {}, None
-    model = methods.dense(of, config.width, shared.classes)
-    for name in (n for n in config.networks if n in methods.DENSE):
+    key, found, warm = jax.random.fold_in(jax.random.key(seed), classifier.TRAIN_KEY), {}, {}
+    needed = {"adversarial"} if "npl_adversarial" in config.networks else set()
+    for name in (n for n in methods.DENSE if n in {*config.networks, *needed}):
         bounded = methods.dense(of, config.width, shared.classes, name == "spectral")
-        hard = training.adversarial(bounded, eps=config.eps, attack=methods.hardening())
+        hard = training.adversarial(bounded, eps=config.eps)
         objective = hard if name == "adversarial" else None
         state, run, x = begun(config, shared, task, bounded, name, key, objective)
-        whole = config.epochs + config.finetune_epochs
-        if name == "dense":
-            state, _ = training.fit(run, state, (x, task.label), epochs=config.epochs, label=f"seed {seed}, warm-up")
-            warm = training.variables(state)
-        start = config.epochs if name == "dense" else 0
-        state, _ = training.fit(run, state, (x, task.label), epochs=whole, start=start, label=f"seed {seed}, {name}")
+        for until, start in ((config.epochs, 0), (config.epochs + config.finetune_epochs, config.epochs)):
+            label = f"seed {seed}, {name}"
+            state, _ = training.fit(run, state, (x, task.label), epochs=until, start=start, label=label)
+            warm.setdefault(name, training.variables(state))
         found[name] = training.variables(state)
-    images = np.asarray(data.scale(task.image, methods.pixels(shared.scaling)))
-    found |= looked_up(config, shared, seed, model, warm, images, task.label)
+    images = np.asarray(data.scale(task.image, classifier.pixels(shared.scaling)))
+    found |= looked_up(config, shared, seed, warm, images, task.label)
+    found = {name: one for name, one in found.items() if name in (*config.networks, "source")}
     return {f"{name}/{p}": np.asarray(leaf) for name, one in found.items() for p, leaf in trees.flatten(one).items()}
 
 
@@ -57,35 +57,42 @@ def begun(
     """A fresh state, the epoch function and the raw images."""
     steps = (config.epochs + config.finetune_epochs) * (len(task.image) // config.batch)
     tx = methods.optimizer(config, name, steps)
-    prepare = training.prepare(methods.pixels(shared.scaling), augment=config.augment)
+    prepare = training.prepare(classifier.pixels(shared.scaling), augment=config.augment)
     run = training.train_epoch(model, tx, batch=config.batch, prepare=prepare, objective=objective)
     blank = np.zeros((1, *task.image.shape[1:]), np.float32)
     return classifier.create(key, model, tx, blank), run, task.image
 
 
 def looked_up(
-    config: Config, shared: classifier.Setup, seed: int, model: Any, warm: Any, images: np.ndarray, label: np.ndarray
+    config: Config, shared: classifier.Setup, seed: int, warm: dict[str, Any], images: np.ndarray, label: np.ndarray
 ) -> dict[str, Any]:
-    """The networks with a table of training samples, made from the warmed-up dense one."""
-    of, key = methods.encoder(config, shared), jax.random.key(seed)
-    h = features(of, warm, images)
-    v = methods.affine(warm["params"]["embedding"], h)
-    table = tables.initial_table(jax.random.fold_in(key, TABLE_KEY), h, label, v, entries=config.table_size)
-    encoder = {"encoder": warm["params"]["encoder"]}
-    stats = {"encoder": warm["batch_stats"]["encoder"], "position": table.position}
-    start = {"params": encoder | {"embedding": table.embedding, "head": warm["params"]["head"]}, "batch_stats": stats}
+    """The networks with a table of training samples, made from the warmed-up dense ones."""
+    start, table = begun_table(config, shared, seed, warm["dense"], images, label)
     labels = jax.nn.one_hot(label[table.source], shared.classes)
     flat = jnp.asarray(images[table.source].reshape(len(table.source), -1))
+    votes = {"encoder": start["params"]["encoder"], "embedding": labels}
     found = {
-        "table": start, "soft_knn": {"params": encoder | {"embedding": labels}, "batch_stats": stats},
+        "table": start, "soft_knn": {"params": votes, "batch_stats": start["batch_stats"]},
         "pixel_knn": {"params": {"embedding": labels}, "batch_stats": {"position": flat}},
     }  # fmt: skip
-    for name in methods.FINE_TUNED:
-        if name in config.networks:
-            found[name] = fine_tuned(config, shared, seed, name, start, table.source, images, label)
-    return {name: one for name, one in found.items() if name in config.networks} | {
-        "source": {"image": images[table.source], "label": label[table.source]}
-    }
+    for name in (n for n in methods.FINE_TUNED if n in config.networks):
+        if name == "npl_adversarial":
+            start, table = begun_table(config, shared, seed, warm["adversarial"], images, label)
+        found[name] = fine_tuned(config, shared, seed, name, start, table.source, images, label)
+    return found | {"source": {"image": images[table.source], "label": label[table.source]}}
+
+
+def begun_table(
+    config: Config, shared: classifier.Setup, seed: int, warm: Any, images: np.ndarray, label: np.ndarray
+) -> tuple[Any, tables.Table]:
+    """A dense network with a table in place of its embedding, and the table; its entries are the seed's draw."""
+    h = features(methods.encoder(config, shared), warm, images)
+    v = methods.affine(warm["params"]["embedding"], h)
+    key = jax.random.fold_in(jax.random.key(seed), TABLE_KEY)
+    table = tables.initial_table(key, h, label, v, entries=config.table_size)
+    params = {"encoder": warm["params"]["encoder"], "embedding": table.embedding, "head": warm["params"]["head"]}
+    stats = {"encoder": warm["batch_stats"]["encoder"], "position": table.position}
+    return {"params": params, "batch_stats": stats}, table
 
 
 def fine_tuned(
@@ -101,6 +108,9 @@ def fine_tuned(
     steps = config.finetune_epochs * (len(label) // config.batch)
     tx = training.optimizer(methods.recipe(config, rate=0.5), steps)
     model = methods.dense(of, config.width, shared.classes)
+    model = model._replace(apply=methods.apply_of(config, of, name, shared.classes))
+    if name == "npl_adversarial":
+        objective = methods.hardened(objective, model, config.eps)
     run = training.train_epoch(model, tx, batch=config.batch, objective=objective)
     key = jax.random.fold_in(jax.random.key(seed), TUNE_KEY)
     state = training.TrainState(jnp.int32(0), start["params"], start["batch_stats"], tx.init(start["params"]), key)
@@ -117,39 +127,64 @@ def fine_tuned(
     return training.variables(refreshed(state) if config.refresh == "epoch" else state)
 
 
-def features(of: methods.Encoder, variables: Any, x: np.ndarray) -> Any:
+def features(of: nn.Model, variables: Any, x: np.ndarray) -> Any:
     """What the embedding reads, of a whole set."""
-    return training.predict(of.features, variables, x)
+    return training.predict(of.apply, methods.inner(variables), x)
 
 
-def audited(config: Config, shared: classifier.Setup, arrays: Arrays, seed: int, name: str) -> dict[str, Any]:
-    """Everything the audit of one network found, and what the report shows of it."""
-    raw, rows = data.inputs(shared.test), slice(config.images)
-    x = np.asarray(data.scale(raw[rows], methods.pixels(shared.scaling)))
-    y = shared.test["label"][rows]
-    own_keys = keys.sample_keys(jax.random.fold_in(jax.random.key(seed), ATTACK_KEY), shared.test["index"][rows])
-    fn, plain = (function(config, shared, arrays, seed, one) for one in (name, "dense"))
-    pgd, extra = attacks.pgd(steps=config.steps), {}
-    if name != "dense":
-        extra["transfer"] = np.asarray(attacks.run(own_keys, pgd, plain, x, y, eps=config.eps))
-    if name not in (*methods.DENSE, GIVEN):
-        for kind, changed in methods.SURROGATES.items():
-            surrogate = function(config, shared, arrays, seed, name, **changed)
-            extra[kind] = np.asarray(attacks.run(own_keys, pgd, surrogate, x, y, eps=config.eps))
-    usual = tried(config, shared.classes)
-    found = audit.audit(own_keys, fn, x, y, eps=config.eps, attacks=usual, extra=extra, reference=plain)
+def audited(
+    config: Config, shared: classifier.Setup, arrays: Arrays, seed: int, name: str, power: float | None
+) -> dict[str, Any]:
+    """Everything the audit of one network found, and what the report shows of it; power None: of the reference."""
+    seen, fn = classifier.case(shared, seed, config.images), function(config, shared, arrays, seed, name)
+    usual, extra = tried(config, shared.classes), knowing(config, shared, arrays, seed, name, seen, config.eps)
+    found = audit.audit(seen.keys, fn, seen.x, seen.y, eps=config.eps, attacks=usual, extra=extra)
+    if power is None:
+        power = audit.power_of(found.clean, found.right["square"], found.right["pgd"])
+    found = found._replace(power=power)
     result: dict[str, Any] = {f"right/{kind}": right for kind, right in found.right.items()}
     result |= {"clean": found.clean, "worst": found.worst, "power": found.power}
     result |= {"warnings": np.array(found.warnings, str)}
     result |= {"strengths": np.array(list(found.curve)), "curve": np.array(list(found.curve.values()))}
-    result |= smoothness(fn, x, y, found.clean)
-    return result | pictures(config, shared, arrays, seed, name, x, found.examples, y)
+    if seed == config.seed:  # whose curves the report shows
+        result |= weaker(config, shared, arrays, seed, name, seen, found.clean)
+    result |= classifier.smoothness(fn, seen.x, seen.y, found.clean) | classifier.fallen(fn, seen, found.examples)
+    return result | deciding(config, shared, arrays, name, result)
+
+
+def knowing(
+    config: Config, shared: classifier.Setup, arrays: Arrays, seed: int, name: str, seen: classifier.Case, eps: float
+) -> dict[str, np.ndarray]:
+    """Images made on the dense network, and on smoother forms of the layer where there is one."""
+    made_on = {} if name == REFERENCE else {"transfer": function(config, shared, arrays, seed, REFERENCE)}
+    if name not in (*methods.DENSE, GIVEN):
+        for kind, changed in methods.SURROGATES.items():
+            made_on[kind] = function(config, shared, arrays, seed, name, **changed)
+    pgd = attacks.pgd(steps=config.steps)
+    return {kind: np.asarray(attacks.run(*seen[:1], pgd, fn, *seen[1:], eps=eps)) for kind, fn in made_on.items()}
+
+
+def weaker(
+    config: Config, shared: classifier.Setup, arrays: Arrays, seed: int, name: str, seen: classifier.Case,
+    clean: np.ndarray,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """What is right under every attack at the other strengths, "weaker/<attack>" (strengths, n)."""
+    others = [eps for eps in classifier.along(config.strengths, config.eps) if eps != config.eps]
+    fn, usual = function(config, shared, arrays, seed, name), tried(config, shared.classes)
+    parts = []
+    for eps in others:
+        made = knowing(config, shared, arrays, seed, name, seen, eps)
+        found = audit.over_strengths(seen.keys, fn, seen.x, seen.y, strengths=[eps], attacks=usual)
+        right = {kind: attacks.right(seen.keys, fn, images, seen.y) for kind, images in made.items()}
+        parts.append({kind: rows[0] for kind, rows in found.items()} | {k: clean & r for k, r in right.items()})
+    return {f"weaker/{kind}": np.stack([part[kind] for part in parts]) for kind in (parts[0] if parts else ())}
 
 
 def tried(config: Config, classes: int) -> dict[str, attacks.Attack]:
     """The attacks on every network; half of the restarts are on cross-entropy."""
     half, rest = config.restarts // 2, config.restarts - config.restarts // 2
     dlr = {"dlr": attacks.pgd(steps=config.steps, objective="dlr")} if classes > 2 else {}
+    kinds = ("ce", *(["dlr"] if classes > 2 else [])) if config.adaptive else ()
     return {
         "pgd": attacks.pgd(steps=config.steps),
         "margin": attacks.pgd(steps=config.steps, objective="margin"),
@@ -157,6 +192,7 @@ def tried(config: Config, classes: int) -> dict[str, attacks.Attack]:
         "long": attacks.pgd(steps=5 * config.steps),
         "restarts": attacks.pgd(steps=2 * config.steps, objective="margin", restarts=rest),
         "restarts_ce": attacks.pgd(steps=2 * config.steps, restarts=half),
+        **{f"apgd_{kind}": attacks.apgd(steps=config.adaptive, objective=kind) for kind in kinds},
         "square": attacks.square(queries=config.queries),
     }
 
@@ -167,14 +203,10 @@ def function(config: Config, shared: classifier.Setup, arrays: Arrays, seed: int
     if name == GIVEN:
         task = classifier.task(config, shared, seed)
         loaded = classifier.trained(config, shared, task, seed)
-        seen = methods.Encoder(loaded.model, *(tuple(loaded.config["scaling"][part]) for part in ("mean", "std")))
-        return jax.tree_util.Partial(_given(seen), loaded.variables)
+        mean, std = (tuple(loaded.config["scaling"][part]) for part in ("mean", "std"))
+        return jax.tree_util.Partial(classifier.on_pixels(loaded.model, mean, std).apply, loaded.variables)
     apply = methods.apply_of(config, of, name, shared.classes, **changed)
     return jax.tree_util.Partial(apply, nested(arrays, name))
-
-
-def _given(seen: methods.Encoder) -> Any:
-    return lambda variables, x: seen.network.apply(variables, seen.seen(x))
 
 
 def nested(arrays: Arrays, name: str) -> Any:
@@ -189,39 +221,16 @@ def nested(arrays: Arrays, name: str) -> Any:
     return found
 
 
-def smoothness(fn: Any, x: np.ndarray, y: np.ndarray, clean: np.ndarray) -> dict[str, float]:
-    """Median length of the loss gradient, and of margin over the l1 norm of its gradient, where the answer is right.
-
-    A vote without a dissenter has no gradient: such images are left out of the ratio, which is 0 if none is left.
-    """
-    label, parts = jnp.asarray(y), {}
-    for kind in ("ce", "margin"):
-        loss = objectives.OBJECTIVES[kind]
-        values = loss(fn(jnp.asarray(x)), label)
-        slope = jax.jit(jax.grad(lambda x, loss=loss: loss(fn(x), label).sum()))(jnp.asarray(x))
-        parts[kind] = np.asarray(values), np.asarray(slope).reshape(len(x), -1)
-    length = np.linalg.norm(parts["ce"][1], axis=1)
-    value, slope = parts["margin"]
-    steep = np.abs(slope).sum(1)
-    counted = clean & (steep > 0)
-    ratio = np.median(-value[counted] / steep[counted]) if counted.any() else 0.0
-    return {"gradient_norm": np.median(length), "margin_ratio": ratio}
-
-
-def pictures(
-    config: Config, shared: classifier.Setup, arrays: Arrays, seed: int, name: str, x: np.ndarray, examples: np.ndarray,
-    y: np.ndarray,
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """Some images before and after, what is said of them, and the table entries that decided."""
-    fell = np.argsort(np.abs(examples - x).reshape(len(x), -1).max(1) == 0, kind="stable")[:SHOWN]
-    fn = function(config, shared, arrays, seed, name)
-    said = [np.asarray(fn(jnp.asarray(part[fell]))).argmax(1) for part in (x, examples)]
-    found = {"images": x[fell], "made": examples[fell], "label": y[fell], "said": np.stack(said)}
+def deciding(
+    config: Config, shared: classifier.Setup, arrays: Arrays, name: str, shown: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """The table entries that decided the images shown, before and after."""
+    found: dict[str, np.ndarray] = {}
     if name not in (*methods.FINE_TUNED, "table"):
         return found
     of, variables = methods.encoder(config, shared), nested(arrays, name)
-    for kind, part in (("before", x), ("after", examples)):
-        h = of.features(variables, jnp.asarray(part[fell]))
+    for kind, images in (("before", "images"), ("after", "made")):
+        h = of.apply(methods.inner(variables), jnp.asarray(shown[images]))
         _, _, near = methods.read(variables, h, neighbors=config.neighbors, weighting=config.weighting)
         found |= {f"entry_{kind}": arrays["source/image"][np.asarray(near.index[:, :3])]}
         found |= {f"entry_label_{kind}": arrays["source/label"][np.asarray(near.index[:, :3])]}

@@ -2,6 +2,7 @@
 
     uv run python -m experiments.transferability                  (digits: 9 networks, 3 ensembles, 3 seeds)
     uv run python -m experiments.transferability --checkpoint DIR   (one's own network beside them)
+    uv run python -m experiments.transferability --preset study --data-dir DIR    (MNIST: small convolutional networks)
     expected: an ensemble with quantised members >= .15 above one of full precision, yet .02 below its own two-bit
               member; few examples carry over to two bits, mostly because these are hard to break at all
     paper:    input quantisation hampers transfer strongly, and designed ensembles beat any single network (abstract)
@@ -58,6 +59,10 @@ PRESETS = {
         queries=20, images=60,
     ),
     "cpu": Config(),
+    "study": Config(
+        data="mnist", samples=8000, images=300, model="cnn2", epochs=3, optimizer="adam", lr=1e-3, weight_decay=0.0,
+        network_args=("strides=[2]", "pools=[]", "init=lecun"), models=("fp0", "fp1", "fp2", "q4", "q2", "q1"),
+    ),
     "gpu": Config(
         seeds=3, data="cifar10", model="resnet18", network_args=("width=32",), epochs=20, batch=128, lr=0.1,
         schedule="one_cycle", weight_decay=5e-4, augment=True, dtype="bfloat16", eps=8 / 255,
@@ -71,9 +76,7 @@ WHERE = "seed", "seeds", "workdir", "resume", "data_dir", "checkpoint", "epoch" 
 def main(config: Config) -> runner.Summary:
     """Run all seeds and put the report together."""
     check(config)
-    shared = classifier.setup(config)
-    if "image" not in shared.columns:
-        raise ValueError(f"{config.data} has rows of numbers (x): networks here see images.")
+    shared = classifier.with_images(config)
     found = {}
     for seed in runner.seeds(config):
         zoo = protocol.networks(config, shared, seed)

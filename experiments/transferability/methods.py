@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspace_jax import data, nn, training
+from experiments.families import classifier
+from subspace_jax import nn, training
 from subspace_jax.core.quantize import halftone, quantize_input
 from subspace_jax.nn.build import NETWORKS
 from subspace_jax.robustness import trend
@@ -74,11 +75,6 @@ def recipe(given: training.Recipe, optimizer: str) -> training.Recipe:
     return dataclasses.replace(given, optimizer="adam", lr=ADAM_RATE) if optimizer else given
 
 
-def pixels(scaling: data.Scaling) -> data.Scaling:
-    """Raw pixels to [0, 1]: the rest of the scaling is inside the networks."""
-    return data.Scaling(scaling.divisor, (0.0,) * len(scaling.mean), (1.0,) * len(scaling.std))
-
-
 @functools.lru_cache
 def seeing(network: nn.Model, mean: tuple[float, ...], std: tuple[float, ...], fixed: bool) -> nn.Model:
     """A network of images in [0, 1], which its statistics say how to see: {"network", "bits", "dots"}.
@@ -87,8 +83,8 @@ def seeing(network: nn.Model, mean: tuple[float, ...], std: tuple[float, ...], f
     """
 
     def seen(stats: Any, x: Any) -> Any:
-        x = normalised(x, mean, std)
-        ends = (normalised(jnp.full_like(x[:1], end), mean, std) for end in (0.0, 1.0))
+        x = classifier.normalised(x, mean, std)
+        ends = (classifier.normalised(jnp.full_like(x[:1], end), mean, std) for end in (0.0, 1.0))
         lo, hi = ends if fixed else (x.min(), x.max())
         coarse = quantize_input(x, jnp.maximum(stats["bits"], 1), lo, hi)
         out = jnp.where(stats["bits"] > 0, coarse, x)
@@ -114,13 +110,6 @@ def seeing(network: nn.Model, mean: tuple[float, ...], std: tuple[float, ...], f
     return nn.Model(init, apply, train_apply, features)
 
 
-def normalised(x: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Any:
-    """(x - mean) / std per channel."""
-    shape = (1,) * (x.ndim - 1) + (-1,)
-    mean_, std_ = (np.reshape(np.asarray(part, np.float32), shape) for part in (mean, std))
-    return (x - mean_) / std_
-
-
 def started(key: Any, model: nn.Model, names: tuple[str, ...], x: np.ndarray) -> Any:
     """Stacked initial variables of networks that see in the ways of their names."""
     count = jnp.arange(len(names))
@@ -128,12 +117,6 @@ def started(key: Any, model: nn.Model, names: tuple[str, ...], x: np.ndarray) ->
     kinds = [kind(name) for name in names]
     ways = {"bits": jnp.array([k.bits for k in kinds], jnp.int32), "dots": jnp.array([k.dots for k in kinds])}
     return variables | {"batch_stats": variables["batch_stats"] | ways}
-
-
-@functools.lru_cache
-def of_checkpoint(apply: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Any:
-    """A saved network as a function of images in [0, 1]."""
-    return lambda variables, x: apply(variables, normalised(x, mean, std))
 
 
 def ensembles(config: Config, names: tuple[str, ...], ratio: np.ndarray, accuracy: np.ndarray) -> dict[str, tuple]:

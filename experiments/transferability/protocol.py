@@ -13,15 +13,14 @@ import numpy as np
 from experiments.families import classifier
 from experiments.harness import runner
 from experiments.transferability import methods
-from subspace_jax import data, nn, training, trees
-from subspace_jax.core import attacks, keys
+from subspace_jax import nn, training, trees
+from subspace_jax.core import attacks
 from subspace_jax.robustness import trend
 from subspace_jax.training.fit import likes_scan
 
 if TYPE_CHECKING:
     from experiments.transferability.experiment import Config
 
-ATTACK_KEY = 12  # beside those of the classifier family
 SHOWN = 8
 SAVED = "fp", "adam"  # networks that read what a checkpoint says they read
 
@@ -32,14 +31,6 @@ class Group(NamedTuple):
     names: tuple[str, ...]
     apply: Callable
     variables: Any
-
-
-class Case(NamedTuple):
-    """The images that are attacked."""
-
-    keys: Any
-    x: np.ndarray
-    y: np.ndarray
 
 
 def networks(config: Config, shared: classifier.Setup, seed: int) -> list[Group]:
@@ -58,7 +49,7 @@ def networks(config: Config, shared: classifier.Setup, seed: int) -> list[Group]
     if config.checkpoint:
         loaded = classifier.trained(config, shared, task, seed)
         mean, std = (tuple(loaded.config["scaling"][part]) for part in ("mean", "std"))
-        apply = methods.of_checkpoint(loaded.model.apply, mean, std)
+        apply = classifier.on_pixels(loaded.model, mean, std).apply
         found.append(
             Group((methods.GIVEN,), apply, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], loaded.variables))
         )
@@ -97,7 +88,7 @@ def train_group(
         key, model, training.optimizer(recipe, config.epochs * (count // config.batch)), (task.image, task.label),
         np.tile(np.arange(count), (len(names), 1)), epochs=config.epochs, batch=config.batch,
         loop="vmap" if config.model == "mlp" else "map", start=methods.started(key, model, names, blank),
-        prepare=training.prepare(methods.pixels(shared.scaling), augment=config.augment),
+        prepare=training.prepare(classifier.pixels(shared.scaling), augment=config.augment),
         label=f"seed {seed}, networks",
     )  # fmt: skip
     variables = training.variables(states)
@@ -113,7 +104,7 @@ def train_group(
 
 def one_seed(config: Config, shared: classifier.Setup, zoo: list[Group], seed: int) -> dict[str, Any]:
     """What is right under each attack at each strength, the transfer counts, and what the report shows."""
-    case = attacked_images(config, shared, seed)
+    case = classifier.case(shared, seed, config.images)
     names = tuple(name for group in zoo for name in group.names)
     clean = answers(zoo, case.x) == case.y[None]
     made = {name: made_by(zoo, attack, case, config.strengths) for name, attack in single(config).items()}
@@ -137,15 +128,6 @@ def one_seed(config: Config, shared: classifier.Setup, zoo: list[Group], seed: i
     return arrays | shown(config, zoo, case, made["pgd"][at])
 
 
-def attacked_images(config: Config, shared: classifier.Setup, seed: int) -> Case:
-    """The first test images in [0, 1], a key each."""
-    raw, rows = data.inputs(shared.test), slice(config.images)
-    key = jax.random.fold_in(jax.random.key(seed), ATTACK_KEY)
-    own_keys = keys.sample_keys(key, shared.test["index"][rows])
-    x = np.asarray(data.scale(raw[rows], methods.pixels(shared.scaling)))
-    return Case(own_keys, x, shared.test["label"][rows])
-
-
 def single(config: Config) -> dict[str, attacks.Attack]:
     """Attacks on one network."""
     return {
@@ -156,7 +138,9 @@ def single(config: Config) -> dict[str, attacks.Attack]:
     }
 
 
-def made_by(zoo: list[Group], attack: attacks.Attack, case: Case, strengths: tuple[float, ...]) -> list[np.ndarray]:
+def made_by(
+    zoo: list[Group], attack: attacks.Attack, case: classifier.Case, strengths: tuple[float, ...]
+) -> list[np.ndarray]:
     """Examples of every network at each strength: (networks, n, ...)."""
     return [np.concatenate([_attacked(group, attack, case, eps) for group in zoo]) for eps in strengths]
 
@@ -166,13 +150,18 @@ def answers(zoo: list[Group], x: np.ndarray) -> np.ndarray:
     return np.concatenate([np.asarray(_answers(group.apply)(group.variables, x)) for group in zoo])
 
 
-def own(zoo: list[Group], made: list[np.ndarray], case: Case, number: int) -> np.ndarray:
+def own(zoo: list[Group], made: list[np.ndarray], case: classifier.Case, number: int) -> np.ndarray:
     """Whether a network is right on the examples made on it, (strengths, n)."""
     return np.stack([answers(zoo, at[number])[number] == case.y for at in made])
 
 
 def voted(
-    config: Config, zoo: list[Group], name: str, numbers: tuple[int, ...], case: Case, members: list[np.ndarray]
+    config: Config,
+    zoo: list[Group],
+    name: str,
+    numbers: tuple[int, ...],
+    case: classifier.Case,
+    members: list[np.ndarray],
 ) -> dict[str, np.ndarray]:
     """What an ensemble gets right: clean, and under attacks through its members at each strength."""
     fn = trend.ensemble(parts(zoo, numbers))
@@ -193,7 +182,9 @@ def voted(
     return arrays | {f"clean/{name}": clean}
 
 
-def sure_member(config: Config, zoo: list[Group], numbers: tuple[int, ...], case: Case) -> dict[str, np.ndarray]:
+def sure_member(
+    config: Config, zoo: list[Group], numbers: tuple[int, ...], case: classifier.Case
+) -> dict[str, np.ndarray]:
     """What an ensemble withstands by rule when the logits of its first member are scaled up."""
     fn = trend.ensemble(parts(zoo, numbers, (config.scale_logits, *(1.0,) * (len(numbers) - 1))))
     clean, found = decided(config, fn, case, case.x), {}
@@ -204,7 +195,7 @@ def sure_member(config: Config, zoo: list[Group], numbers: tuple[int, ...], case
     return found
 
 
-def decided(config: Config, fn: Any, case: Case, x: Any) -> np.ndarray:
+def decided(config: Config, fn: Any, case: classifier.Case, x: Any) -> np.ndarray:
     """Whether the vote is right on images, ties as --tie says."""
     if config.tie == "softmax":
         return np.asarray(attacks.right(case.keys, fn, x, case.y))
@@ -219,7 +210,7 @@ def parts(zoo: list[Group], numbers: tuple[int, ...], factors: tuple[float, ...]
     return [jax.tree_util.Partial(_scaled(apply), jnp.float32(factor), one) for factor, (apply, one) in chosen]
 
 
-def shown(config: Config, zoo: list[Group], case: Case, made: np.ndarray) -> dict[str, np.ndarray]:
+def shown(config: Config, zoo: list[Group], case: classifier.Case, made: np.ndarray) -> dict[str, np.ndarray]:
     """Pixels that a change of eps can move, and some images with what is said of them before and after PGD."""
     found: dict[str, np.ndarray] = {}
     for name in (n for g in zoo for n in g.names if n != methods.GIVEN):
@@ -229,7 +220,7 @@ def shown(config: Config, zoo: list[Group], case: Case, made: np.ndarray) -> dic
     return found | {"images": case.x[:SHOWN], "made": made[:, :SHOWN], "said": said}
 
 
-def _attacked(group: Group, attack: attacks.Attack, case: Case, eps: float) -> np.ndarray:
+def _attacked(group: Group, attack: attacks.Attack, case: classifier.Case, eps: float) -> np.ndarray:
     """All networks of a group side by side, or, for convolutions on a CPU, one after the other."""
     if likes_scan(jax.tree.map(lambda leaf: leaf[0], group.variables["params"])):
         return np.asarray(_together(group.apply, attack)(group.variables, case.keys, case.x, case.y, eps))

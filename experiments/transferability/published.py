@@ -10,6 +10,6 @@ PUBLISHED = System(
         "counts of ten seeds at one strength: a mean of 6,030 of about 6,900 successes carries over"
     ),
     figures={"transfer/fp/fp": ".87"},
-    runs=("cpu_digits", "cpu_mnist", "gpu_cifar10"),
+    runs=("cpu_digits", "study_mnist", "gpu_cifar10"),
     omit="(transfer|transfer_share|transfer_fitted|fit_rmse)/(?!fp/|q2/fp)|robust/[^/]+/(?!min|pgd|square|dag)",
 )

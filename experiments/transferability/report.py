@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.families.classifier import withstood
 from experiments.harness import plots, report
 from subspace_jax.robustness import audit, trend
 
@@ -84,35 +85,21 @@ def sections(config: Config, figures: dict[str, float], std: dict[str, float], f
 
 def scoreboard(config: Config, figures: dict[str, float], std: dict[str, float], first: Arrays) -> report.Section:
     """Networks by attacks, the worst first; a cell is marked where the search without gradients wins."""
+    names = list(attacked(first))
     kinds = list(dict.fromkeys(kind for of in attacked(first).values() for kind in of))
-    rows = []
-    for name in attacked(first):
-        mark = " masked" if figures[f"masked/{name}"] >= audit.MASKED else ""
-        cells = [f"{figures[key]:.3f}{mark if kind == 'square' else ''}" if key in figures else ""
-                 for kind in kinds for key in [f"robust/{name}/{kind}"]]  # fmt: skip
-        worst = f"{figures[f'robust/{name}/min']:.3f} ± {std[f'robust/{name}/min']:.3f}"
-        rows.append((name, worst, f"{figures[f'accuracy/{name}']:.3f}", *cells))
-    power = figures["power"]
-    weak = " It proves nothing: raise --queries." if power < audit.POWER else ""
     text = (
         f"Accuracy at eps {config.eps:g}. min: right under all attacks, image by image. masked: Square is stronger "
         f"than the gradient attack by {audit.MASKED} or more. transfer: examples made on the first network, or on the "
-        f"summed logits of an ensemble. Designed of the first seed: {', '.join(first['designed'].tolist())}. On "
-        f"{first['names'][0]} Square reaches {power:.2f} of PGD's success.{weak}"
+        f"summed logits of an ensemble. Designed of the first seed: {', '.join(first['designed'].tolist())}. "
+        + withstood.power(str(first["names"][0]), figures)
     )
-    return report.Section("What is withstood", text, (), (("network", "min", "clean", *kinds), *rows))
+    return report.Section("What is withstood", text, (), withstood.scoreboard(names, kinds, figures, std))
 
 
 def strengths(config: Config, first: Arrays) -> report.Section:
     """Accuracy over eps, the worst of all attacks as a bold line."""
-    panels = {}
-    for name, kinds in attacked(first).items():
-        worst = np.all(list(kinds.values()), axis=0)
-        panels[name] = {kind: values.mean(axis=1) for kind, values in kinds.items()} | {"min": worst.mean(axis=1)}
-        panels[name] = {kind: [first[f"clean/{name}"].mean(), *values] for kind, values in panels[name].items()}
-    along = [0.0, *config.strengths]
-    picture = plots.bundles(config.workdir, "strengths", along, panels, bold="min", x="eps", y="accuracy")
-    return report.Section("Accuracy over the strength", "First seed; bold: right under all attacks.", (picture,))
+    found = {name: (first[f"clean/{name}"], kinds) for name, kinds in attacked(first).items()}
+    return withstood.over_strengths(config.workdir, config.strengths, found)
 
 
 def transfers(config: Config, figures: dict[str, float], first: Arrays) -> report.Section:
@@ -153,15 +140,16 @@ def touched(config: Config, figures: dict[str, float], first: Arrays) -> list[re
     maps = {key.split("/")[1]: values for key, values in first.items() if key.startswith("changeable/")}
     if not maps:
         return []
-    rows: list[tuple[str, list[report.Shown]]] = [
-        (name, [(np.rint(255 * values).astype(np.uint8), f"{figures[f'changeable/{name}']:.0%} of all", False)])
+    drawn: list[report.Shown] = [
+        (np.rint(255 * values).astype(np.uint8), f"{name}: {figures[f'changeable/{name}']:.0%}", False)
         for name, values in maps.items()
     ]
     text = (
-        f"Dark: pixels that eps = {config.eps:g} moves in most images. Where few can be moved, the network is "
-        "robust up to the width of a bin, and by the data: photographs have more pixels near an edge than drawings."
+        f"Dark: pixels of {config.data} that eps = {config.eps:g} moves to another value in most images, and their "
+        "share of all. Where few can be moved, the network is robust up to the width of a bin, and by the data: "
+        "photographs have more pixels near an edge than drawings."
     )
-    return [report.gallery("Changeable pixels", text, config.workdir, "changeable", rows)]
+    return [report.gallery("Changeable pixels", text, config.workdir, "changeable", [("pixels", drawn)])]
 
 
 def examples(config: Config, first: Arrays) -> report.Section:
@@ -169,14 +157,13 @@ def examples(config: Config, first: Arrays) -> report.Section:
     names, rows = first["names"].tolist(), []
     clean, label = first["images"], first["y"]
 
-    def drawn(images: np.ndarray) -> list[np.ndarray]:
-        return list(np.rint(255 * np.clip(images, 0, 1)).astype(np.uint8))
-
-    rows.append(("image", [(x, str(k), False) for x, k in zip(drawn(clean), label, strict=False)]))
+    rows.append(("image", [(x, str(k), False) for x, k in zip(withstood.drawn(clean), label, strict=False)]))
     for name, made, said in list(zip(names, first["made"], first["said"], strict=True))[:: max(1, len(names) // 4)]:
         change = 0.5 + (made - clean) / (2 * config.eps)
-        rows.append((f"{name}: change", [(x, "", False) for x in drawn(change)]))
-        shown: list[Any] = [(x, str(k), bool(k != y)) for x, k, y in zip(drawn(made), said, label, strict=False)]
+        rows.append((f"{name}: change", [(x, "", False) for x in withstood.drawn(change)]))
+        shown: list[Any] = [
+            (x, str(k), bool(k != y)) for x, k, y in zip(withstood.drawn(made), said, label, strict=False)
+        ]
         rows.append((f"{name}: sees", shown))
     text = f"First seed, PGD at eps {config.eps:g}; grey: unchanged. Framed: another answer than the label."
     return report.gallery("Examples", text, config.workdir, "examples", rows)

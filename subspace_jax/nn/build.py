@@ -61,11 +61,11 @@ def build(name: str, **arguments: Any) -> Model:
       name: mlp, lenet5, cnn, cnn2, cnn5, lenet, alexnet, vgg, vgg11, vgg16, resnet18, resnet20, hybrid_cnn,
         hybrid_resnet, vit_tiny, or, for images of 224 pixels, resnet18_imagenet, resnet50, vit_s16, vit_b16, which
         `nn.weights` fills with published weights.
-      **arguments: `classes` (10; 0: without a head, for `multi_head`), the sizes of that network (`widths`, `pools`,
-        `pool`, `dense`, `filters`, `convs`, `blocks`, `width`, `patch`, `depth`, `heads`, `bottleneck`) and the fields
-        of Parts: `norm`, `use_bias`, `activation`, `epsilon`, `init`, `dtype`, `bits`, `stochastic_act`. The hybrid
-        networks take, beside `classes` and `dtype`, only `widths`, `strides` and `bits` of each convolution, `skip`,
-        `scale` and `packed`. Lists serve as tuples, so that what JSON gives back builds the same network.
+      **arguments: `classes` (10; 0: without a head, for `multi_head`), the sizes of that network (`widths`, `strides`,
+        `pools`, `pool`, `dense`, `filters`, `convs`, `blocks`, `width`, `patch`, `depth`, `heads`, `bottleneck`) and
+        the fields of Parts: `norm`, `use_bias`, `activation`, `epsilon`, `init`, `dtype`, `bits`, `stochastic_act`. The
+        hybrid networks take, beside `classes` and `dtype`, only `widths`, `strides` and `bits` of each convolution,
+        `skip`, `scale` and `packed`. Lists serve as tuples, so that what JSON gives back builds the same network.
 
     Raises:
       ValueError: an unknown name or argument, or a value that the argument does not take.

@@ -55,6 +55,7 @@ class CNN(nn.Module):
     Attributes:
       classes: outputs.
       widths: channels of each convolution.
+      strides: of each convolution; the last one holds for all further ones.
       pools: after how many convolutions each 2x2 pooling comes, in ascending order; a number that is there twice
         halves twice.
       pool: "max", or "average", which leaves out the last odd row and column.
@@ -62,11 +63,12 @@ class CNN(nn.Module):
       parts: layer options.
 
     Raises:
-      ValueError: poolings that are not in order, or after more convolutions than there are.
+      ValueError: poolings that are not in order, or after more convolutions than there are; strides for none or more.
     """
 
     classes: int = 10
     widths: tuple[int, ...] = (32, 32, 64, 64, 64, 64)
+    strides: tuple[int, ...] = (1,)
     pools: tuple[int, ...] = (2,)
     pool: str = "max"
     dense: tuple[int, ...] = ()
@@ -77,9 +79,14 @@ class CNN(nn.Module):
         """Stages: conv0, conv1, ... after their pooling, dense0, ..., penultimate, logits."""
         if list(self.pools) != sorted(self.pools) or max(self.pools, default=0) > len(self.widths):
             raise ValueError(f"pools count convolutions, in order, up to {len(self.widths)}; got {self.pools}.")
+        if not 1 <= len(self.strides) <= max(1, len(self.widths)):
+            raise ValueError(
+                f"strides are one or more, up to one a convolution ({len(self.widths)}); got {self.strides}."
+            )
         stages = {}
         for i, width in enumerate(self.widths):
-            x = self.parts.conv(width, 3, name=f"conv{i}")(x)
+            stride = self.strides[min(i, len(self.strides) - 1)]
+            x = self.parts.conv(width, 3, stride=stride, name=f"conv{i}")(x)
             x = self.parts.act(self.parts.normalize(x, train, name=f"conv{i}_norm"))
             for _ in range(self.pools.count(i + 1)):
                 x = halve(x) if self.pool == "max" else average(x)

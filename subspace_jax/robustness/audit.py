@@ -6,7 +6,7 @@ PGD, accuracy does not fall in eps, more steps or restarts are weaker, unbounded
 the other way round, the search itself must be strong enough to say something.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from subspace_jax.core.attacks import Attack, apgd, bound, noise, pgd, right, ru
 from subspace_jax.core.attacks.attack import check_draws, check_images
 from subspace_jax.core.inference import check_inference
 from subspace_jax.core.keys import as_keys
+from subspace_jax.robustness import trend
 from subspace_jax.typing import Array, Bool, Float, Int, Key
 
 MASKED = 0.02  # accuracy by which a comparison must differ to be more than a few images
@@ -122,11 +123,8 @@ def audit(
       ValueError: as `core.attacks.run`; a function whose answer changes from call to call or with the batch; logits
         that are not finite; no "pgd" or "square"; images made elsewhere that are outside the ball.
     """
-    check_draws(logits_fn, draws)
-    check_images(x)
-    checks.check_lengths(x=x, labels=y, keys=keys)
-    x, y = np.asarray(x), np.asarray(y)
-    target = _Target(as_keys(keys), bound(logits_fn), x, y, draws, batch)
+    target = _target(keys, logits_fn, x, y, draws, batch)
+    x = target.x
     check_function(target.fn, x, draws)
     classes = target.classes()
     named = dict(battery(classes) if attacks is None else attacks) | dict(extra)
@@ -144,6 +142,34 @@ def audit(
         plain = target._replace(fn=bound(reference), draws=None)
         power = power_of(plain.right(x), *(plain.right(plain.attacked(named[a], eps)) for a in ("square", "pgd")))
     return Audit(clean, found, worst, examples, curve, power, classes)
+
+
+def over_strengths(
+    keys: Key[Array, " n"], logits_fn: Callable, x: Float[Array | np.ndarray, "n *image"],
+    y: Int[Array | np.ndarray, " n"], *, strengths: Sequence[float], attacks: Mapping[str, Attack],
+    draws: int | None = None, batch: int = 512,
+) -> dict[str, Bool[np.ndarray, "strengths n"]]:  # fmt: skip
+    """By attack, whether each image is right before and after it at each strength: what `audit` finds at one eps.
+
+    Args:
+      keys: as for `audit`, like logits_fn, x, y, draws and batch.
+      logits_fn: see keys.
+      x: see keys.
+      y: see keys.
+      strengths: largest changes of a pixel.
+      attacks: by name.
+      draws: see keys.
+      batch: see keys.
+
+    Raises:
+      ValueError: as `core.attacks.run`.
+    """
+    target = _target(keys, logits_fn, x, y, draws, batch)
+    clean = target.right(target.x)
+    return {
+        name: np.stack([clean & target.right(target.attacked(attack, eps)) for eps in strengths])
+        for name, attack in attacks.items()
+    }
 
 
 def joined(
@@ -173,16 +199,22 @@ def check_function(fn: Callable, x: np.ndarray, draws: int | None) -> None:
     """Refuse a function that is random from call to call, or whose answers depend on the rest of the batch.
 
     Raises:
-      ValueError: says which.
+      ValueError: says which; of a vote also the number of the member.
     """
-    if draws is not None:
-        return
-    few = jnp.asarray(x[:TRIED])
+    members = trend.voters(fn)
+    for number, member in enumerate(members if draws is None else ()):
+        try:
+            _check_one(member, jnp.asarray(x[:TRIED]))
+        except ValueError as error:
+            raise ValueError(f"member {number} of the vote: {error}" if len(members) > 1 else str(error)) from error
+
+
+def _check_one(fn: Callable, few: Array) -> None:
     first, again = (np.asarray(fn(few)) for _ in range(2))
     checks.check_finite("logits", first, remedy="the network diverged, or its parameters are not finite")
     if not np.array_equal(first, again):
         raise ValueError("logits_fn gives other logits in a second call: give (x, key) -> logits, and draws=8, say.")
-    if len(few) > 1 and (x[:TRIED] != x[:1]).any():
+    if len(few) > 1 and bool((few != few[:1]).any()):
         check_inference(lambda fn, x: fn(x), fn, few)
 
 
@@ -219,6 +251,13 @@ def _warnings(found: Audit):
         yield f"at eps = 1 the accuracy is {values[-1]:.3f}, above chance: PGD does not see the network."
     if found.power < POWER:
         yield f"Square reaches {found.power:.2f} of PGD on the reference: it proves nothing; raise its queries."
+
+
+def _target(keys: Any, logits_fn: Callable, x: Any, y: Any, draws: int | None, batch: int) -> "_Target":
+    check_draws(logits_fn, draws)
+    check_images(x)
+    checks.check_lengths(x=x, labels=y, keys=keys)
+    return _Target(as_keys(keys), bound(logits_fn), np.asarray(x), np.asarray(y), draws, batch)
 
 
 class _Target(NamedTuple):

@@ -49,6 +49,9 @@ def initial_table(
 ) -> Table:  # fmt: skip
     """A table of training samples, as many of each class as it can hold, drawn by the key.
 
+    It warns of a class without an entry, and of entries that are no nearer within a class than between classes: their
+    encoder was not trained.
+
     Args:
       key: of the draw.
       features: h of every training sample.
@@ -72,6 +75,7 @@ def initial_table(
         mine = order[labels[order] == kind]
         place[mine] = np.arange(len(mine))
     source = order[np.argsort(place[order], kind="stable")][:entries]
+    _warn_of_noise(np.asarray(features)[source], labels[source])
     return Table(jnp.asarray(features)[source], jnp.asarray(embeddings)[source], source)
 
 
@@ -125,7 +129,7 @@ def neighbor_loss(
     """
     key, count = as_key(key), len(h)
     if not 1 <= neighbors < count:
-        raise ValueError(f"neighbors are 1 to {count - 1}, the others of the batch; got {neighbors}.")
+        raise ValueError(f"a batch of {count} has {count - 1} neighbours a sample at most; got neighbors={neighbors}.")
     h, own = jax.lax.stop_gradient(h), jnp.eye(count, dtype=bool)
     distance, index = jax.lax.top_k(-jnp.where(own, jnp.inf, _squares(h, h)), neighbors)
     rows = jnp.arange(count)[:, None]
@@ -146,6 +150,20 @@ def drift(h: Rows, position: Float[Array, "entries d"]) -> Float[Array, ""]:
     second = position[nearest(position, position, 2)[:, 1]]
     far, spacing = (jnp.linalg.norm(a - b, axis=1).mean() for a, b in ((h, closest), (position, second)))
     return far / jnp.maximum(spacing, TINY)
+
+
+def _warn_of_noise(position: np.ndarray, labels: np.ndarray) -> None:
+    rows = position.astype(np.float64) - position.mean(0, keepdims=True, dtype=np.float64)
+    squares = (rows**2).sum(1)
+    far = np.sqrt(np.maximum(squares[:, None] + squares[None] - 2 * rows @ rows.T, 0))
+    same = labels[:, None] == labels[None]
+    within, between = far[same & ~np.eye(len(far), dtype=bool)], far[~same]
+    if len(within) and len(between) and within.mean() >= between.mean():
+        warnings.warn(
+            f"entries of one class lie {within.mean():.3g} apart, those of two {between.mean():.3g}: is the encoder "
+            "trained, and do labels belong to features?",
+            stacklevel=3,
+        )
 
 
 def _squares(a: Rows, b: Rows) -> Array:

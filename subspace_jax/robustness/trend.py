@@ -18,7 +18,7 @@ import numpy as np
 
 from subspace_jax.core import losses
 from subspace_jax.core.attacks import Attack, steps_of
-from subspace_jax.core.attacks.attack import bound
+from subspace_jax.core.attacks.attack import bound, check_eps, check_images
 from subspace_jax.core.keys import as_keys
 from subspace_jax.core.quantize import quantize_input
 from subspace_jax.typing import Array, Bool, Float, Int, Key, Num
@@ -59,8 +59,10 @@ def transfer_counts(
       attacked: whether network t is right on the examples made on network s; the sources are the first networks.
 
     Raises:
-      ValueError: shapes that do not fit.
+      ValueError: shapes that do not fit; answers in place of whether they are right.
     """
+    if clean.dtype != bool or attacked.dtype != bool:
+        raise ValueError(f"counts take whether answers are right, answers == y; got {clean.dtype}, {attacked.dtype}.")
     if attacked.ndim != 3 or attacked.shape[1:] != clean.shape or len(attacked) > len(clean):
         raise ValueError(
             f"there is one answer a source, network and image; got {attacked.shape} beside networks {clean.shape}."
@@ -91,13 +93,15 @@ def fit_strength(eps: Sequence[float], counts: Num[np.ndarray, "sources models s
     For a given b the best a is <N, g> / <g, g>, g = 1 - exp(b eps): only b is searched, on a grid that narrows.
 
     Args:
-      eps: at least 3 different strengths, positive.
+      eps: at least 3 different strengths, positive, in pixels of [0, 1].
       counts: of every pair at every strength.
 
     Raises:
-      ValueError: too few strengths, or none of them positive.
+      ValueError: too few strengths, one that is not positive or above 1.
     """
     strengths, counts = np.asarray(eps, float), np.asarray(counts, float)
+    for strength in strengths:
+        check_eps(strength, "linf", 1)
     if len(np.unique(strengths)) < 3 or strengths.min() <= 0 or counts.shape[-1] != len(strengths):
         raise ValueError(f"the form is fitted to 3 positive strengths or more, a count each; got {list(eps)}.")
     low, high = (np.full(counts.shape[:-1], np.log(end / strengths.max())) for end in (1e-4, 1e3))
@@ -136,8 +140,10 @@ def design_ensemble(
       by: "mean" or "max" of the ratios between members; NaN counts as 1.
 
     Raises:
-      ValueError: fewer accurate networks than `size`, or a size below 2.
+      ValueError: fewer accurate networks than `size`, or a size below 2; not one ratio for every pair.
     """
+    if np.shape(transfer) != (len(accuracy),) * 2:
+        raise ValueError(f"there is one ratio a pair of {len(accuracy)} networks; got shape {np.shape(transfer)}.")
     transfer = np.nan_to_num(np.asarray(transfer, float), nan=1.0)
     able = np.flatnonzero(np.asarray(accuracy) >= np.max(accuracy) - delta)
     if not 2 <= size <= len(able):
@@ -170,6 +176,11 @@ def ensemble(members: Sequence[Callable]) -> Callable:
     if not 1 <= len(members) <= MOST_MEMBERS:
         raise ValueError(f"an ensemble that votes has 1 to {MOST_MEMBERS} members; got {len(members)}.")
     return jax.tree_util.Partial(_scores, tuple(map(bound, members)))
+
+
+def voters(fn: Callable) -> tuple[Callable, ...]:
+    """Those that were given to `ensemble`; another function is its own only member."""
+    return fn.args[0] if isinstance(fn, jax.tree_util.Partial) and fn.func is _scores else (fn,)
 
 
 def vote(keys: Key[Array, " b"], logits: Float[Array, "members b classes"]) -> Int[Array, " b"]:
@@ -221,7 +232,20 @@ def ensemble_attack(rule: str, *, steps: int = 20, step_size: float = 1 / 8, mem
 def changeable(
     x: Float[Array | np.ndarray, "n *image"], *, bits: int, eps: float, lo: Any = 0.0, hi: Any = 1.0
 ) -> Bool[np.ndarray, "n *image"]:
-    """Which pixels a change of eps can move to another value of `quantize_input`: all that an attack can touch."""
+    """Which pixels a change of eps can move to another value of `quantize_input`: all that an attack can touch.
+
+    Args:
+      x: images in [0, 1].
+      bits: of the quantised input, 1 to 8.
+      eps: largest change of a pixel.
+      lo: lower end of the range of bins, in pixels; one number or one per channel with x's number of axes.
+      hi: upper end.
+
+    Raises:
+      ValueError: images outside [0, 1], eps or bits out of range.
+    """
+    check_images(x)
+    check_eps(eps, "linf", 1)
     x = jnp.asarray(x)
     values = [np.asarray(quantize_input(jnp.clip(x + way, 0, 1), bits, lo, hi)) for way in (-eps, 0.0, eps)]
     return (values[0] != values[1]) | (values[2] != values[1])
@@ -262,10 +286,10 @@ def _through(rule: str, member: int | None) -> Callable:
         return jax.grad(lambda x: losses.softmax_cross_entropy(function(x), y).sum())(x)
 
     def gradient(problem: Any, x: Array, i: Any) -> Array:
-        members = problem.fn.args[0]
+        members = voters(problem.fn)
         if rule in RULES:
             return ensemble_direction(jnp.stack([pull(m, problem.y, x) for m in members]), rule)
-        if rule == "member":
+        if member is not None:
             return pull(members[member], problem.y, x)
         if rule == "summed":
             return pull(lambda x: _members(members, x).sum(0), problem.y, x)

@@ -76,10 +76,11 @@ def spiking(
     network = NETWORKS[name]
     if not isinstance(network, CNN | MLP):
         raise ValueError(f"{name} cannot spike here: its layers are no chain; build mlp, cnn, cnn2 or vgg, or give x.")
-    own = {field: arguments.get(field, getattr(network, field)) for field in ("widths", "pools", "pool", "dense")
-           if hasattr(network, field)} | {
+    sizes = [field for field in ("widths", "strides", "pools", "pool", "dense") if hasattr(network, field)]
+    own = {field: arguments.get(field, getattr(network, field)) for field in sizes} | {
            field: arguments.get(field, getattr(network.parts, field)) for field in ("norm", "activation")}  # fmt: skip
     needed = {"norm": "none", "activation": "relu"} | ({"pool": "average"} if own.get("pools") else {})
+    needed |= {"strides": (1,) * len(own["strides"])} if "strides" in own else {}
     for field, value in needed.items():
         if own[field] != value:
             raise ValueError(f"a spiking network has {field}={value!r}; {name} has {own[field]!r}: build and train so.")

@@ -2,12 +2,17 @@
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from subspace_jax.core import attacks, losses
+from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
+from subspace_jax.typing import Array, Float, Int, Key, Shaped, Variables
+
+HARDENING = attacks.pgd(steps=7, step_size=1 / 3)
 
 
 @lru_cache(maxsize=64)  # one function object for the same settings, and so one compilation
@@ -25,16 +30,25 @@ def adversarial(model: Model, *, eps: float, attack: attacks.Attack | None = Non
     Raises:
       ValueError: as `core.attacks.run`, at the first step.
     """
-    attack = attack or attacks.pgd(steps=7, step_size=1 / 3)
+    attack = attack or HARDENING
 
     def objective(params, batch_stats, batches, constants, key):
         x, y = (jnp.concatenate(parts) for parts in zip(*batches, strict=True))
         drawn, own = jax.random.split(key)
-        held = jax.lax.stop_gradient({"params": params, "batch_stats": batch_stats})
-        attacked = jax.tree_util.Partial(model.apply, held)
-        changed = attacks.run(jax.random.split(drawn, len(x)), attack, attacked, x, y, eps=eps)
         variables = {"params": params, "batch_stats": batch_stats}
-        logits, batch_stats = model.train_apply(variables, jax.lax.stop_gradient(changed), own)
+        changed = attacked(drawn, model, variables, x, y, eps=eps, attack=attack)
+        logits, batch_stats = model.train_apply(variables, changed, own)
         return losses.softmax_cross_entropy(logits, y).mean(), batch_stats
 
     return objective
+
+
+def attacked(
+    key: Key[Array, ""], model: Model, variables: Variables, x: Shaped[Any, "b *image"], y: Int[Any, " b"], *, eps: Any,
+    attack: attacks.Attack | None = None,
+) -> Float[Array, "b *image"]:  # fmt: skip
+    """Images of a batch that an attack changed, without a gradient; see `adversarial`."""
+    key = as_key(key)
+    fn = jax.tree_util.Partial(model.apply, jax.lax.stop_gradient(variables))
+    changed = attacks.run(jax.random.split(key, len(x)), attack or HARDENING, fn, x, y, eps=eps)
+    return jax.lax.stop_gradient(changed)

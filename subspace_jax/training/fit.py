@@ -71,7 +71,14 @@ def train_epoch(
       prepare: (key, x) -> x on the device, see `train_step`.
       objective: another loss than mean cross-entropy, see `train_step`.
     """
-    step = train_step(model, tx, prepare=prepare, objective=objective)
+    return epoch_of(train_step(model, tx, prepare=prepare, objective=objective), batch)
+
+
+def epoch_of(step: Callable, batch: int) -> Callable:
+    """`train_epoch` of any step (state, x, y) -> (state, metrics by name); the state has `params`, `key` and `step`.
+
+    Each new function object is compiled again: keep what this returns.
+    """
     one_step, whole = jax.jit(step), jax.jit(scan_epoch(step, batch))
 
     def run(state: TrainState, x, y):

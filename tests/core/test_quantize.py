@@ -247,6 +247,16 @@ def test_bits_of_an_input_may_be_an_array_and_gradients_pass():
     np.testing.assert_array_equal(jax.grad(lambda x: (qz.quantize_input(x, 2, 0, 1) * GREYS).sum())(GREYS), GREYS)
 
 
+def test_channels_may_have_ranges_of_their_own():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 5, 3)), jnp.float32)
+    lo, hi = (jnp.array(ends).reshape(1, 1, 1, 3) for ends in ([-1.0, -2.0, 0.0], [1.0, 3.0, 0.5]))
+    found = np.asarray(qz.quantize_input(x, 2, lo, hi))
+    for channel in range(3):
+        own = qz.quantize_input(x[..., channel], 2, float(lo[0, 0, 0, channel]), float(hi[0, 0, 0, channel]))
+        np.testing.assert_array_equal(found[..., channel], own)
+        assert len(np.unique(found[..., channel])) <= 4
+
+
 def test_halftone_is_its_formula_and_its_gradient_that_of_the_sigmoid():
     rng = np.random.default_rng(0)
     x, weight = (rng.normal(size=(2, 5, 4, 2)) for _ in range(2))
@@ -281,7 +291,8 @@ def test_dorefa_has_its_levels_and_passes_gradients():
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ((9, 0, 1), r"bits of an input are an integer in \[1, 8\]; got 9"), ((2, 1, 1), "from lo up to hi; got 1 and 1"),
+    ((9, 0, 1), r"bits of an input are an integer in \[1, 8\]; got 9"), ((0, 0, 1), "got 0"),
+    ((2, 1, 1), "from lo up to hi; got 1 and 1"),
 ])  # fmt: skip
 def test_inputs_without_bins_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -78,7 +78,7 @@ def test_a_saved_network_stands_beside_the_others(finished, tmp_path):
     shared = classifier.setup(config)
     zoo = protocol.networks(config, shared, 0)
     assert [group.names for group in zoo] == [NAMES, (methods.GIVEN,)]
-    said = protocol.answers(zoo, protocol.attacked_images(config, shared, 0).x)
+    said = protocol.answers(zoo, classifier.case(shared, 0, config.images).x)
     np.testing.assert_array_equal(said[-1], said[NAMES.index("fp1")])
 
 

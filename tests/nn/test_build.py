@@ -76,6 +76,17 @@ def test_full_size_networks_have_the_published_number_of_parameters(name, shape,
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"])) == count
 
 
+def test_strides_halve_as_poolings_do_and_the_last_one_goes_on():
+    """Two convolutions that halve and a dense layer: 160 + 4,640 + 100,416 + 650 on 28x28."""
+    model = build("cnn2", strides=[2], pools=[])
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"])) == 105_866
+    stages = jax.eval_shape(model.features, variables, jnp.zeros((1, 28, 28, 1)))
+    assert [stages[f"conv{i}"].shape for i in range(2)] == [(1, 14, 14, 16), (1, 7, 7, 32)]
+    with pytest.raises(ValueError, match=r"one or more, up to one a convolution \(2\); got \(2, 2, 2\)"):
+        jax.eval_shape(build("cnn2", strides=(2, 2, 2)).init, jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+
+
 @pytest.mark.parametrize("side", [8, 28])  # 32 are halved as 8 are, and are those of PUBLISHED
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("vit_b16", "vit_s16")])
 def test_every_network_reads_small_images(name, side):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from subspace_jax.core import attacks, keys
-from subspace_jax.robustness import audit
+from subspace_jax.robustness import audit, trend
 
 COUNT, EPS = 60, 0.1
 RNG = np.random.default_rng(0)
@@ -49,6 +49,14 @@ def test_worst_is_right_under_all_attacks_and_examples_are_what_fooled():
     np.testing.assert_array_equal(right, found.worst)
     np.testing.assert_array_equal(found.examples[found.worst], X[found.worst])
     assert np.abs(found.examples - X).max() <= EPS + 1e-6
+
+
+def test_over_strengths_every_attack_finds_what_the_audit_finds_at_each():
+    found = audit.over_strengths(KEYS, PLAIN, X, Y, strengths=(EPS / 2, EPS), attacks=FEW)
+    assert set(found) == set(FEW)
+    for name, right in plain().right.items():
+        np.testing.assert_array_equal(found[name][1], right)
+    assert found["pgd"][0].mean() == plain().curve[EPS / 2]
 
 
 def test_a_plain_network_gives_no_warning():
@@ -132,6 +140,7 @@ def normalised(x):
     ({"x": 255 * X}, "pass pixels in"),
     ({"fn": restless}, "gives other logits in a second call"),
     ({"fn": normalised}, "put the network in inference mode"),
+    ({"fn": trend.ensemble([PLAIN, normalised])}, "member 1 of the vote: .*put the network in inference mode"),
     ({"fn": lambda x: jnp.nan * PLAIN(x)}, "logits must be finite"),
     ({"fn": lambda x, key: x}, "a random network needs draws"),
     ({"attacks": {"pgd": attacks.pgd()}}, "compares the attacks pgd and square; square is not among pgd"),

@@ -1,5 +1,7 @@
 """The layer against softmax attention, closed-form gradients and hulls; its table against brute force."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,8 +78,35 @@ def test_order_rotation_and_affine_maps_pass_through(seed, weighting):
     order, turn = rng.permutation(ENTRIES), jnp.asarray(np.linalg.qr(rng.normal(size=(WIDTH, WIDTH)))[0], jnp.float32)
     moved, _ = layer(h @ turn + 2, (position @ turn + 2)[order], embedding[order], neighbors=K, weighting=weighting)
     np.testing.assert_allclose(moved, v, atol=1e-3)
-    mapped, _ = layer(h, position, 3 * embedding - 1, neighbors=K, weighting=weighting)
-    np.testing.assert_allclose(mapped, 3 * v - 1, atol=1e-4)
+    a = jnp.asarray(rng.normal(size=(OUT, OUT)), jnp.float32)
+    mapped, _ = layer(h, position, embedding @ a - 1, neighbors=K, weighting=weighting)
+    np.testing.assert_allclose(mapped, v @ a - 1, atol=1e-4)
+    alone = jax.vmap(lambda row: layer(row[None], position, embedding, neighbors=K, weighting=weighting)[0][0])(h)
+    np.testing.assert_allclose(alone, v, atol=FLOAT32)
+    parts, _ = layer(h, position, embedding, neighbors=K, weighting=weighting, chunk=5)
+    np.testing.assert_allclose(parts, v, atol=FLOAT32)
+
+
+@given(SEEDS)
+def test_embeddings_and_positions_have_the_gradients_of_their_formulas(seed):
+    """dv/dE_i = w_i I and dv/dR_i = (2 / tau) w_i (E_i - v)(h - R_i)', 0 for entries that are no neighbours."""
+    h, position, embedding = drawn(seed)
+    v, found = layer(h, position, embedding, neighbors=K, weighting="constant", tau=0.7)
+    moved, mixed = table_jacobians(h[:1], position, embedding)
+    for i in range(ENTRIES):
+        at = np.flatnonzero(np.asarray(found.index[0]) == i)
+        w = float(found.weight[0, at[0]]) if len(at) else 0.0
+        formula = 2 / 0.7 * w * np.outer(np.asarray(embedding[i] - v[0]), np.asarray(h[0] - position[i]))
+        np.testing.assert_allclose(moved[0, :, i], formula, atol=1e-4)
+        np.testing.assert_allclose(mixed[0, :, i], w * np.eye(OUT), atol=FLOAT32)
+
+
+@jax.jit
+def table_jacobians(h, position, embedding):
+    def outputs(position, embedding):
+        return neighborhood(h, position, embedding, neighbors=K, weighting="constant", tau=0.7)[0]
+
+    return jax.jacrev(outputs, argnums=(0, 1))(position, embedding)
 
 
 def test_limits_of_tau_and_of_one_neighbour():
@@ -90,8 +119,18 @@ def test_limits_of_tau_and_of_one_neighbour():
     np.testing.assert_allclose(on, embedding[:COUNT], rtol=FLOAT32)
     flat, found = layer(h, position, embedding, neighbors=K, weighting="constant", tau=1e8)
     np.testing.assert_allclose(flat, embedding[found.index].mean(1), rtol=1e-4)
-    alike, _ = layer(h, position, jnp.ones_like(embedding), neighbors=K)
+    alike, pull = jax.vjp(lambda h: neighborhood(h, position, jnp.ones_like(embedding), neighbors=K)[0], h)
     np.testing.assert_allclose(alike, 1, rtol=FLOAT32)
+    np.testing.assert_allclose(pull(jnp.ones_like(alike))[0], 0, atol=FLOAT32)
+
+
+def test_copies_in_a_table_count_in_the_order_of_their_numbers():
+    h, position, embedding = drawn(0)
+    twice, both = jnp.concatenate([position, position]), jnp.concatenate([embedding, embedding + 1])
+    v, found = layer(h, twice, both, neighbors=2)
+    first = nearest(h, position, 1)[:, 0]
+    np.testing.assert_array_equal(found.index, np.stack([first, first + ENTRIES], 1))
+    np.testing.assert_allclose(v, embedding[first] + 0.5, rtol=1e-4)
 
 
 @given(SEEDS, st.sampled_from([3, 5, 12]))
@@ -137,6 +176,18 @@ def test_a_table_holds_each_class_as_often_and_follows_the_key():
         tables.initial_table(jax.random.key(0), features, labels, features, entries=2)
 
 
+@pytest.mark.parametrize(("mixed", "warned"), [(False, False), (True, True)])
+def test_a_table_of_noise_is_warned_of(mixed, warned):
+    """Each class half on the left and half on the right: within a class entries are as far apart as between classes."""
+    labels = np.repeat([0, 1], 10)
+    side = np.tile([-1.0, 1.0], 10) if mixed else 2.0 * labels - 1
+    features = (side[:, None] + 0.01 * np.random.default_rng(0).normal(size=(20, 3))).astype(np.float32)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        tables.initial_table(jax.random.key(0), features, labels, features, entries=20)
+    assert any("is the encoder trained" in str(one.message) for one in said) == warned
+
+
 @given(SEEDS, st.sampled_from([0.0, 0.05, 0.5]))
 def test_the_moving_average_is_its_formula(seed, rho):
     h, position, embedding = drawn(seed)
@@ -178,7 +229,11 @@ def test_drift_says_how_far_inputs_are_from_the_table():
     (lambda h, r, e: neighborhood(h[:, :2], r, e, neighbors=2), "positions of width 5; the layer reads 2"),
     (lambda h, r, e: neighborhood(h, r, e[:3], neighbors=2), "as many positions as embeddings; got 12 and 3"),
     (lambda h, r, e: neighborhood(h, r, e, neighbors=2, weighting="mean"), "no weighting 'mean'"),
-    (lambda h, r, e: tables.neighbor_loss(jax.random.key(0), h, h, neighbors=4), "1 to 3, the others of the batch"),
+    (lambda h, r, e: neighborhood(h.at[1, 2].set(jnp.nan), r, e, neighbors=2),
+     r"inputs of the layer must be finite; got nan at position \(1, 2\).*the encoder diverged"),
+    (lambda h, r, e: neighborhood(h, r.at[3, 0].set(jnp.inf), e, neighbors=2), "positions of the table must be finite"),
+    (lambda h, r, e: tables.neighbor_loss(jax.random.key(0), h, h, neighbors=4), "a batch of 4 has 3 neigh"),
+    (lambda h, r, e: tables.neighbor_loss(jax.random.key(0), h[:1], h[:1], neighbors=1), "a batch of 1 has 0"),
     (lambda h, r, e: tables.moving_average(r, h, None, rho=1.0), r"in \[0, 1\); got 1.0"),
     (lambda h, r, e: tables.initial_table(jax.random.key(0), r, np.zeros(12, int), e, entries=13), "1 to 12, the"),
     (lambda h, r, e: tables.initial_table(jax.random.key(0), r * jnp.nan, np.zeros(12, int), e), "x must be finite"),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subspace_jax.core import attacks, keys
+from subspace_jax.core import attacks, keys, quantize
 from subspace_jax.robustness import trend
 
 SEEDS = st.integers(0, 2**31 - 1)
@@ -32,6 +32,7 @@ def members(seed, count=3):
     return [jax.tree_util.Partial(member, w) for w in weights], x, jnp.asarray(rng.integers(0, 4, COUNT))
 
 
+IMAGES = np.full((1, 2, 2, 1), 0.5, np.float32)
 KEYS = keys.sample_keys(jax.random.key(0), np.arange(COUNT))
 
 
@@ -48,6 +49,27 @@ def test_counts_are_those_of_a_loop_over_images(seed):
     assert (counts <= given_).all()
     assert (given_ <= own[:, None]).all()
     np.testing.assert_array_equal(own, np.diagonal(given_))
+
+
+@given(SEEDS)
+def test_counts_follow_the_order_of_networks_and_are_zero_without_a_change(seed):
+    rng = np.random.default_rng(seed)
+    clean, attacked = rng.random((4, 20)) < 0.8, rng.random((4, 4, 20)) < 0.4
+    order = rng.permutation(4)
+    moved = trend.transfer_counts(clean[order], attacked[np.ix_(order, order)])
+    for counts, whole in zip(moved, trend.transfer_counts(clean, attacked), strict=True):
+        np.testing.assert_array_equal(counts, whole[np.ix_(order, order)])
+    still, _ = trend.transfer_counts(clean, np.broadcast_to(clean, (4, 4, 20)))
+    np.testing.assert_array_equal(still, 0)
+
+
+def test_no_strength_fools_nobody():
+    three, x, y = members(3)
+    y = three[0](x).argmax(1)
+    made = [attacks.run(KEYS, attacks.pgd(steps=3), one, x, y, eps=0.0) for one in three]
+    answers = np.array([[np.asarray(t(images)).argmax(1) == np.asarray(y) for t in three] for images in made])
+    counts, _ = trend.transfer_counts(answers[0], answers)
+    np.testing.assert_array_equal(counts, 0)
 
 
 def test_ratios_divide_by_the_source_or_by_the_target():
@@ -97,6 +119,8 @@ def test_votes_of_signs_ignore_the_size_of_a_gradient(seed, factor):
     np.testing.assert_array_equal(
         trend.ensemble_direction(gradients.at[1].multiply(1e9), "dag"), jnp.sign(gradients[1])
     )
+    swapped = [trend.ensemble_direction(gradients[jnp.array(order)], "dag") for order in ((0, 1, 2), (1, 0, 2))]
+    np.testing.assert_array_equal(*swapped)
 
 
 @pytest.mark.parametrize("rule", trend.RULES)
@@ -140,6 +164,8 @@ def test_a_vote_counts_answers_and_probabilities_decide_ties():
     scores = trend.ensemble(shown)(jnp.zeros((3, 1)))
     np.testing.assert_array_equal(scores.argmax(1), [1, 1, 1])
     np.testing.assert_array_equal(trend.vote(KEYS[:3], logits)[jnp.array([0, 2])], [1, 1])
+    other = trend.ensemble([shown[k] for k in (2, 0, 1)])(jnp.zeros((3, 1)))
+    np.testing.assert_allclose(other, scores, rtol=1e-6)
     many = jnp.tile(logits[:, 1:2], (1, 300, 1))
     drawn = np.asarray(trend.vote(keys.sample_keys(jax.random.key(1), np.arange(300)), many))
     np.testing.assert_allclose(np.bincount(drawn, minlength=3) / 300, 1 / 3, atol=0.1)
@@ -174,8 +200,27 @@ def test_changeable_pixels_are_those_near_an_edge_of_their_bin():
     np.testing.assert_array_equal(trend.changeable(x, bits=1, eps=0.0), np.zeros((1, 6), bool))
 
 
+@given(SEEDS, st.sampled_from([1, 2, 4]), st.sampled_from([0.03, 0.1, 0.3]))
+def test_changeable_pixels_are_those_of_a_search_through_all_changes(seed, bits, eps):
+    """Of 17 grey levels, which lie on the edges of bins, and of others."""
+    rng = np.random.default_rng(seed)
+    x = np.where(rng.random((2, 6)) < 0.5, rng.integers(0, 17, (2, 6)) / 16, rng.random((2, 6))).astype(np.float32)
+    tried = jnp.clip(x[None] + jnp.linspace(-eps, eps, 101, dtype=jnp.float32)[:, None, None], 0, 1)
+    seen = np.asarray(quantize.quantize_input(tried, bits, 0, 1))
+    moved = (seen != np.asarray(quantize.quantize_input(x, bits, 0, 1))).any(0)
+    np.testing.assert_array_equal(trend.changeable(x, bits=bits, eps=eps), moved)
+
+
 @pytest.mark.parametrize(("build", "message"), [
     (lambda: trend.transfer_counts(np.ones((2, 4), bool), np.ones((2, 3, 4), bool)), "one answer a source, network"),
+    (lambda: trend.transfer_counts(np.ones((2, 3), int), np.ones((2, 2, 3), int)), "answers == y; got int64, int64"),
+    (lambda: trend.fit_strength([2, 4, 8], np.ones((1, 1, 3))), "got 2.0: 8 instead of 8/255"),
+    (lambda: trend.fit_strength([-0.1, 0.1, 0.2], np.ones((1, 1, 3))), "eps is in pixels"),
+    (lambda: trend.fit_strength([0.0, 0.1, 0.2], np.ones((1, 1, 3))), "3 positive strengths"),
+    (lambda: trend.changeable(IMAGES, bits=2, eps=8), "8 instead of 8/255"),
+    (lambda: trend.changeable(255 * IMAGES, bits=2, eps=0.1), "pass pixels in"),
+    (lambda: trend.changeable(IMAGES, bits=0, eps=0.1), r"bits of an input are an integer in \[1, 8\]; got 0"),
+    (lambda: trend.design_ensemble(np.ones((2, 3)), np.ones(3), size=2), r"a pair of 3 networks; got shape \(2, 3\)"),
     (lambda: trend.fit_strength([0.1, 0.2], np.ones((1, 1, 2))), r"3 positive strengths or more.*\[0.1, 0.2\]"),
     (lambda: trend.design_ensemble(np.ones((3, 3)), np.array([1.0, 0.9, 1]), size=3), "has 2 to 2 members.*got 3"),
     (lambda: trend.ensemble([]), "has 1 to 99 members; got 0"),

@@ -157,6 +157,7 @@ def test_average_pooling_leaves_out_the_odd_rest():
         ("cnn2", PLAIN, "pool='average'; cnn2 has 'max'"),
         ("cnn2", PLAIN | {"norm": "batch"}, "norm='none'; cnn2 has 'batch'"),
         ("mlp", PLAIN | {"activation": "gelu"}, "activation='relu'; mlp has 'gelu'"),
+        ("cnn2", PLAIN | {"pools": (), "strides": (2,)}, r"strides=\(1,\); cnn2 has \(2,\)"),
         ("resnet20", {}, "resnet20 cannot spike here"),
     ],
 )

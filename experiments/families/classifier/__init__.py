@@ -1,9 +1,21 @@
 """One classifier, shared by its experiments: flags, data with planted wrong labels, a network trained or loaded.
 
 `scored` scores its training samples while it trains, `retrained` holds the baselines that train further networks on
-parts of the data, `brought` takes published weights instead of training.
+parts of the data, `brought` takes published weights instead of training, `attacked` and `withstood` are for networks of
+images in [0, 1] under attack.
 """
 
+from experiments.families.classifier.attacked import (
+    Case,
+    along,
+    case,
+    fallen,
+    normalised,
+    on_pixels,
+    pixels,
+    smoothness,
+    with_images,
+)
 from experiments.families.classifier.brought import BroughtConfig, bring, given
 from experiments.families.classifier.data import (
     SCORE_KEY,
@@ -34,7 +46,8 @@ from experiments.families.classifier.network import (
 )
 
 __all__ = [
-    "SCORE_KEY", "TRAIN_KEY", "BroughtConfig", "Config", "Setup", "Task", "Trained", "adopt", "bring",
-    "checkpoint_config", "chosen", "create", "epoch", "given", "measure", "network_arguments", "noisy_labels", "own",
-    "part", "penultimate", "save_edited", "save_network", "setup", "subset", "task", "trained",
+    "SCORE_KEY", "TRAIN_KEY", "BroughtConfig", "Case", "Config", "Setup", "Task", "Trained", "adopt", "along", "bring",
+    "case", "checkpoint_config", "chosen", "create", "epoch", "fallen", "given", "measure", "network_arguments",
+    "noisy_labels", "normalised", "on_pixels", "own", "part", "penultimate", "pixels", "save_edited", "save_network",
+    "setup", "smoothness", "subset", "task", "trained", "with_images",
 ]  # fmt: skip

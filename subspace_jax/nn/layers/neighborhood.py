@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from subspace_jax.core import checks
 from subspace_jax.typing import Array, Float, Int
 
 Weighting = Literal["adaptive", "constant", "umap"]
@@ -78,6 +79,8 @@ def neighborhood(
 ) -> tuple[Float[Array, "b width"], Neighbors]:  # fmt: skip
     """V and what decided it. The set of neighbours is constant under differentiation.
 
+    Of entries that are equally near, such as copies, those of lower number count as nearer.
+
     Args:
       h: inputs.
       position: R, in the space of h.
@@ -91,7 +94,8 @@ def neighborhood(
       chunk: entries whose distances are held at a time; all when None.
 
     Raises:
-      ValueError: k outside [1, entries], shapes that do not fit, another weighting.
+      ValueError: k outside [1, entries], shapes that do not fit, another weighting; inputs or positions that are not
+        finite.
     """
     check_table(h, position, embedding, neighbors)
     h, position, embedding = (jnp.asarray(part) for part in (h, position, embedding))
@@ -135,7 +139,7 @@ def check_table(h: Any, position: Any, embedding: Any, neighbors: int) -> None:
     """Refuse a table that does not fit.
 
     Raises:
-      ValueError: names the sizes.
+      ValueError: names the sizes, or the first value that is not finite.
     """
     entries, width = position.shape
     if len(embedding) != entries:
@@ -144,6 +148,8 @@ def check_table(h: Any, position: Any, embedding: Any, neighbors: int) -> None:
         raise ValueError(f"the table holds positions of width {width}; the layer reads {h.shape[1]}: make it anew.")
     if not 1 <= neighbors <= entries:
         raise ValueError(f"neighbors are 1 to {entries}, the entries of the table; got {neighbors}.")
+    checks.check_finite("inputs of the layer", h, remedy="the encoder diverged, or its parameters are not finite")
+    checks.check_finite("positions of the table", position, remedy="make the table anew")
 
 
 def _distances(h: Rows, position: Array, index: Array) -> Chosen:

@@ -129,3 +129,13 @@ def test_claims_belong_to_the_fixed_recipe_alone():
     holds = [claim.holds for claim in experiment.claims(CPU, figures)]
     assert holds == [True, False, True, True, True, True, True]
     assert experiment.claims(dataclasses.replace(CPU, steps=5), figures) == []
+
+
+@pytest.mark.process
+def test_noise_on_the_codes_is_attacked_by_the_mean_of_draws(ask):
+    flags = "--latent-noise", ".5", "--draws", "2", "--networks", "none4", "at_mmd4"
+    with pytest.warns(UserWarning, match="--draws 2: attacks on noise take 20 draws or more"):
+        found = ask("ot_classifier", "--preset", "smoke", *flags)
+    assert found.status == 0, found.err
+    assert found.figures["latent_std_min/none4"] > 0.4
+    assert found.figures["robust/at_mmd4/min"] <= found.figures["accuracy/at_mmd4"]

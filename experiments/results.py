@@ -96,6 +96,7 @@ TABLES = {
     "continual": ("Gradient projection", ("after", "step")),
     "privacy": ("Shadow models and private steps", ("models", "step")),
     "ood": ("Detectors of unknown inputs", ("detectors", "pytorch-ood")),
+    "attacks": ("Attacks on networks", ("pgd", "transfer", "growth", "neighbours")),
     "spiking": ("Spiking networks, layer by layer", ("networks", "encoder")),
     "training": ("Training steps of convolutional networks, a processor second", ("networks", "growth")),
     "decentralized": ("Agents on a graph", ("step", "bytes", "graphs", "links", "accuracy")),

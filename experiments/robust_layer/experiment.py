@@ -10,8 +10,8 @@
 An encoder, an embedding and a linear head. dense: the embedding is a matrix product; dense_decay: weight decay 1;
 spectral: both layers before the head have norm 1 at most; table: the embedding is looked up among training samples, not
 trained further; npl: trained further through the layer; npl_neighbor: with a loss that keeps neighbours together;
-soft_knn, pixel_knn: a vote of the nearest samples, by features and by pixels; adversarial: dense, trained on attacked
-images.
+soft_knn, pixel_knn: a vote of the nearest samples, by features and by pixels; adversarial, npl_adversarial: dense and
+npl, trained on attacked images.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ from experiments.robust_layer import methods, protocol, report
 class Config(classifier.Config):
     """Train networks that differ in one layer, and attack each of them in all ways."""
 
-    networks: tuple[str, ...] = methods.NETWORKS
-    """Which networks; dense is always among them, since examples are made on it."""
+    networks: tuple[str, ...] = methods.NETWORKS[:-1]
+    """Which networks; dense is always among them, since examples are made on it. Further: npl_adversarial."""
     eps: float = 0.1
     """Largest change of a pixel in [0, 1]."""
     strengths: tuple[float, ...] = (0.05, 0.075)
@@ -51,6 +51,8 @@ class Config(classifier.Config):
     """Steps of PGD, eps / 8 each."""
     restarts: int = 10
     """Starts of PGD with twice the steps, half of them on cross-entropy, half on the margin."""
+    adaptive: int = 0
+    """Steps of APGD on cross-entropy and on DLR; none when 0."""
     queries: int = 2000
     """Queries of Square."""
     images: int | None = None
@@ -83,7 +85,8 @@ PRESETS = {
     "gpu": Config(
         data="cifar10", model="resnet18", widths=(), network_args=("width=32",), eps=8 / 255,
         strengths=(4 / 255,), table_size=2000, width=32, epochs=30, batch=128, augment=True, images=2000,
-        queries=5000, networks=("dense", "table", "npl", "soft_knn", "adversarial"), dtype="bfloat16",
+        queries=5000, adaptive=100, dtype="bfloat16",
+        networks=("dense", "table", "npl", "soft_knn", "adversarial", "npl_adversarial"),
     ),
 }  # fmt: skip
 WHERE = "seed", "seeds", "workdir", "resume", "data_dir", "checkpoint", "epoch"  # flags that change no recipe
@@ -128,6 +131,8 @@ def check(config: Config) -> None:
         raise ValueError(f"the neighbour loss needs --batch above --neighbors {config.neighbors}; got {config.batch}.")
     if min(config.steps, config.queries, config.finetune_epochs, config.width) < 1 or config.restarts < 2:
         raise ValueError("--steps, --queries, --finetune-epochs, --width are at least 1, --restarts at least 2.")
+    if config.adaptive < 0:
+        raise ValueError(f"--adaptive are steps of APGD, 0 for none; got {config.adaptive}.")
     classifier.along(config.strengths, config.eps)
 
 

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 NETWORKS = (
     "dense", "dense_decay", "spectral", "table", "npl", "npl_neighbor", "soft_knn", "pixel_knn", "adversarial",
+    "npl_adversarial",
 )  # fmt: skip
 DENSE = "dense", "dense_decay", "spectral", "adversarial"
-FINE_TUNED = "npl", "npl_neighbor"
+FINE_TUNED = "npl", "npl_neighbor", "npl_adversarial"
 VOTES = "soft_knn", "pixel_knn"
 DECAY, NEIGHBOR_WEIGHT, FLOOR = 1.0, 0.1, 1e-3
 SURROGATES: dict[str, dict[str, Any]] = {  # smoother forms of the layer, on which examples are made
@@ -143,6 +144,20 @@ def through_layer(of: nn.Model, *, neighbors: int, weighting: str, weight: float
         return loss, {"encoder": stats, "position": position}
 
     return objective
+
+
+@functools.lru_cache
+def hardened(objective: Callable, model: nn.Model, eps: float) -> Callable:
+    """The objective of images that an attack changed on the network of the step."""
+
+    def on_attacked(params, batch_stats, batches, constants, key):
+        ((x, y),) = batches
+        drawn, own = jax.random.split(key)
+        variables = {"params": params, "batch_stats": batch_stats}
+        changed = training.attacked(drawn, model, variables, x, y, eps=eps)
+        return objective(params, batch_stats, ((changed, y),), constants, own)
+
+    return on_attacked
 
 
 def optimizer(config: Config, name: str, steps: int) -> optax.GradientTransformation:

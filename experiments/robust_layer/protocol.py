@@ -33,22 +33,21 @@ def listed(config: Config) -> tuple[str, ...]:
 def trained(config: Config, shared: classifier.Setup, seed: int) -> Arrays:
     """Variables of every network by "<name>/<path>"."""
     task, of = classifier.task(config, shared, seed), methods.encoder(config, shared)
-    key, found, warm = jax.random.fold_in(jax.random.key(seed), classifier.TRAIN_KEY), {}, None
-    model = methods.dense(of, config.width, shared.classes)
-    for name in (n for n in config.networks if n in methods.DENSE):
+    key, found, warm = jax.random.fold_in(jax.random.key(seed), classifier.TRAIN_KEY), {}, {}
+    needed = {"adversarial"} if "npl_adversarial" in config.networks else set()
+    for name in (n for n in methods.DENSE if n in {*config.networks, *needed}):
         bounded = methods.dense(of, config.width, shared.classes, name == "spectral")
         hard = training.adversarial(bounded, eps=config.eps)
         objective = hard if name == "adversarial" else None
         state, run, x = begun(config, shared, task, bounded, name, key, objective)
-        whole = config.epochs + config.finetune_epochs
-        if name == "dense":
-            state, _ = training.fit(run, state, (x, task.label), epochs=config.epochs, label=f"seed {seed}, warm-up")
-            warm = training.variables(state)
-        start = config.epochs if name == "dense" else 0
-        state, _ = training.fit(run, state, (x, task.label), epochs=whole, start=start, label=f"seed {seed}, {name}")
+        for until, start in ((config.epochs, 0), (config.epochs + config.finetune_epochs, config.epochs)):
+            label = f"seed {seed}, {name}"
+            state, _ = training.fit(run, state, (x, task.label), epochs=until, start=start, label=label)
+            warm.setdefault(name, training.variables(state))
         found[name] = training.variables(state)
     images = np.asarray(data.scale(task.image, classifier.pixels(shared.scaling)))
-    found |= looked_up(config, shared, seed, model, warm, images, task.label)
+    found |= looked_up(config, shared, seed, warm, images, task.label)
+    found = {name: one for name, one in found.items() if name in (*config.networks, "source")}
     return {f"{name}/{p}": np.asarray(leaf) for name, one in found.items() for p, leaf in trees.flatten(one).items()}
 
 
@@ -65,28 +64,35 @@ def begun(
 
 
 def looked_up(
-    config: Config, shared: classifier.Setup, seed: int, model: Any, warm: Any, images: np.ndarray, label: np.ndarray
+    config: Config, shared: classifier.Setup, seed: int, warm: dict[str, Any], images: np.ndarray, label: np.ndarray
 ) -> dict[str, Any]:
-    """The networks with a table of training samples, made from the warmed-up dense one."""
-    of, key = methods.encoder(config, shared), jax.random.key(seed)
-    h = features(of, warm, images)
-    v = methods.affine(warm["params"]["embedding"], h)
-    table = tables.initial_table(jax.random.fold_in(key, TABLE_KEY), h, label, v, entries=config.table_size)
-    encoder = {"encoder": warm["params"]["encoder"]}
-    stats = {"encoder": warm["batch_stats"]["encoder"], "position": table.position}
-    start = {"params": encoder | {"embedding": table.embedding, "head": warm["params"]["head"]}, "batch_stats": stats}
+    """The networks with a table of training samples, made from the warmed-up dense ones."""
+    start, table = begun_table(config, shared, seed, warm["dense"], images, label)
     labels = jax.nn.one_hot(label[table.source], shared.classes)
     flat = jnp.asarray(images[table.source].reshape(len(table.source), -1))
+    votes = {"encoder": start["params"]["encoder"], "embedding": labels}
     found = {
-        "table": start, "soft_knn": {"params": encoder | {"embedding": labels}, "batch_stats": stats},
+        "table": start, "soft_knn": {"params": votes, "batch_stats": start["batch_stats"]},
         "pixel_knn": {"params": {"embedding": labels}, "batch_stats": {"position": flat}},
     }  # fmt: skip
-    for name in methods.FINE_TUNED:
-        if name in config.networks:
-            found[name] = fine_tuned(config, shared, seed, name, start, table.source, images, label)
-    return {name: one for name, one in found.items() if name in config.networks} | {
-        "source": {"image": images[table.source], "label": label[table.source]}
-    }
+    for name in (n for n in methods.FINE_TUNED if n in config.networks):
+        if name == "npl_adversarial":
+            start, table = begun_table(config, shared, seed, warm["adversarial"], images, label)
+        found[name] = fine_tuned(config, shared, seed, name, start, table.source, images, label)
+    return found | {"source": {"image": images[table.source], "label": label[table.source]}}
+
+
+def begun_table(
+    config: Config, shared: classifier.Setup, seed: int, warm: Any, images: np.ndarray, label: np.ndarray
+) -> tuple[Any, tables.Table]:
+    """A dense network with a table in place of its embedding, and the table; its entries are the seed's draw."""
+    h = features(methods.encoder(config, shared), warm, images)
+    v = methods.affine(warm["params"]["embedding"], h)
+    key = jax.random.fold_in(jax.random.key(seed), TABLE_KEY)
+    table = tables.initial_table(key, h, label, v, entries=config.table_size)
+    params = {"encoder": warm["params"]["encoder"], "embedding": table.embedding, "head": warm["params"]["head"]}
+    stats = {"encoder": warm["batch_stats"]["encoder"], "position": table.position}
+    return {"params": params, "batch_stats": stats}, table
 
 
 def fine_tuned(
@@ -102,6 +108,9 @@ def fine_tuned(
     steps = config.finetune_epochs * (len(label) // config.batch)
     tx = training.optimizer(methods.recipe(config, rate=0.5), steps)
     model = methods.dense(of, config.width, shared.classes)
+    model = model._replace(apply=methods.apply_of(config, of, name, shared.classes))
+    if name == "npl_adversarial":
+        objective = methods.hardened(objective, model, config.eps)
     run = training.train_epoch(model, tx, batch=config.batch, objective=objective)
     key = jax.random.fold_in(jax.random.key(seed), TUNE_KEY)
     state = training.TrainState(jnp.int32(0), start["params"], start["batch_stats"], tx.init(start["params"]), key)
@@ -175,6 +184,7 @@ def tried(config: Config, classes: int) -> dict[str, attacks.Attack]:
     """The attacks on every network; half of the restarts are on cross-entropy."""
     half, rest = config.restarts // 2, config.restarts - config.restarts // 2
     dlr = {"dlr": attacks.pgd(steps=config.steps, objective="dlr")} if classes > 2 else {}
+    kinds = ("ce", *(["dlr"] if classes > 2 else [])) if config.adaptive else ()
     return {
         "pgd": attacks.pgd(steps=config.steps),
         "margin": attacks.pgd(steps=config.steps, objective="margin"),
@@ -182,6 +192,7 @@ def tried(config: Config, classes: int) -> dict[str, attacks.Attack]:
         "long": attacks.pgd(steps=5 * config.steps),
         "restarts": attacks.pgd(steps=2 * config.steps, objective="margin", restarts=rest),
         "restarts_ce": attacks.pgd(steps=2 * config.steps, restarts=half),
+        **{f"apgd_{kind}": attacks.apgd(steps=config.adaptive, objective=kind) for kind in kinds},
         "square": attacks.square(queries=config.queries),
     }
 

@@ -140,15 +140,16 @@ def touched(config: Config, figures: dict[str, float], first: Arrays) -> list[re
     maps = {key.split("/")[1]: values for key, values in first.items() if key.startswith("changeable/")}
     if not maps:
         return []
-    rows: list[tuple[str, list[report.Shown]]] = [
-        (name, [(np.rint(255 * values).astype(np.uint8), f"{figures[f'changeable/{name}']:.0%} of all", False)])
+    drawn: list[report.Shown] = [
+        (np.rint(255 * values).astype(np.uint8), f"{name}: {figures[f'changeable/{name}']:.0%}", False)
         for name, values in maps.items()
     ]
     text = (
-        f"Dark: pixels that eps = {config.eps:g} moves in most images. Where few can be moved, the network is "
-        "robust up to the width of a bin, and by the data: photographs have more pixels near an edge than drawings."
+        f"Dark: pixels of {config.data} that eps = {config.eps:g} moves to another value in most images, and their "
+        "share of all. Where few can be moved, the network is robust up to the width of a bin, and by the data: "
+        "photographs have more pixels near an edge than drawings."
     )
-    return [report.gallery("Changeable pixels", text, config.workdir, "changeable", rows)]
+    return [report.gallery("Changeable pixels", text, config.workdir, "changeable", [("pixels", drawn)])]
 
 
 def examples(config: Config, first: Arrays) -> report.Section:

@@ -289,7 +289,7 @@ def _through(rule: str, member: int | None) -> Callable:
         members = voters(problem.fn)
         if rule in RULES:
             return ensemble_direction(jnp.stack([pull(m, problem.y, x) for m in members]), rule)
-        if rule == "member":
+        if member is not None:
             return pull(members[member], problem.y, x)
         if rule == "summed":
             return pull(lambda x: _members(members, x).sum(0), problem.y, x)

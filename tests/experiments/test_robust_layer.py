@@ -31,6 +31,9 @@ def test_every_network_and_attack_has_its_figures(finished):
         assert set(robust) == {*USUAL, *more, "min"}
         assert robust["min"] <= min(robust.values()) <= figures[f"accuracy/{name}"]
         assert {f"masked/{name}", f"gradient_norm/{name}", f"margin_ratio/{name}"} <= set(figures)
+        curve = [figures[f"pgd_{eps}/{name}"] for eps in (0.05, 0.1, 0.2, 1)]
+        assert max(curve) <= figures[f"accuracy/{name}"]
+        assert curve[1] == robust["pgd"]
     assert finished("robust_layer").line["claims"] == []
 
 
@@ -121,6 +124,35 @@ def test_every_attack_is_tried_at_the_other_strengths_too(finished):
         assert arrays["weaker/pgd"].mean() == arrays["curve"][arrays["strengths"].tolist().index(0.05)]
 
 
+def test_a_hardened_objective_is_that_of_attacked_images():
+    table = table_of(variables_of(methods.dense(OF, 3, 4)))
+    plain = methods.through_layer(OF, neighbors=2, weighting="adaptive", weight=0.0, average=False)
+    model = methods.dense(OF, 3, 4)._replace(apply=methods.looked_up(OF, neighbors=2))
+    batches, key = ((jnp.asarray(X), model.apply(table, X).argmax(1)),), jax.random.key(0)
+    given = table["params"], table["batch_stats"], batches, None, key
+    expected, _ = plain(*given)
+    np.testing.assert_allclose(methods.hardened(plain, model, 0.0)(*given)[0], expected, rtol=1e-6)
+    hard = jax.jit(jax.value_and_grad(methods.hardened(plain, model, 0.3), has_aux=True))
+    (value, stats), slope = hard(*given)
+    assert value > expected
+    assert np.abs(slope["embedding"]).max() > 0
+    np.testing.assert_array_equal(stats["position"], table["batch_stats"]["position"])
+
+
+def test_the_reference_comes_first_and_a_brought_network_last():
+    config = dataclasses.replace(SMOKE, networks=("npl", "dense"), checkpoint="runs/1")
+    assert protocol.listed(config) == ("dense", "npl", "given")
+
+
+@pytest.mark.process
+def test_a_layer_is_trained_on_attacked_images_and_apgd_joins(ask):
+    found = ask("robust_layer", "--preset", "smoke", "--networks", "npl_adversarial", "dense", "--adaptive", "4")
+    assert {f"robust/{name}/apgd_{kind}" for name in ("dense", "npl_adversarial") for kind in ("ce", "dlr")} <= set(
+        found.figures
+    )
+    assert "robust/adversarial/min" not in found.figures
+
+
 def test_the_report_says_what_it_must(finished):
     page = (finished("robust_layer").workdir / "report.html").read_text()
     for said in ("right under all attacks", "smoother forms of the layer", "Can it be believed?", "What decided"):
@@ -132,6 +164,7 @@ def test_the_report_says_what_it_must(finished):
     (("--networks", "npl"), "dense is the reference of all others"),
     (("--neighbors", "61"), "--neighbors are 1 to --table-size 60; got 61"),
     (("--restarts", "1"), "--restarts at least 2"),
+    (("--adaptive", "-1"), "--adaptive are steps of APGD, 0 for none; got -1"),
     (("--eps", "8"), "8 instead of 8/255?"),
     (("--table-size", "301"), "--table-size is at most the 300 training samples"),
     (("--neighbor-weight", ".1", "--neighbors", "32"), "needs --batch above --neighbors 32; got 32"),

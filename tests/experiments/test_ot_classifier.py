@@ -74,7 +74,7 @@ def test_the_weight_and_the_attack_follow_the_name():
     assert [b.eps for b in built.values()] == [0.0, 0.0, 0.1]
     heavy = methods.algorithm(dataclasses.replace(SMOKE, weight=2.0), shared, "gan4", 10)
     assert heavy.init.__self__.weight == 2.0
-    assert set(methods.tried(dataclasses.replace(SMOKE, apgd=3), 10)) == {*USUAL, "apgd", "apgd_dlr"}
+    assert set(methods.tried(dataclasses.replace(SMOKE, adaptive=3), 10)) == {*USUAL, "apgd_ce", "apgd_dlr"}
     assert set(methods.tried(SMOKE, 2)) == {"pgd", "margin", "square"}
 
 

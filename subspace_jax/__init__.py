@@ -8,7 +8,7 @@ import importlib
 __version__ = "0.2.0"
 
 _LAZY = (
-    "checkpoint", "compression", "continual", "core", "data", "decentralized", "hardware", "label_noise",
+    "checkpoint", "compression", "continual", "core", "data", "decentralized", "federated", "hardware", "label_noise",
     "memorization", "nn", "ood", "privacy", "robustness", "spiking", "training", "trees", "typing", "unlearning",
 )  # fmt: skip
 

@@ -21,6 +21,7 @@ from subspace_jax.data import batches, corrupt, partition, public
 from subspace_jax.decentralized import choco_sgd, codes, deep_squeeze, idkd, low_precision, ngc, train
 from subspace_jax.decentralized import protocol as of_agents
 from subspace_jax.decentralized.state import State
+from subspace_jax.federated import fedavg, tofu
 from subspace_jax.hardware import circuit, sram
 from subspace_jax.label_noise import trusted
 from subspace_jax.memorization import confident_learning, scores, stability
@@ -107,6 +108,10 @@ CALLS = {
     train.uniform: lambda key: train.uniform(key, LABELLED, (X, jnp.asarray(Y)), None, 3),
     train.stacked: lambda key: train.stacked(
         key, Algorithm(lambda key, variables: State(ZERO, jax.random.key_data(key), {}, (), ()), print), ALONE, {}
+    ),
+    fedavg.draw: lambda key: fedavg.draw(key, 4, steps=2, batch=3),
+    tofu.encode: lambda key: tofu.encode(
+        key, lambda w, x, y: (fn(w, jnp.tanh(x)) * y).sum(1), PARAMS, PARAMS, proxies=2, shape=(3,), classes=2, steps=2
     ),
     trusted.select_members: lambda key: trusted.select_members(key, np.arange(4), Y, per_class=1),
     confident_learning.folds: lambda key: confident_learning.folds(key, 4),

@@ -17,13 +17,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from subspace_jax.core import compress, losses
 from subspace_jax.core.compress import Compressor
 from subspace_jax.core.exchange import Comm
 from subspace_jax.core.keys import as_key
-from subspace_jax.typing import Algorithm, ApplyFn, Array, Bool, Float, Int, Key, Num, PyTree, Variables
+from subspace_jax.typing import Algorithm, ApplyFn, Array, Bool, Float, Int, Key, PyTree, Variables
 
 Uplink = Callable[[PyTree], Compressor]  # the weights that server and clients share -> how an update is sent
 
@@ -150,7 +149,7 @@ class FedAvg(NamedTuple):
         wanted = jax.tree.map(jnp.add, update, state.memory) if self.error_feedback else update
         compressor, blank = self.uplink(state.params), jax.tree.map(jnp.zeros_like, update)
         wire, sent, error = compress.feedback(jax.random.wrap_key_data(key), compressor, wanted, blank)
-        cosine, size, whole = tree_cosine(wanted, sent), jnp.uint32(compress.nbytes(wire)), jnp.bool_(False)
+        cosine, size, whole = 1 - distance(wanted, sent), jnp.uint32(compress.nbytes(wire)), jnp.bool_(False)
         if self.least_cosine is not None:
             whole = ~(cosine >= self.least_cosine)
             sent = jax.tree.map(lambda full, part: jnp.where(whole, full, part), wanted, sent)
@@ -164,7 +163,9 @@ def every(compressor: Compressor) -> Uplink:
     return lambda params: compressor
 
 
-def local_update(loss: Callable, params: PyTree, batch: PyTree, *, lr: float) -> tuple[PyTree, Float[Array, ""]]:
+def local_update(
+    loss: Callable, params: PyTree, batch: PyTree, *, lr: float | Array
+) -> tuple[PyTree, Float[Array, ""]]:
     """(w - w_local, mean loss) of plain SGD, one step on each of the batches: (x, y) with leaves (steps, batch, ...).
 
     One step gives lr times the gradient. The update points to where the loss grows: a server subtracts it.
@@ -210,11 +211,18 @@ def draw(key: Key[Array, ""], samples: int, *, steps: int, batch: int) -> Int[np
     return np.concatenate(passes)[: steps * batch].reshape(steps, batch)
 
 
-def tree_cosine(a: PyTree, b: PyTree) -> Num[Array, ""]:
-    """Cosine of two trees, all leaves as one vector, in float32 or wider; 0 where one of them is zero."""
-    product, lengths = optax.tree.vdot(a, b), optax.tree.norm(a) * optax.tree.norm(b)
-    some = lengths != 0  # a NaN is no zero, and stays
-    return jnp.where(some, product / jnp.where(some, lengths, 1), 0)
+def distance(update: PyTree, other: PyTree, *, layerwise: bool = False) -> Float[Array, ""]:
+    """1 - cos of two trees, at least 0: all leaves as one vector, or the mean over the leaves; 1 where one is zero."""
+    pairs = list(zip(jax.tree.leaves(update), jax.tree.leaves(other), strict=True))
+    groups = [[pair] for pair in pairs] if layerwise else [pairs]
+    cosines = []
+    for group in groups:
+        product = sum(jnp.vdot(a, b) for a, b in group)
+        squares = sum(jnp.vdot(a, a) for a, _ in group), sum(jnp.vdot(b, b) for _, b in group)
+        some = (squares[0] != 0) & (squares[1] != 0)  # a NaN is no zero, and stays
+        lengths = [jnp.sqrt(jnp.where(some, square, 1)) for square in squares]  # the root has no slope at zero
+        cosines.append(jnp.where(some, product / (lengths[0] * lengths[1]), 0))
+    return jnp.maximum(1 - jnp.stack(cosines).mean(), 0)
 
 
 def refuse_statistics(variables: Any) -> None:

@@ -29,7 +29,7 @@ from subspace_jax.core import checks
 from subspace_jax.core.compress import Compressor
 from subspace_jax.core.exchange import Comm
 from subspace_jax.core.keys import as_key
-from subspace_jax.federated.fedavg import Uplink, fedavg
+from subspace_jax.federated.fedavg import Uplink, distance, fedavg
 from subspace_jax.typing import Algorithm, Array, Float, Key, PyTree
 
 Scale = Literal["least_squares", "norm"]
@@ -206,20 +206,6 @@ def digest_of(params: PyTree) -> str:
         found.update(f"{path} {values.dtype} {values.shape}".encode())
         found.update(values.tobytes())
     return found.hexdigest()
-
-
-def distance(update: PyTree, other: PyTree, *, layerwise: bool = False) -> Float[Array, ""]:
-    """1 - cos of two trees, at least 0: all leaves as one vector, or the mean over the leaves; 1 where one is zero."""
-    pairs = list(zip(jax.tree.leaves(update), jax.tree.leaves(other), strict=True))
-    groups = [[pair] for pair in pairs] if layerwise else [pairs]
-    cosines = []
-    for group in groups:
-        product = sum(jnp.vdot(a, b) for a, b in group)
-        squares = sum(jnp.vdot(a, a) for a, _ in group), sum(jnp.vdot(b, b) for _, b in group)
-        some = (squares[0] != 0) & (squares[1] != 0)  # a NaN is no zero, and stays
-        lengths = [jnp.sqrt(jnp.where(some, square, 1)) for square in squares]  # the root has no slope at zero
-        cosines.append(jnp.where(some, product / (lengths[0] * lengths[1]), 0))
-    return jnp.maximum(1 - jnp.stack(cosines).mean(), 0)
 
 
 def _gradient(loss: Callable, params: PyTree, x: Array, z: Array, a: Array) -> PyTree:

@@ -99,6 +99,7 @@ TABLES = {
     "spiking": ("Spiking networks, layer by layer", ("networks", "encoder")),
     "training": ("Training steps of convolutional networks, a processor second", ("networks", "growth")),
     "decentralized": ("Agents on a graph", ("step", "bytes", "graphs", "links", "accuracy")),
+    "federated": ("Updates encoded by proxies", ("encoding", "clients")),
 }
 
 

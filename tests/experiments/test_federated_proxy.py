@@ -89,6 +89,10 @@ def test_the_gpu_preset_at_small_size_with_convolutions(ask):
         (["--checkpoint", "runs/memorization/1"], "--checkpoint has no use here"),
         (["--lr", "0", "--parts", "rounds"], "lr is a step size, above 0 and finite; got 0.0"),
         (["--model", "cnn2", "--widths", "--network-args", "norm=batch", "--parts", "encoding"], "running statistics"),
+        (
+            ["--model", "cnn2", "--widths", "--network-args", "norm=minibatch", "--parts", "encoding"],
+            "rest of its batch",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(flags, message, refuse):
@@ -123,4 +127,7 @@ def test_claims_are_those_of_the_fixed_recipe_alone(changed, name):
     refuted = [claim.name for claim in experiment.claims(cpu, FIGURES | changed) if not claim.holds]
     assert [one.startswith(name) for one in refuted] == ([True] if name else [])
     assert experiment.claims(dataclasses.replace(cpu, lr=0.1), FIGURES) == []
+    gpu = dataclasses.replace(federated_proxy.PRESETS["gpu"], preset="gpu")
+    served = {"accuracy/tofu_64_full": 0.95, "ratio_uplink/tofu_64": 6.0}
+    assert [claim.holds for claim in experiment.claims(gpu, FIGURES | served)] == [True] * 3
     assert len(experiment.claims(dataclasses.replace(cpu, seed=7, seeds=1, workdir="w"), FIGURES)) == 13

@@ -13,7 +13,6 @@ data, arXiv 2201.08494. Adam, its rate and the initial scales are ours.
 """
 
 import functools
-import hashlib
 import warnings
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -22,10 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.extend.core import Literal as Constant
 
 from subspace_jax import trees
-from subspace_jax.core import checks
+from subspace_jax.core import checks, kinks
 from subspace_jax.core.compress import Compressor
 from subspace_jax.core.exchange import Comm
 from subspace_jax.core.keys import as_key
@@ -139,12 +137,12 @@ def decode(loss: Callable, params: PyTree, proxy: Proxy, *, digest: str | None =
       loss: as in `encode`.
       params: the weights at which the proxy was encoded.
       proxy: what was received.
-      digest: of the sender's weights, see `digest_of`; not compared when None.
+      digest: of the sender's weights, see `trees.digest`; not compared when None.
 
     Raises:
       ValueError: other weights than the sender's; a number of scales that is not that of the leaves.
     """
-    if digest is not None and digest != (own := digest_of(params)):
+    if digest is not None and digest != (own := trees.digest(params)):
         raise ValueError(
             f"the proxy was encoded at weights {digest[:12]}, these are {own[:12]}: its gradient means nothing here."
         )
@@ -196,16 +194,6 @@ def uplink(loss: Callable, **settings) -> Uplink:
         )
 
     return at
-
-
-def digest_of(params: PyTree) -> str:
-    """SHA-256 of all weights with their paths, shapes and dtypes, to compare those of a client and of the server."""
-    found = hashlib.sha256()
-    for path, leaf in trees.flatten(params).items():
-        values = np.asarray(leaf)
-        found.update(f"{path} {values.dtype} {values.shape}".encode())
-        found.update(values.tobytes())
-    return found.hexdigest()
 
 
 def _gradient(loss: Callable, params: PyTree, x: Array, z: Array, a: Array) -> PyTree:
@@ -290,20 +278,9 @@ def _check_loss(loss: Callable, params: PyTree, x: tuple[int, ...], y: tuple[int
         raise ValueError(f"the loss takes no inputs {x} with soft labels {y}: {error}") from error
     if getattr(out, "shape", None) != x[:1]:
         raise ValueError(f"the loss gives one value for each of {x[0]} samples; got {out}.")
-    if _has_kinks(traced.jaxpr):
+    if kinks.has_kinks(traced.jaxpr):
         warnings.warn(
-            "the loss is piecewise linear (max(x, 0), as in ReLU): its gradient hardly changes with the proxies, and "
-            "encoding is poor; take silu or softplus.",
+            "the loss has kinks (max(x, 0), as in ReLU), across which the encoder sees no slope: it may encode worse; "
+            "take silu or softplus.",
             stacklevel=3,
         )
-
-
-def _has_kinks(jaxpr) -> bool:
-    """Whether an array is compared with the constant 0 by max, at any depth."""
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "max" and any(isinstance(v, Constant) and np.all(v.val == 0) for v in eqn.invars):
-            return True
-        inner = [getattr(p, "jaxpr", p) for v in eqn.params.values() for p in (v if isinstance(v, tuple) else (v,))]
-        if any(_has_kinks(part) for part in inner if hasattr(part, "eqns")):
-            return True
-    return False

@@ -105,6 +105,7 @@ TABLES = {
         ("simulator", "threads"),
     ),
     "decentralized": ("Agents on a graph", ("step", "bytes", "graphs", "links", "accuracy")),
+    "federated": ("Updates encoded by proxies", ("encoding", "clients")),
 }
 
 

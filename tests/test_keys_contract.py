@@ -21,6 +21,7 @@ from subspace_jax.data import batches, corrupt, partition, public
 from subspace_jax.decentralized import choco_sgd, codes, deep_squeeze, idkd, low_precision, ngc, train
 from subspace_jax.decentralized import protocol as of_agents
 from subspace_jax.decentralized.state import State
+from subspace_jax.federated import fedavg, inversion, tofu
 from subspace_jax.hardware import circuit, sram
 from subspace_jax.label_noise import trusted
 from subspace_jax.memorization import confident_learning, scores, stability
@@ -62,6 +63,10 @@ def fn(params, x):
 
 def loss(params, batch_stats, batches, constants, key):
     return jnp.sum(params["w"]), batch_stats
+
+
+def soft_loss(params, x, y):
+    return (fn(params, jnp.tanh(x)) * jnp.reshape(y, (len(x), -1))).sum(1)
 
 
 def per_sample(variables, x, y):
@@ -112,6 +117,17 @@ CALLS = {
     train.stacked: lambda key: train.stacked(
         key, Algorithm(lambda key, variables: State(ZERO, jax.random.key_data(key), {}, (), ()), print), ALONE, {}
     ),
+    fedavg.draw: lambda key: fedavg.draw(key, 4, steps=2, batch=3),
+    tofu.encode: lambda key: tofu.encode(
+        key, soft_loss, PARAMS, PARAMS, proxies=2, shape=(3,), classes=2, steps=2
+    ),
+    inversion.inverting_gradients: lambda key: inversion.inverting_gradients(
+        key, soft_loss, PARAMS, PARAMS, Y[:1], shape=(3,), steps=2, restarts=1, tv=0.0
+    ),
+    inversion.dlg: lambda key: inversion.dlg(
+        key, soft_loss, PARAMS, PARAMS, images=1, shape=(3,), classes=2, steps=1
+    ),
+    inversion.guess_random: lambda key: inversion.guess_random(key, IMAGES, count=2),
     trusted.select_members: lambda key: trusted.select_members(key, np.arange(4), Y, per_class=1),
     confident_learning.folds: lambda key: confident_learning.folds(key, 4),
     scores.score: lambda key: scores.score(key, fn, PARAMS, X, Y, name="loss"),

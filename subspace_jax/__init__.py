@@ -9,7 +9,8 @@ __version__ = "0.2.0"
 
 _LAZY = (
     "checkpoint", "compression", "continual", "core", "data", "decentralized", "hardware", "label_noise",
-    "memorization", "nn", "ood", "privacy", "robustness", "spiking", "training", "trees", "typing", "unlearning",
+    "memorization", "nn", "ood", "parallel", "privacy", "robustness", "spiking", "training", "trees", "typing",
+    "unlearning",
 )  # fmt: skip
 
 

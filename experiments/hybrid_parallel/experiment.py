@@ -91,6 +91,8 @@ def main(config: Config) -> runner.Summary:
     """Compare the steps seed by seed, read the programs, put the report together."""
     check(config)
     devices = launch.devices(config.devices)
+    for split in config.splits:
+        splitbrain.grid(*methods.sizes(split), devices)
     foreseen = model(config)
     with jax.enable_x64(True):
         shared = protocol.setup(config, devices)

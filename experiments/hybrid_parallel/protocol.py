@@ -60,8 +60,6 @@ def setup(config: Config, devices: list[jax.Device]) -> Setup:
     Raises:
       ValueError: splits, widths, paths or batches that do not fit, before anything is trained.
     """
-    for split in config.splits:
-        splitbrain.grid(*methods.sizes(split), devices)
     found = sets.load(config, config.samples)
     x = data.inputs(found.train)
     scaling = data.scaling(config.data, x)
@@ -194,9 +192,14 @@ def one_device(config: Config, device: jax.Device) -> Arrays:
 
 
 def predicted(config: Config, split: str, scheme: str, b: int) -> Memory:
-    """The memory model of the large network."""
+    """The memory model of the large network.
+
+    Raises:
+      ValueError: a batch, or a width, that the devices cannot share.
+    """
     _, params, optimizer = large(config)
     plan = large_plan(config, split, b)
+    splitbrain.check_batch(plan, b * plan.devices, scheme)
     specs = methods.specs_of(scheme, plan, splitbrain.pad_params(plan, params)) if scheme == "fsdp" else None
     return splitbrain.memory_model(plan, params, samples(config, b * plan.devices), optimizer, specs=specs)
 

@@ -122,8 +122,7 @@ def claims(rows: dict[str, dict[str, dict[str, float]]]) -> list[dict[str, Any]]
     """The scheme bk against the compiler's own exchanges; negated, since every table of claims has a lower bound."""
     found = {f"minus bk over jit, {width}": -row["bk"]["of_jit"] for width, row in rows.items()}
     return [
-        {"name": name, "value": value, "threshold": -MOST, "holds": bool(value >= -MOST)}
-        for name, value in found.items()
+        {"name": name, "value": value, "threshold": -MOST, "holds": value >= -MOST} for name, value in found.items()
     ]
 
 

@@ -110,8 +110,8 @@ def passes(config: Config, figures: dict[str, float], read: Arrays) -> report.Se
         )  # fmt: skip
     rows = [(key, f"{value:.3f}") for key, value in figures.items() if "_over_" in key or key.startswith("work_ratio")]
     text = (
-        "Modulo and b pass the split layers in K parts, to hold fewer rows at once; their loop keeps a second sum of the "
-        "weights' gradients instead, and the activations of the convolutions stay. Below 1 they save. work_ratio: "
+        "Modulo and b pass the split layers in K parts, to hold fewer rows at once; their loop keeps a second sum of "
+        "the weights' gradients instead, and the activations of the convolutions stay. Below 1 they save. work_ratio: "
         "operations of all devices over those of one with the whole batch; convolutions on the same samples K times "
         "would show here."
     )

@@ -272,9 +272,14 @@ def test_what_cannot_be_shared_is_refused():
         splitbrain.hybrid_loss(network(), plan, splitbrain.grid(2, 4), scheme="all")
     with pytest.raises(ValueError, match="the plan is for 2x4 devices; the mesh has"):
         splitbrain.hybrid_loss(network(), plan, splitbrain.grid(4, 2))
-    loss = splitbrain.hybrid_loss(network(), plan, splitbrain.grid(2, 4))
+    mesh = splitbrain.grid(2, 4)
+    loss = splitbrain.hybrid_loss(network(), plan, mesh)
     with pytest.raises(ValueError, match="60 samples cannot be shared by 2x4 devices: take 64"):
         loss(params, x[:60], y[:60])
+    with pytest.raises(ValueError, match=r"dense0/kernel is \(8, 13\), the plan wants \(8, 16\): pass them through"):
+        splitbrain.hybrid_loss(network(), planned(2, 4, "pair", True), splitbrain.grid(2, 4))(
+            drawn(0, (13, 7))[0], x, y
+        )
     with pytest.raises(ValueError, match="40 samples cannot be shared by 2x4 devices in 4 passes: take 64"):
         splitbrain.comm_model(plan, params, 40, scheme="modulo")
     with pytest.raises(KeyError, match="there is no layer 'fc' with a kernel; there are dense0, dense1, head, trunk"):

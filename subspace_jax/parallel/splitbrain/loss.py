@@ -23,7 +23,7 @@ from subspace_jax.core import meshes
 from subspace_jax.parallel.splitbrain.exchanges import modulo_gather, modulo_scatter, own_rows, shard_gather
 from subspace_jax.parallel.splitbrain.network import Network, add, existing, weights
 from subspace_jax.parallel.splitbrain.planning import Layer, Plan
-from subspace_jax.parallel.splitbrain.shards import param_specs
+from subspace_jax.parallel.splitbrain.shards import check_padded, param_specs
 from subspace_jax.typing import Array, Params
 
 SCHEMES = "bk", "modulo", "b"
@@ -46,8 +46,8 @@ def hybrid_loss(network: Network, plan: Plan, mesh: Mesh, *, scheme: str = "bk")
     """The mean loss over a global batch, as a function loss(params, x, y) to be put into `jit` and differentiated.
 
     `params` are those of `shard_params`, or any of these shapes; gradients come back as parameters lie. A batch (D K b)
-    is split over all devices in order. Gradients taken outside of this function or inside another `shard_map` are right
-    as long as that one checks what varies (`check_vma`, on by default).
+    is split over all devices in order. Inside, `shard_map` checks what varies from device to device (`check_vma`): with
+    that off, a gradient taken inside is wrong by a factor that differs from leaf to leaf, and nothing says so.
 
     Args:
       network: the three parts.
@@ -57,7 +57,7 @@ def hybrid_loss(network: Network, plan: Plan, mesh: Mesh, *, scheme: str = "bk")
 
     Raises:
       ValueError: an unknown scheme; a mesh of other sizes than the plan; at the call, a batch that the devices, or a
-        device's batch that the K passes of "modulo", cannot share.
+        device's batch that the K passes of "modulo", cannot share, or parameters of other shapes than the plan's.
     """
     if scheme not in SCHEMES:
         raise ValueError(f"the scheme is one of {', '.join(SCHEMES)}; got {scheme!r}.")
@@ -76,6 +76,7 @@ def hybrid_loss(network: Network, plan: Plan, mesh: Mesh, *, scheme: str = "bk")
 
     def loss(params: Params, x: Any, y: Any) -> Array:
         check_batch(plan, len(x), scheme)
+        check_padded(plan, params)
         params, x, y = meshes.moved((params, x, y))
         with meshes.entered(own, params, x, y):
             specs = param_specs(plan, params), over, over

@@ -58,6 +58,18 @@ def pad_params(plan: Plan, params: Params) -> Params:
     return trees.map_with_path(pad, params)
 
 
+def check_padded(plan: Plan, params: Params) -> None:
+    """Refuse parameters of other shapes than the plan has behind `pad_params`.
+
+    Raises:
+      ValueError: names the layer and both shapes.
+    """
+    leaves = trees.flatten(params)
+    for path, shape in _padded_shapes(plan).items():
+        if path in leaves and leaves[path].shape != shape:
+            raise ValueError(f"{path} is {leaves[path].shape}, the plan wants {shape}: pass them through shard_params.")
+
+
 def shard_params(plan: Plan, mesh: Mesh, params: Params) -> Params:
     """Padded parameters on the devices of a mesh, each where the plan wants it."""
     params = pad_params(plan, params)

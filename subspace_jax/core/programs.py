@@ -35,7 +35,7 @@ class Memory(NamedTuple):
 
     Attributes:
       arguments: of what it is given.
-      outputs: of what it returns.
+      outputs: of what it returns, and 8 for each array of a tuple.
       temporaries: of what it holds in between.
       aliased: of outputs that lie where donated arguments lay.
     """

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from subspace_jax import checkpoint, training
 from subspace_jax.core import programs
 from subspace_jax.parallel import splitbrain
 
 SEEDS = st.integers(0, 2**31 - 1)
+FLOAT32 = 1e-5  # twenty steps, sums in another order
 EXACT = 1e-12  # float64, sums of 64 samples in another order
 BATCH, IN, CLASSES = 64, 6, 4
 PATHS = "dense0", "dense1"
@@ -201,6 +203,48 @@ def test_parameters_move_to_other_splits_and_back(layout):
             assert here == (8, -(-13 // model))
             params = splitbrain.gather_params(plan, spread)
     jax.tree.map(np.testing.assert_array_equal, params, first)
+
+
+def test_a_checkpoint_of_one_split_opens_on_another(tmp_path):
+    params = drawn(6, WIDTHS[True])[0]
+    old, new, adam = planned(4, 2, "pair", True), planned(2, 4, "pair", True), optax.adam(0.1)
+    with jax.enable_x64(True):
+        spread = splitbrain.shard_params(old, splitbrain.grid(4, 2), params)
+        state = training.TrainState(jnp.array(3), spread, {}, adam.init(spread), jax.random.key(0))
+        config = {"seed": 0}
+        with checkpoint.manager(tmp_path) as to:
+            checkpoint.save(to, 1, state, config=config)
+            _, restored, _ = checkpoint.restore(to, state)
+        moved = splitbrain.shard_params(new, splitbrain.grid(2, 4), splitbrain.gather_params(old, restored.params))
+    assert moved["dense0"]["kernel"].addressable_shards[0].data.shape == (8, 4)
+    jax.tree.map(np.testing.assert_array_equal, splitbrain.gather_params(new, moved), params)
+
+
+def test_twenty_steps_in_float32_stay_together():
+    """By SGD with momentum, as one device takes them."""
+    plan, mesh, tx = planned(2, 4, "pair"), splitbrain.grid(2, 4), optax.sgd(0.05, 0.9)
+    params, x, y = drawn(7)
+    params = jax.tree.map(np.float32, params)
+    losses = splitbrain.hybrid_loss(network(), plan, mesh), splitbrain.plain_loss(network())
+    ends = []
+    for loss, own in zip(losses, (splitbrain.shard_params(plan, mesh, params), params), strict=True):
+        step, state = jax.jit(splitbrain.train_step(loss, tx)), tx.init(own)
+        for start in range(20):
+            own, state, value, _ = step(own, state, np.float32(np.roll(x, start, 0)), y)
+            value.block_until_ready()
+        ends.append(jax.device_get(own))
+    close(ends[0], ends[1], atol=FLOAT32)
+
+
+def test_a_step_is_compiled_from_shapes_with_adams_state_beside_its_parameters():
+    plan, mesh, adam = planned(2, 4, "pair"), splitbrain.grid(2, 4), optax.adam(0.1)
+    params, x, y = jax.tree.map(np.float32, drawn(0)[0]), np.zeros((BATCH, IN), np.float32), np.zeros(BATCH, np.int32)
+    specs, loss = splitbrain.param_specs(plan, params), splitbrain.hybrid_loss(network(), plan, mesh)
+    program = splitbrain.compile_step(loss, adam, mesh, params, specs, (x, y))
+    held, read = splitbrain.memory_model(plan, params, (x, y), adam), programs.memory(program)
+    assert read.arguments == held.arguments
+    assert read.aliased == held.parameters + held.optimizer
+    assert splitbrain.state_specs(adam, params, specs)[0].mu == specs
 
 
 @given(st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 4, 8]), st.integers(1, 40), st.integers(1, 40), st.booleans())

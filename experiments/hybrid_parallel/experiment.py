@@ -2,7 +2,7 @@
 
     uv run python -m experiments.hybrid_parallel                         (8 simulated devices, digits, 3 seeds)
     uv run python -m experiments.hybrid_parallel --splits 2x4 --schemes bk --override dense1=replicated
-    uv run python -m experiments.hybrid_parallel --devices 6 --splits 6x1 2x3 --batch 72 --pad
+    uv run python -m experiments.hybrid_parallel --devices 6 --splits 6x1 2x3 --batch 72 --batch-per-worker 12 --pad
     expected: differences to one device below 1e-12, bytes as predicted, 2x4 saves 65 % at 64 samples a device; modulo
               saves nothing; 4 min on 2 cores
     paper:    a hybrid VGG on CIFAR-10: up to 67 % of memory saved (arXiv 2112.15317, abstract)

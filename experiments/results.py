@@ -104,6 +104,7 @@ TABLES = {
         "Workers without barriers: simulated events, threads by the clock",
         ("simulator", "threads"),
     ),
+    "parallel": ("Hybrid parallel steps on simulated devices", ("widths",)),
     "decentralized": ("Agents on a graph", ("step", "bytes", "graphs", "links", "accuracy")),
     "federated": ("Updates encoded by proxies", ("encoding", "clients")),
 }

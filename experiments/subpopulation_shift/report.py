@@ -54,10 +54,10 @@ def one_split(tree: Tree, said: np.ndarray, label: np.ndarray) -> dict[str, floa
 def sections(
     config: Config, tree: Tree, figures: dict[str, float], std: dict[str, float], found: dict[int, Found], first: Parts
 ) -> list[report.Section]:
-    """Means over the seeds; trees over all seeds and splits; images of the first split."""
+    """Means over the seeds; trees over all seeds and splits; images, where there are some, of the first split."""
     shown = [scoreboard(config, tree, figures, std), gain(config, figures, found, tree), split_up(config, figures),
              mistakes(config, tree, figures, found), by_split(config, figures)]  # fmt: skip
-    return [*shown, images(config, first, found)]
+    return [*shown, images(config, first, found)] if first.task.image.ndim == 4 else shown
 
 
 def scoreboard(config: Config, tree: Tree, figures: dict[str, float], std: dict[str, float]) -> report.Section:
@@ -75,8 +75,8 @@ def scoreboard(config: Config, tree: Tree, figures: dict[str, float], std: dict[
     text = (
         f"cc: mean distance between answer and truth on the tree, 0 to {2 * tree.levels}, right answers counted as 0; "
         "severity: of the wrong answers alone; level: share of answers under the right node there, whatever the class. "
-        "A single head agrees with itself. Unseen: samples of the kinds that were not trained on, from both splits of "
-        "the data."
+        "A single head agrees with itself. Unseen: samples of the kinds that were not trained on, from the "
+        "training and the test split."
     )
     return report.Section("Every method on seen and unseen kinds", text, (), (head, *rows))
 

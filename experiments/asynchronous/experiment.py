@@ -8,7 +8,8 @@
     paper:    2-10 times faster convergence, up to 10 times less traffic (arXiv 1612.08608, abstract)
 
 Settings: jitter (compute times are log-normal, mean 1), straggler (and worker 0 is --straggler times slower). All
-methods run to the time at which bsp_<graph> has done --iterations; accuracy is that of the mean of all models.
+methods run to the time at which bsp_<graph> has done --iterations. Accuracy is that of the mean of all models: of one
+iteration, once the last worker has done it, where workers keep to iterations, else of what they hold at a time.
 max_difference: the largest distance of a parameter from synchronous gossip, after a run by the real clock. There the
 workers sleep where they would compute: they are more than the cores.
 """
@@ -53,7 +54,7 @@ class Config(runner.Config):
     iterations: int = 400
     """Iterations of bsp, whose end time is that of all."""
     every: int = 5
-    """Iterations between two looks at the accuracy; without exactness 120 looks."""
+    """Iterations between two looks at the accuracy; asynchronous and ssp are looked at 120 times."""
     target: float = 0.9
     """Accuracy whose time is taken."""
     runner: Literal["simulate", "threads", "processes", "all"] = "all"

@@ -96,23 +96,58 @@ def trained(config: Config, shared: Setup, seed: int, setting: str, method: Meth
     drawn = times(config, seed, setting, until)
     drawn = drawn[: config.iterations] if method.policy.barrier else drawn
     weights = methods.weights(config, method.graph, config.workers)
-    run = functools.partial(
-        asap.simulate, weights=weights, policy=method.policy, times=drawn, until=until, **link(config, method)
-    )
-    at, equal = looks(config, method, run(None, None).trace, until)
+    run = functools.partial(asap.simulate, weights=weights, policy=method.policy, times=drawn, **link(config, method))
     step = asap.sgd_step(
         keyed(seed, BATCH_KEY), shared.apply, shared.params, spread(shared, seed, config.workers), batch=config.batch,
         lr=config.lr,
     )  # fmt: skip
-    start, both = beginning(shared, seed, config.workers), np.sort(np.append(at, equal))
-    made = run(step, start, at=both.tolist(), observe=lambda _, models: np.mean(models, 0))
-    asap.check_trace(made.trace, weights, policy=method.policy)
-    place = int(np.searchsorted(both, equal))
-    accuracy = accuracies(shared, np.stack(made.observed))
-    return described(config, made.trace, until) | {
-        "at": at, "accuracy": np.delete(accuracy, place), "equal": accuracy[place],
-        "steps": np.searchsorted(np.sort(made.trace.of("end").time), at, side="right") / config.workers,
+    look = by_iteration if method.policy.exact else by_time
+    looked = look(config, run, step, beginning(shared, seed, config.workers), until)
+    asap.check_trace(looked.trace, weights, policy=method.policy)
+    accuracy = accuracies(shared, np.stack([*looked.models, looked.equal]))
+    return described(config, looked.trace, until) | {
+        "at": looked.at, "steps": looked.steps, "accuracy": accuracy[:-1], "equal": accuracy[-1]
     }  # fmt: skip
+
+
+class Looked(NamedTuple):
+    """Mean models on the way, when they were there, behind how many steps; that of as many samples as bsp sees."""
+
+    trace: asap.Trace
+    at: np.ndarray
+    steps: np.ndarray
+    models: list[np.ndarray]
+    equal: np.ndarray
+
+
+def by_iteration(config: Config, run: Callable, step: Callable, start: np.ndarray, until: float) -> Looked:
+    """Where all workers compute the same iterations: the mean model of one is there when the last worker has folded."""
+    means: dict[int, np.ndarray] = {}
+
+    def folded(_: int, t: int, model: np.ndarray) -> None:
+        if t % config.every == 0 or t == config.iterations:
+            means[t] = means.get(t, 0.0) + model / len(start)
+
+    trace = run(step, start, until=until, folded=folded).trace
+    ends = asap.when(trace, "fold", len(start)).max(1)
+    done = [t for t in means if np.isfinite(ends[t - 1])]
+    looks = [t for t in done if t % config.every == 0]
+    return Looked(
+        trace, ends[np.array(looks) - 1], np.array(looks), [means[t] for t in looks],
+        means[config.iterations if config.iterations in done else max(done)],
+    )  # fmt: skip
+
+
+def by_time(config: Config, run: Callable, step: Callable, start: np.ndarray, until: float) -> Looked:
+    """Where they do not: the mean of what they hold at equally spaced times, and when enough steps are done."""
+    at = until * np.arange(1, LOOKS + 1) / LOOKS
+    done = np.sort(run(None, None, until=until).trace.of("end").time)
+    equal = float(done[min(len(start) * config.iterations, len(done)) - 1])
+    both = np.sort(np.append(at, equal))
+    made = run(step, start, until=until, at=both.tolist(), observe=lambda _, models: np.mean(models, 0))
+    place = int(np.searchsorted(both, equal))
+    same = made.observed.pop(place)
+    return Looked(made.trace, at, np.searchsorted(done, at, side="right") / len(start), made.observed, same)
 
 
 def end_of_bsp(config: Config, seed: int, setting: str) -> float:
@@ -121,17 +156,6 @@ def end_of_bsp(config: Config, seed: int, setting: str) -> float:
     weights = methods.weights(config, config.graph, config.workers)
     drawn = times(config, seed, setting)[: config.iterations]
     return asap.simulate(None, None, weights, policy=method.policy, times=drawn, **link(config, method)).seconds
-
-
-def looks(config: Config, method: Method, trace: asap.Trace, until: float) -> tuple[np.ndarray, float]:
-    """When the accuracy is taken, the end included; and when as many samples were seen as bsp sees in all."""
-    if method.policy.exact:
-        ends = asap.when(trace, "fold", config.workers).max(1)[config.every - 1 :: config.every]
-        at = ends[np.isfinite(ends)]
-    else:
-        at = until * np.arange(1, LOOKS + 1) / LOOKS
-    done = np.sort(trace.of("end").time)
-    return np.unique(np.append(at, until)), float(done[min(config.workers * config.iterations, len(done)) - 1])
 
 
 def accuracies(shared: Setup, models: np.ndarray) -> np.ndarray:

@@ -48,6 +48,9 @@ def test_figures_agree_with_one_another(finished):
             ratio = figures[f"speedup_to_target/{name}/{setting}"]
             assert ratio == pytest.approx(times["bsp_ring"] / times[name])
         assert figures[f"accuracy_end/bsp_ring/{setting}"] == figures[f"accuracy_equal_samples/bsp_ring/{setting}"]
+        assert (
+            figures[f"accuracy_equal_samples/notify_ack_ring/{setting}"] == figures[f"accuracy_end/bsp_ring/{setting}"]
+        )
         assert figures[f"share_waiting/asynchronous_ring/{setting}"] == pytest.approx(0, abs=1e-9)
     sent = [figures[f"models_sent_per_iteration/{name}"] for name in (*METHODS, "all_to_all")]
     assert sent == [1.5, 2, 2, 2, 2, 3]

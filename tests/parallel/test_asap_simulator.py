@@ -135,6 +135,18 @@ def test_a_run_that_is_cut_off_keeps_its_promises_and_is_looked_at_on_the_way():
     assert len(run.trace.time) == (whole.trace.time <= until).sum()
 
 
+def test_the_models_of_an_iteration_are_told_behind_its_folds():
+    w, told = cases.weights("ring", 6), {}
+    asap.simulate(
+        cases.step, cases.start(6), w, policy=asap.notify_ack(), times=cases.times(0, 12, 6),
+        folded=lambda worker, t, model: told.update({(worker, t): model}),
+    )  # fmt: skip
+    assert len(told) == 6 * 12
+    for t in (1, 5, 12):
+        expected = asap.synchronous(cases.step, cases.start(6), w, iterations=t)
+        np.testing.assert_array_equal([told[i, t] for i in range(6)], expected)
+
+
 def test_a_link_sends_its_messages_one_after_the_other():
     w, times = topology.weights("full", 4), np.full((2, 4), 1.0)
     given = {"policy": asap.notify_ack(), "times": times, "latency": 0.5, "bandwidth": 8.0}

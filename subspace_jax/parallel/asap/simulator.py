@@ -12,7 +12,7 @@ import numpy as np
 from subspace_jax.parallel.asap.mailboxes import Mailboxes
 from subspace_jax.parallel.asap.policies import Numbers, Plan, Policy, plan
 from subspace_jax.parallel.asap.traces import Run, gathered
-from subspace_jax.parallel.asap.worker import Compute, Step, Wait, Worker
+from subspace_jax.parallel.asap.worker import Compute, Folded, Step, Wait, Worker
 
 
 def simulate(
@@ -28,6 +28,7 @@ def simulate(
     until: float = math.inf,
     at: Sequence[float] = (),
     observe: Callable[[float, list], Any] | None = None,
+    folded: Folded | None = None,
 ) -> Run:
     """Run all workers by a clock that jumps from event to event; the same arguments give the same run.
 
@@ -46,6 +47,8 @@ def simulate(
       until: stop all workers after what happens at this time.
       at: times at which to look, ascending, after what happens at them; later than the end of the run: at its end.
       observe: (time, models of all workers) -> anything; its results are `Run.observed`.
+      folded: told (worker, iteration, model) behind each fold: under `notify_ack` workers do not hold the models of one
+        iteration at the same time.
 
     Raises:
       ValueError: what `policies.plan` refuses; latency below 0, bandwidth not above 0; a step that changes shape or
@@ -57,7 +60,7 @@ def simulate(
     if (step is None) != (start is None) or (start is not None and len(start) != len(made.weights)):
         raise ValueError(f"a step takes {len(made.weights)} models to start from, a row for each worker.")
     size = nbytes if nbytes is not None else 0 if start is None else np.asarray(start[0]).nbytes
-    clock = Clock(made, start, step, latency=latency, seconds=size / bandwidth)
+    clock = Clock(made, start, step, latency=latency, seconds=size / bandwidth, folded=folded)
     observed = clock.run(until, at, observe)
     trace = gathered([worker.events for worker in clock.workers])
     models = None if start is None else np.stack([worker.model for worker in clock.workers])
@@ -67,14 +70,16 @@ def simulate(
 class Clock(Mailboxes):
     """Mailboxes whose messages travel, and the clock of all workers."""
 
-    def __init__(self, made: Plan, start: Any, step: Step | None, *, latency: float, seconds: float):
+    def __init__(
+        self, made: Plan, start: Any, step: Step | None, *, latency: float, seconds: float, folded: Folded | None = None
+    ):
         """All workers at time 0; a message leaves a link within `seconds` and arrives `latency` later."""
         super().__init__(made, start)
         workers = range(len(made.weights))
         self.now, self.latency, self.seconds = 0.0, latency, seconds
         self.free = [0.0 for _ in workers]  # when a worker's link is
         models = [None for _ in workers] if start is None else list(start)
-        self.workers = [Worker(i, made, self, step, models[i], lambda: self.now) for i in workers]
+        self.workers = [Worker(i, made, self, step, models[i], lambda: self.now, folded) for i in workers]
         self.programs = [worker.run() for worker in self.workers]
         self.waiting: list[Wait | None] = [None for _ in workers]
         self.woken: deque[int] = deque()

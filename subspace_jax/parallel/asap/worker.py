@@ -11,6 +11,7 @@ from subspace_jax.parallel.asap.mailboxes import Mailboxes
 from subspace_jax.parallel.asap.policies import Numbers, Plan
 
 Step = Callable[[int, int, Any], Any]  # (worker, iteration from 1, model) -> model after a local step
+Folded = Callable[[int, int, Any], None]  # (worker, iteration, model)
 
 
 class Compute(NamedTuple):
@@ -30,8 +31,9 @@ class Worker:
     """One worker: `run()` yields `Compute` and `Wait` to whoever has the clock; `model` and `events` tell the rest."""
 
     def __init__(
-        self, number: int, plan: Plan, boxes: Mailboxes, step: Step | None, model: Any, clock: Callable[[], float]
-    ):
+        self, number: int, plan: Plan, boxes: Mailboxes, step: Step | None, model: Any, clock: Callable[[], float],
+        folded: Folded | None = None,
+    ):  # fmt: skip
         """A worker before its first iteration.
 
         Args:
@@ -41,9 +43,10 @@ class Worker:
           step: the local step; without one only times are computed.
           model: to start from.
           clock: the time now, in seconds.
+          folded: told the model behind each fold.
         """
         self.number, self.plan, self.boxes, self.step = number, plan, boxes, step
-        self.model, self.clock = model, clock
+        self.model, self.clock, self.folded = model, clock, folded
         self.heard = plan.heard(number)
         behind = lambda j: (j - number) % len(plan.weights)  # noqa: E731 -- so that nobody is always the first
         self.hearers = sorted(plan.hearers(number), key=behind)
@@ -65,6 +68,8 @@ class Worker:
                 received[self.number] = own
                 self.model = fold(self.shares, received)
             self.note("fold", t)
+            if self.folded:
+                self.folded(self.number, t, self.model)
 
     def note(self, kind: str, iteration: int, peer: int = -1, version: int = -1) -> None:
         """Write down an event."""

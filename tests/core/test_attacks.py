@@ -200,7 +200,7 @@ def test_one_program_serves_all_strengths_and_all_networks_of_a_shape():
         weights = jax.tree.map(lambda leaf, factor=factor: factor * leaf, fn.args[0])
         attacks.run(own_keys(0, range(COUNT)), attack, jax.tree_util.Partial(counted, weights), x, y, eps=strength)
         made = len(traces) if strength == 0.1 else made
-    assert len(traces) - made <= 4  # shapes of the logits and whether it convolves, looked up in each call
+    assert len(traces) == made  # nor is the network looked at again
 
 
 def test_a_convolution_on_a_cpu_takes_one_program_a_step_and_gives_the_same():

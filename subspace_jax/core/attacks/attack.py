@@ -140,13 +140,13 @@ def check(keys: Keys, attack: Attack, fn: Callable, x: Any, y: Any, eps: Any, dr
       ValueError: as `run` says.
     """
     check_images(x)
-    logits = jax.eval_shape(lambda f, k, x: asking(f, draws, k)(x, 0)[0], fn, keys, x)
-    if logits.ndim != 2 or len(logits) != len(x):
-        raise ValueError(f"logits_fn gives logits (b, classes); got shape {logits.shape} for {len(x)} images.")
-    checks.check_labels(y, logits.shape[1])
+    shape = _traced(fn, draws, keys, x).out_info.shape[1:]
+    if len(shape) != 2 or shape[0] != len(x):
+        raise ValueError(f"logits_fn gives logits (b, classes); got shape {shape} for {len(x)} images.")
+    checks.check_labels(y, shape[1])
     checks.check_lengths(x=x, labels=y, keys=keys)
-    if logits.shape[1] < attack.classes:
-        raise ValueError(f"this objective compares {attack.classes} classes at least; got {logits.shape[1]}: use ce.")
+    if shape[1] < attack.classes:
+        raise ValueError(f"this objective compares {attack.classes} classes at least; got {shape[1]}: use ce.")
     check_eps(eps, attack.norm, int(np.prod(np.shape(x)[1:])))
 
 
@@ -225,9 +225,19 @@ def _one(parts, draws, which, given, fn, keys, x, y, eps):
 
 
 def _is_slow_in_loops(fn: Callable, draws: int | None, keys: Keys, x: Any) -> bool:
-    if jax.default_backend() != "cpu":
-        return False
-    return _convolves(jax.make_jaxpr(lambda f, k, x: asking(f, draws, k)(x, 0))(fn, keys, x).jaxpr)
+    return jax.default_backend() == "cpu" and _convolves(_traced(fn, draws, keys, x).jaxpr.jaxpr)
+
+
+def _traced(fn: Callable, draws: int | None, keys: Keys, x: Any) -> Any:
+    """The network as a program: traced once for all calls on images of one shape."""
+    types = jax.tree.map(jax.typeof, (fn, keys, x))
+    shapes = jax.tree.map(lambda found: jax.ShapeDtypeStruct(found.shape, found.dtype), types)
+    return _answers.trace(draws, *shapes)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _answers(draws: int | None, fn: Callable, keys: Keys, x: Any) -> Float[Array, "draws b classes"]:
+    return asking(fn, draws, keys)(x, 0)
 
 
 def _convolves(jaxpr: Any) -> bool:

@@ -18,6 +18,7 @@ import warnings
 from typing import ClassVar, Literal
 
 from experiments.families import classifier
+from experiments.families.classifier import withstood
 from experiments.harness import runner
 from experiments.ot_classifier import methods, protocol, report
 from subspace_jax.robustness import latent
@@ -97,11 +98,7 @@ def main(config: Config) -> runner.Summary:
             arrays = runner.stage(config, f"seed{seed}_{name}_network", train)
             attack = functools.partial(protocol.audited, config, shared, arrays, seed, name)
             found[seed][name] = runner.stage(config, f"seed{seed}_{name}", attack)
-    runs = [report.judge(config, one) for one in found.values()]
-    figures, std = runner.over_seeds(runs)
-    rows = [{"seed": seed} | run for seed, run in zip(found, runs, strict=True)]
-    sections = report.sections(config, figures, std, next(iter(found.values())))
-    return runner.Summary(figures, std, claims(config, figures), sections, rows)
+    return withstood.summary(config, found, report.judge, report.sections, claims)
 
 
 def check(config: Config) -> None:

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from subspace_jax import trees
 from subspace_jax.parallel.splitbrain.network import Network, add, existing, weights
 from subspace_jax.parallel.splitbrain.planning import Plan
 from subspace_jax.typing import Array, Params, PyTree
@@ -54,9 +54,8 @@ def fsdp_specs(params: Params, devices: int) -> PyTree:
     A leaf without such an axis is replicated.
     """
 
-    def spec(path: str, leaf: Any) -> PartitionSpec:
-        del path
+    def spec(leaf: Any) -> PartitionSpec:
         place = next((i for i, size in enumerate(leaf.shape) if size % devices == 0), None)
         return PartitionSpec() if place is None else PartitionSpec(*(None,) * place, ("data", "model"))
 
-    return trees.map_with_path(spec, params)
+    return jax.tree.map(spec, params)

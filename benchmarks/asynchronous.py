@@ -2,7 +2,7 @@
 
     uv run python -m benchmarks.asynchronous                               # 1 min on 2 cores
     uv run python -m benchmarks.asynchronous --workers 16 64 256 --out asynchronous.json
-    expected: 100,000 simulated events a second and more; threads within 1.3 times the simulated time
+    expected: about 100,000 simulated events a second; threads within 1.3 times the simulated time
 
 Simulator: NOTIFY-ACK on a ring with log-normal compute times; events are starts, ends, sends, reads and folds. Times
 alone, and with models of --size numbers that are sent, read and folded. Beside it the recursion, which gives the same

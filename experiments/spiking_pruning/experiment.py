@@ -2,8 +2,8 @@
 
     uv run python -m experiments.spiking_pruning                            (digits, two convolutions, 5 seeds)
     uv run python -m experiments.spiking_pruning --tau 0.999 0.9 --timesteps 16 8 4 2
-    expected: half of the parameters cost about 3 points, five bits nothing; four steps need tuning; uniform widths of
-              as many parameters do as well; no gain in robustness against noise; 8 min on 2 cores
+    expected: half of the parameters cost 3 points, five bits nothing, two bits all; four steps need tuning, in stages
+              or at once; controls of the same size are as good or better; no gain in robustness; 10 min on 2 cores
     paper:    CIFAR-10, VGG9: .9010 at 100 steps; pruned, .8904 with .07 of the parameters (Chowdhury, Garg, Roy, 2021)
 
 base: the classifier, converted and tuned through time on Poisson spikes. tau_<t>: convolutions as wide as their

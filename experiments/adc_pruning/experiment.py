@@ -107,7 +107,7 @@ def main(config: Config) -> runner.Summary:
         config = classifier.adopt(config)
     methods.check(config)
     shared = classifier.setup(config)
-    bench = protocol.bench(config, shared)
+    bench = methods.bench(config, shared)
     found = [protocol.one_seed(config, shared, bench, seed) for seed in runner.seeds(config)]
     figures, std = runner.over_seeds([figures_of(one) for one in found])
     rows = [

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments.adc_pruning import methods
-from experiments.adc_pruning.methods import Case
+from experiments.adc_pruning.methods import Bench, Case
 from experiments.families import classifier
 from experiments.harness import runner
-from subspace_jax import data, nn, training, trees
-from subspace_jax.core import capture, losses
+from subspace_jax import nn, training
+from subspace_jax.core import capture
 from subspace_jax.hardware import adc_pruning, conversion, snapping, sram
 from subspace_jax.typing import Variables
 
@@ -32,82 +30,6 @@ KINDS = ("accuracy", "improvement", "improvement_weighted", "sparsity", "penalty
 Arrays = dict[str, np.ndarray]
 
 
-class Bench(NamedTuple):
-    """What all seeds share: the layers in crossbars, and programs that are compiled once.
-
-    Attributes:
-      layers: of the network.
-      penalty: variables -> the variance penalty.
-      steps: {kind of penalty: a step down the loss with it}.
-      prune: the optimiser of these steps.
-      finetune: the optimiser after pruning.
-    """
-
-    layers: capture.Layers
-    penalty: Callable
-    steps: dict[str, Callable]
-    prune: optax.GradientTransformation
-    finetune: optax.GradientTransformation
-
-
-def bench(config: Config, shared: classifier.Setup) -> Bench:
-    """Find the layers and build the steps.
-
-    Raises:
-      ValueError: a network without convolutions; percentiles of another one.
-    """
-    model = shared.network
-    image = jax.ShapeDtypeStruct((1, *data.inputs(shared.columns).shape[1:]), "float32")
-    variables = jax.eval_shape(model.init, jax.random.key(0), image)
-    layers = adc_pruning.mapped(model.apply, variables, image, rows=config.rows, dense=config.include_dense)
-    methods.check_layers(config, layers)
-    paths, per_epoch = tuple(own.leaf for own in layers.values()), len(shared.columns["label"]) // config.batch
-    recipe = dataclasses.replace(
-        shared.recipe, optimizer="sgd", lr=config.prune_lr, weight_decay=config.prune_decay, epochs=config.prune_epochs
-    )
-    prune = optax.chain(training.optimizer(recipe, config.prune_epochs * per_epoch), adc_pruning.masked(paths))
-    falls = optax.piecewise_constant_schedule(
-        config.finetune_lr, {epoch * per_epoch: 0.1 for epoch in config.finetune_drops}
-    )
-    finetune = optax.chain(
-        optax.sgd(falls),
-        optax.masked(optax.set_to_zero(), functools.partial(outside, paths)),
-        adc_pruning.masked(paths),
-    )
-
-    def penalty(variables: Variables) -> Any:
-        return adc_pruning.variance_penalty(adc_pruning.kernels(layers, variables), config.rows, padded=True)
-
-    def step_of(kind: adc_pruning.Kind) -> Callable:
-        objective = adc_pruning.objective(model.train_apply, layers, config.rows, kind=kind)
-        return step(objective, penalty, prune, shared.prepare)
-
-    kinds: list[adc_pruning.Kind] = ["gated", "ungated", "group_lasso"]
-    return Bench(layers, jax.jit(penalty), {kind: step_of(kind) for kind in kinds}, prune, finetune)
-
-
-def outside(paths: tuple[str, ...], params: Any) -> Any:
-    """True for the leaves that are not in the modules of these kernels."""
-    own = {path.rpartition("/")[0] for path in paths}
-    return trees.map_with_path(lambda path, leaf: path.rpartition("/")[0] not in own, params)
-
-
-def step(objective: Callable, penalty: Callable, tx: optax.GradientTransformation, prepare: Callable) -> Callable:
-    """One step of `training.repeat`, which keeps the penalty at the last step of each epoch."""
-
-    def descend(carry, batches, constants, key):
-        params, batch_stats, opt_state, count, watched = carry
-        now = penalty({"params": params, "batch_stats": batch_stats})
-        watched = watched.at[count // constants["per_epoch"]].set(now)
-        ((x, y),) = batches
-        batches = ((prepare(jax.random.fold_in(key, 0), x), y),)
-        grads, batch_stats = jax.grad(objective, has_aux=True)(params, batch_stats, batches, constants, key)
-        updates, opt_state = tx.update(losses.uphill(grads), opt_state, params)
-        return optax.apply_updates(params, updates), batch_stats, opt_state, count + 1, watched
-
-    return descend
-
-
 def one_seed(config: Config, shared: classifier.Setup, bench: Bench, seed: int) -> dict[str, Arrays]:
     """{network: its arrays}, read back where they are there."""
     task = classifier.task(config, classifier.own(config, shared, seed), seed)
@@ -119,9 +41,7 @@ def one_seed(config: Config, shared: classifier.Setup, bench: Bench, seed: int) 
     percentiles = {path: float(found[f"percentile/{path}"]) for path in bench.layers}
     for case in methods.cases(config):
         compute = functools.partial(pruned, config, shared, bench, task, seed, case, percentiles)
-        networks[case.name] = runner.stage(
-            config, f"seed{seed}_{case.name}", lambda compute=compute: compute(net())
-        )  # fmt: skip
+        networks[case.name] = runner.stage(config, f"seed{seed}_{case.name}", lambda compute=compute: compute(net()))
     return networks
 
 
@@ -217,10 +137,8 @@ def cut(
 def counted(config: Config, bench: Bench, bins: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What the converters of these bins save, and the bins."""
     weights = {path: float(own.rows) for path, own in bench.layers.items()}
-    found: dict[str, Any] = {"improvement": conversion.improvement(bins, config.rows, model=config.adc_model)}
-    found["improvement_weighted"] = conversion.improvement(
-        bins, config.rows, model=config.adc_model, weights=weights
-    )  # fmt: skip
+    saved = functools.partial(conversion.improvement, bins, config.rows, model=config.adc_model)
+    found: dict[str, Any] = {"improvement": saved(), "improvement_weighted": saved(weights=weights)}
     return found | {f"bins/{path}": own for path, own in bins.items()}
 
 

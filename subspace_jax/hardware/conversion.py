@@ -34,9 +34,7 @@ def adc_bits(bins: Int[np.ndarray, "*tiles"], rows: int) -> Int[np.ndarray, "*ti
     return np.maximum(rows.bit_length() - 1 - np.asarray(bins), 0)
 
 
-def adc_energy(
-    bins: Bins, rows: int, *, model: str = "linear", weights: Mapping[str, float] | None = None
-) -> float:  # fmt: skip
+def adc_energy(bins: Bins, rows: int, *, model: str = "linear", weights: Mapping[str, float] | None = None) -> float:
     """Energy of the converters of all tiles, one conversion each, in the unit of the model (`costs.CONVERSIONS`).
 
     Args:
@@ -54,9 +52,7 @@ def adc_energy(
     return float(sum(value * (weights[path] if weights else 1.0) for path, value in each.items()))
 
 
-def improvement(
-    bins: Bins, rows: int, *, model: str = "linear", weights: Mapping[str, float] | None = None
-) -> float:  # fmt: skip
+def improvement(bins: Bins, rows: int, *, model: str = "linear", weights: Mapping[str, float] | None = None) -> float:
     """Energy of the same tiles without a zero over theirs; infinite where no bit is left.
 
     Raises:

@@ -18,6 +18,7 @@ import warnings
 from typing import ClassVar, Literal
 
 from experiments.families import classifier
+from experiments.families.classifier import withstood
 from experiments.harness import runner
 from experiments.ot_classifier import methods, protocol, report
 from subspace_jax.robustness import latent
@@ -41,8 +42,8 @@ class Config(classifier.Config):
     """Strengths of the curves, beside eps."""
     steps: int = 20
     """Steps of PGD, eps / 8 each."""
-    apgd: int = 0
-    """Steps of APGD on cross-entropy and on DLR; 0: without."""
+    adaptive: int = 0
+    """Steps of APGD on cross-entropy and on DLR; none when 0."""
     queries: int = 300
     """Queries of Square; the power figure says whether they are enough."""
     weight: float | None = None
@@ -78,7 +79,7 @@ PRESETS = {
     "gpu": Config(
         data="cifar10", model="resnet18", widths=(), network_args=("width=32",), eps=8 / 255,
         strengths=(2 / 255, 4 / 255), epochs=20, schedule="cosine", augment=True, dtype="bfloat16",
-        images=1000, apgd=50, queries=5000,
+        images=1000, adaptive=50, queries=5000,
         networks=("none256", "none16", "gan16", "at_none256", "at_none16", "at_gan16"),
     ),
 }  # fmt: skip
@@ -97,11 +98,7 @@ def main(config: Config) -> runner.Summary:
             arrays = runner.stage(config, f"seed{seed}_{name}_network", train)
             attack = functools.partial(protocol.audited, config, shared, arrays, seed, name)
             found[seed][name] = runner.stage(config, f"seed{seed}_{name}", attack)
-    runs = [report.judge(config, one) for one in found.values()]
-    figures, std = runner.over_seeds(runs)
-    rows = [{"seed": seed} | run for seed, run in zip(found, runs, strict=True)]
-    sections = report.sections(config, figures, std, next(iter(found.values())))
-    return runner.Summary(figures, std, claims(config, figures), sections, rows)
+    return withstood.summary(config, found, report.judge, report.sections, claims)
 
 
 def check(config: Config) -> None:
@@ -115,8 +112,8 @@ def check(config: Config) -> None:
     if not methods.undefended(config.networks) or len(set(config.networks)) < len(config.networks):
         raise ValueError("--networks: each once, and a none<d> among them, on which Square shows its power.")
     classifier.along(config.strengths, config.eps)
-    if min(config.steps, config.queries, config.draws) < 1 or config.apgd < 0:
-        raise ValueError("--steps, --queries and --draws are at least 1, --apgd at least 0.")
+    if min(config.steps, config.queries, config.draws) < 1 or config.adaptive < 0:
+        raise ValueError("--steps, --queries and --draws are at least 1, --adaptive at least 0.")
     if config.latent_noise < 0 or (config.weight or 0) < 0:
         raise ValueError(f"--latent-noise and --weight are not negative; got {config.latent_noise}, {config.weight}.")
     latent.check_prior(config.prior_std)

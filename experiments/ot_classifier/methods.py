@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from experiments.families import classifier
 from subspace_jax import nn, training
@@ -87,13 +87,9 @@ def algorithm(config: Config, shared: classifier.Setup, name: str, steps: int) -
 
 def tried(config: Config, classes: int) -> dict[str, attacks.Attack]:
     """The attacks on every network."""
-    found: dict[str, Any] = {
-        "pgd": attacks.pgd(steps=config.steps), "margin": attacks.pgd(steps=config.steps, objective="margin"),
-    }  # fmt: skip
-    if classes > 2:
-        found["dlr"] = attacks.pgd(steps=config.steps, objective="dlr")
-    if config.apgd:
-        found["apgd"] = attacks.apgd(steps=config.apgd)
-        if classes > 2:
-            found["apgd_dlr"] = attacks.apgd(steps=config.apgd, objective="dlr")
+    kinds = ("ce", "margin", "dlr") if classes > 2 else ("ce", "margin")
+    found = {"pgd" if kind == "ce" else kind: attacks.pgd(steps=config.steps, objective=kind) for kind in kinds}
+    for kind in kinds if config.adaptive else ():
+        if kind != "margin":
+            found[f"apgd_{kind}"] = attacks.apgd(steps=config.adaptive, objective=kind)
     return found | {"square": attacks.square(queries=config.queries)}

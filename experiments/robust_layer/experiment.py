@@ -19,6 +19,7 @@ import functools
 from typing import Literal
 
 from experiments.families import classifier
+from experiments.families.classifier import withstood
 from experiments.harness import runner
 from experiments.robust_layer import methods, protocol, report
 
@@ -107,11 +108,7 @@ def main(config: Config) -> runner.Summary:
             audited = functools.partial(protocol.audited, config, shared, arrays, seed, name, power)
             found[seed][name] = runner.stage(config, f"seed{seed}_{name}", audited)
             power = float(found[seed][protocol.REFERENCE]["power"])
-    runs = [report.judge(one) for one in found.values()]
-    figures, std = runner.over_seeds(runs)
-    rows = [{"seed": seed} | run for seed, run in zip(found, runs, strict=True)]
-    sections = report.sections(config, figures, std, next(iter(found.values())))
-    return runner.Summary(figures, std, claims(config, figures), sections, rows)
+    return withstood.summary(config, found, lambda _, one: report.judge(one), report.sections, claims)
 
 
 def check(config: Config) -> None:

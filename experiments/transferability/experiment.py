@@ -18,6 +18,7 @@ import functools
 from typing import Literal
 
 from experiments.families import classifier
+from experiments.families.classifier import withstood
 from experiments.harness import runner
 from experiments.transferability import methods, protocol, report
 from subspace_jax.core.attacks.attack import check_eps
@@ -82,11 +83,7 @@ def main(config: Config) -> runner.Summary:
         zoo = protocol.networks(config, shared, seed)
         one_seed = functools.partial(protocol.one_seed, config, shared, zoo, seed)
         found[seed] = runner.stage(config, f"seed{seed}_attacks", one_seed)
-    runs = [report.judge(config, arrays) for arrays in found.values()]
-    figures, std = runner.over_seeds(runs)
-    rows = [{"seed": seed} | run for seed, run in zip(found, runs, strict=True)]
-    sections = report.sections(config, figures, std, next(iter(found.values())))
-    return runner.Summary(figures, std, claims(config, figures), sections, rows)
+    return withstood.summary(config, found, report.judge, report.sections, claims)
 
 
 def check(config: Config) -> None:

@@ -74,7 +74,7 @@ def test_the_weight_and_the_attack_follow_the_name():
     assert [b.eps for b in built.values()] == [0.0, 0.0, 0.1]
     heavy = methods.algorithm(dataclasses.replace(SMOKE, weight=2.0), shared, "gan4", 10)
     assert heavy.init.__self__.weight == 2.0
-    assert set(methods.tried(dataclasses.replace(SMOKE, apgd=3), 10)) == {*USUAL, "apgd", "apgd_dlr"}
+    assert set(methods.tried(dataclasses.replace(SMOKE, adaptive=3), 10)) == {*USUAL, "apgd_ce", "apgd_dlr"}
     assert set(methods.tried(SMOKE, 2)) == {"pgd", "margin", "square"}
 
 
@@ -129,3 +129,13 @@ def test_claims_belong_to_the_fixed_recipe_alone():
     holds = [claim.holds for claim in experiment.claims(CPU, figures)]
     assert holds == [True, False, True, True, True, True, True]
     assert experiment.claims(dataclasses.replace(CPU, steps=5), figures) == []
+
+
+@pytest.mark.process
+def test_noise_on_the_codes_is_attacked_by_the_mean_of_draws(ask):
+    flags = "--latent-noise", ".5", "--draws", "2", "--networks", "none4", "at_mmd4"
+    with pytest.warns(UserWarning, match="--draws 2: attacks on noise take 20 draws or more"):
+        found = ask("ot_classifier", "--preset", "smoke", *flags)
+    assert found.status == 0, found.err
+    assert found.figures["latent_std_min/none4"] > 0.4
+    assert found.figures["robust/at_mmd4/min"] <= found.figures["accuracy/at_mmd4"]

@@ -1,15 +1,35 @@
 """Tables and pictures of what networks withstand: the reports of the questions about attacks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.harness import plots, report
+from experiments.families.classifier import data as classifier
+from experiments.harness import plots, report, runner
 from subspace_jax.robustness import audit
 
 Arrays = Mapping[str, np.ndarray]
 Right = Mapping[str, np.ndarray]  # by attack, whether each image is right at each strength (strengths, n)
+
+
+def summary(
+    config: classifier.Config, found: Mapping[int, Any], judge: Callable, sections: Callable, claims: Callable
+) -> runner.Summary:
+    """Figures over all seeds, and a report with the pictures of the first.
+
+    Args:
+      config: of the run.
+      found: what each seed found.
+      judge: (config, that) -> figures of the seed.
+      sections: (config, figures, deviations, what the first seed found) -> the report.
+      claims: (config, figures) -> claims.
+    """
+    runs = {seed: judge(config, one) for seed, one in found.items()}
+    figures, std = runner.over_seeds(list(runs.values()))
+    rows = [{"seed": seed} | run for seed, run in runs.items()]
+    told = sections(config, figures, std, next(iter(found.values())))
+    return runner.Summary(figures, std, claims(config, figures), told, rows)
 
 
 def scoreboard(

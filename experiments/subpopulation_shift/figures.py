@@ -124,9 +124,10 @@ def error_by_severity(workdir: str, points: Mapping[str, tuple[float, float]]) -
     along = np.linspace(max(left, 1e-6), right, 200)
     for value in np.linspace(max(left, 0) * low, right * high, 9)[1:-1]:
         ax.plot(along, value / along, color="#c3c9d4", lw=0.8, zorder=0)
-        across = value / right
-        if low < across < high:
-            ax.text(right, across, f" cc {value:.2f}", fontsize=7, color="#6b7280", va="center")
+        if low < value / right < high:
+            ax.text(right, value / right, f" cc {value:.2f}", fontsize=7, color="#6b7280", va="center")
+        elif left < value / low < right:
+            ax.text(value / low, low, f" cc {value:.2f}", fontsize=7, color="#6b7280", va="bottom")
     ax.set(xlim=(left, right), ylim=(low, high))
     ax.set(xlabel="error rate on unseen kinds", ylabel="mean distance of the errors")
     ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.1, 0.5))

@@ -87,6 +87,8 @@ def gain(config: Config, figures: dict[str, float], found: dict[int, Found], tre
     pairs = [("joint", "flat", "heads on the tree and their conditions"), ("multitask", "flat", "heads alone"),
              ("joint", "multitask", "conditions alone"), ("sequential", "flat", "sequential against one update"),
              ("flat3", "flat", "three updates a batch alone"), ("sequential", "flat3", "sequential, as many updates"),
+             ("soft_labels", "flat", "one head, near classes share a label"),
+             ("soft_labels", "joint", "... against heads and conditions"),
              ("expected_distance", "flat", "another decision, nothing trained")]  # fmt: skip
     rows = []
     for name, base, what in (pair for pair in pairs if {*pair[:2]} <= set(config.methods)):
@@ -100,8 +102,8 @@ def gain(config: Config, figures: dict[str, float], found: dict[int, Found], tre
 
 def told(config: Config, figures: dict[str, float]) -> str:
     """The shares of the gain in words."""
-    text = "On unseen kinds, seed by seed. "
     cc = {name: figures[f"cc/unseen/{name}"] for name in config.methods}
+    text = f"On unseen kinds, seed by seed. The lowest distance is that of {min(cc, key=lambda name: cc[name])}. "
     if not {"flat", "multitask", "joint"} <= cc.keys():
         return text
     whole = cc["flat"] - cc["joint"]

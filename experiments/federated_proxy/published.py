@@ -11,5 +11,5 @@ PUBLISHED = System(
     ),
     figures={},
     runs=("cpu_digits", "gpu_cifar10"),
-    omit="_trained|^(mse|ssim|share_ssim_above_half)/analytic|^(ssim|share_ssim_above_half)/.*_(1|4)$|decoded_4/",
+    omit=".*_trained|[a-z_]+/analytic/|[a-z_]+/[a-z]+/decoded_4/|ssim|share_ssim|cosine|whole|rounds/",
 )

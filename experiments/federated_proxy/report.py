@@ -145,10 +145,11 @@ def attacks(config: Config, means: Numbers, std: Numbers) -> report.Section:
     table = []
     for name in [*(n for n in names if f"mse/{n}/{cases[0]}" in means), "guess", "guess_random"]:
         table.append((name, *(shown(means, std, f"mse/{name}/{case}") for case in cases)))
+    few = f"decoded_{config.proxies[len(config.proxies) // 2]}"
     groups = {
         name: [means[f"mse_over_guess/{name}/{case.name}"] for case in methods.cases(config)]
         for name in names
-        if f"mse_over_guess/{name}/{cases[0]}" in means
+        if f"mse_over_guess/{name}/{cases[0]}" in means and name.endswith(("/true", f"/{few}"))
     }
     labels = [case.name for case in methods.cases(config)]
     figure = plots.bars(config.workdir, "over_guess", groups, labels=labels, x="update", y="error over the guess's")

@@ -4,7 +4,7 @@
     uv run python -m experiments.asynchronous --runner simulate --graph regular --degree 4 --latency .1
     uv run python -m experiments.asynchronous --runner processes --processes 4
     expected: to .90 in 1.3 times less time by NOTIFY-ACK where times vary, no gain beside a worker that is 8 times
-              slower; 3 times less by free running there, at a lower accuracy for equal samples; 3 min on 2 cores
+              slower; 4 times less by free running there, at a lower accuracy for equal samples; 3 to 5 min on 2 cores
     paper:    2-10 times faster convergence, up to 10 times less traffic (arXiv 1612.08608, abstract)
 
 Settings: jitter (compute times are log-normal, mean 1), straggler (and worker 0 is --straggler times slower). All

@@ -7,10 +7,13 @@
 Layer by layer: one product for all steps of a layer, a scan over time of its neurons (`spiking.network.run`). Step by
 step: one scan over time of the whole network, as frameworks that call a network once a step run it. Both compute the
 same logits, which is checked. Programs are compiled first and timed in turns; ratios are medians over the turns. The
-encoder by frequencies stands beside a loop over its blocks.
+encoder by frequencies stands beside a loop over its blocks. Where snnTorch (PyTorch on a CPU) or Spyx (JAX) can be
+imported, the same network with their neurons has rows of its own; their surrogates differ, their logits must not.
 """
 
 import argparse
+import functools
+import importlib
 import json
 import os
 import pathlib
@@ -24,7 +27,7 @@ import numpy as np
 
 from benchmarks.table import show
 from subspace_jax import nn
-from subspace_jax.nn.layers.spiking import fire
+from subspace_jax.nn.layers.spiking import Order, fire
 from subspace_jax.spiking import encode, network
 from subspace_jax.spiking.network import LEAK, Spiking, drive
 
@@ -51,10 +54,10 @@ def step_by_step(snn: Spiking, spikes: jax.Array) -> jax.Array:
     return jax.lax.scan(step, shapes, spikes)[1].sum(0) / len(spikes)
 
 
-def layer_by_layer(snn: Spiking, spikes: jax.Array) -> jax.Array:
+def layer_by_layer(snn: Spiking, spikes: jax.Array, *, order: Order = "update_first") -> jax.Array:
     """The library's way."""
     thresholds = [THRESHOLD] * (len(snn.layers) - 1)
-    return network.run(snn, thresholds, spikes, order="update_first")[0]
+    return network.run(snn, thresholds, spikes, order=order)[0]
 
 
 def compiled(way: Callable, snn: Spiking, spikes: jax.Array, *, backward: bool) -> tuple[Callable, float]:
@@ -97,12 +100,16 @@ def turns(calls: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
     return seconds
 
 
-def networks(args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """One row for each number of steps."""
+def prepared(args: argparse.Namespace) -> tuple[Spiking, np.ndarray]:
+    """The network and the images of all rows."""
     model = nn.build("cnn2", widths=tuple(args.widths), pool="average", use_bias=False)
     x = np.random.default_rng(0).uniform(-1, 1, (args.batch, args.side, args.side, 1)).astype(np.float32)
-    snn = network.spiking(model, jax.jit(model.init)(jax.random.key(0), x[:1]))
-    rows = {}
+    return network.spiking(model, jax.jit(model.init)(jax.random.key(0), x[:1])), x
+
+
+def networks(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """One row for each number of steps."""
+    (snn, x), rows = prepared(args), {}
     for steps in args.steps:
         spikes = encode.poisson(jax.random.key(1), x, np.arange(len(x)), steps=steps)
         row = {}
@@ -118,6 +125,37 @@ def networks(args: argparse.Namespace) -> dict[str, dict[str, float]]:
             row |= {f"{kind}, {name} MiB": mib for name, (_, mib) in made.items()}
         rows[f"{steps} steps"] = row
     return rows
+
+
+def peers(args: argparse.Namespace) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """Rows of snnTorch and Spyx, and their versions; none where one fails to be imported."""
+    (snn, x), rows, versions = prepared(args), {}, {}
+    kernels = [np.asarray(snn.params[layer.path.split("/")[0]]["kernel"]) for layer in snn.layers]
+    pools = [layer.pools for layer in snn.layers]
+    order: dict[str, Order] = {"torch": "update_first", "spyx": "spike_first"}
+    for name, own in order.items():
+        try:
+            module = importlib.import_module(f"benchmarks.spiking_{name}")
+        except Exception as error:  # a peer that is broken on this machine is no reason to stop
+            print(f"no rows of {name}: {type(error).__name__}: {error}", flush=True)
+            continue
+        versions |= module.VERSIONS
+        way = functools.partial(layer_by_layer, order=own)
+        for steps in args.steps:
+            spikes = encode.poisson(jax.random.key(1), x, np.arange(len(x)), steps=steps)
+            if own == "spike_first" and steps < len(kernels) + 1:
+                continue  # no spike would reach the output
+            theirs = module.calls(kernels, pools, np.asarray(spikes), leak=LEAK, threshold=THRESHOLD)
+            ours = {kind: compiled(way, snn, spikes, backward=kind != "forward")[0] for kind in theirs}
+            one, other = np.asarray(ours["forward"]()), theirs["forward"]()
+            row = {"largest difference of logits": float(np.abs(one - other).max())}
+            np.testing.assert_allclose(one, other, atol=0.05 * np.abs(one).max())
+            for kind in theirs:
+                seconds = turns({"peer": theirs[kind], "ours": ours[kind]}, args.repeats)
+                row[f"{kind}, ms"] = 1e3 * float(np.median(seconds["peer"]))
+                row[f"{kind}, over layer by layer"] = float(np.median(np.divide(seconds["peer"], seconds["ours"])))
+            rows[f"{'snnTorch' if name == 'torch' else 'Spyx'}, {steps} steps"] = row
+    return rows, versions
 
 
 def encoders(args: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -146,7 +184,9 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         "device": jax.devices()[0].device_kind, "cores": os.cpu_count(),
         "networks": networks(args), "encoder": encoders(args),
     }  # fmt: skip
-    for name in ("networks", "encoder"):
+    beside, report["peer"] = peers(args)
+    report |= {"peers": beside} if beside else {}
+    for name in ("networks", "encoder", *(["peers"] if beside else [])):
         show(name, report[name])
     report["claims"] = claims(report["networks"])
     for claim in report["claims"]:

@@ -97,9 +97,16 @@ TABLES = {
     "privacy": ("Shadow models and private steps", ("models", "step")),
     "ood": ("Detectors of unknown inputs", ("detectors", "pytorch-ood")),
     "attacks": ("Attacks on networks", ("pgd", "transfer", "growth", "neighbours")),
-    "spiking": ("Spiking networks, layer by layer", ("networks", "encoder")),
+    "spiking": ("Spiking networks, layer by layer", ("networks", "encoder", "peers")),
     "training": ("Training steps of convolutional networks, a processor second", ("networks", "growth")),
+    "kills": ("Killed and continued", ("kills",)),
+    "asynchronous": (
+        "Workers without barriers: simulated events, threads by the clock",
+        ("simulator", "threads"),
+    ),
+    "parallel": ("Hybrid parallel steps on simulated devices", ("widths",)),
     "decentralized": ("Agents on a graph", ("step", "bytes", "graphs", "links", "accuracy")),
+    "federated": ("Updates encoded by proxies", ("encoding", "clients")),
 }
 
 

@@ -8,8 +8,9 @@ import importlib
 __version__ = "0.2.0"
 
 _LAZY = (
-    "checkpoint", "compression", "continual", "core", "data", "decentralized", "hardware", "label_noise",
-    "memorization", "nn", "ood", "privacy", "robustness", "spiking", "training", "trees", "typing", "unlearning",
+    "checkpoint", "compression", "continual", "core", "data", "decentralized", "federated", "hardware", "hierarchy",
+    "label_noise", "memorization", "nn", "ood", "parallel", "privacy", "robustness", "spiking", "training", "trees",
+    "typing", "unlearning",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import pytest
 from subspace_jax.continual import gpm, sgp
 from subspace_jax.core import capture
 from subspace_jax.core.keys import sample_keys
+from subspace_jax.hardware import adc_pruning
 from subspace_jax.memorization import dynamics, epoch_average, scores, second_split
 
 BATCH, DIM, CLASSES = 8, 5, 3
@@ -206,6 +207,7 @@ SEEN = capture.collect(two_layers, WEIGHTS, [INPUTS], dtype="float64")
 TRANSFORMS = {  # the transform, and its state after a task
     "gpm": (gpm.gpm(TABLE), lambda state: gpm.GPMState(gpm.update(state.bases, SEEN, energy=0.9))),
     "sgp": (sgp.sgp(TABLE), lambda state: sgp.update(state, SEEN, energy=0.9)),
+    "masked": (adc_pruning.masked(("first", "second")), lambda state: state),
 }
 
 

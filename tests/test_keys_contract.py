@@ -15,17 +15,19 @@ from subspace_jax import nn
 from subspace_jax.compression import baselines as compressed
 from subspace_jax.continual import baselines as continual
 from subspace_jax.continual import leak, protocol, tasks
-from subspace_jax.core import capture, compress, keys, quantize, roc
+from subspace_jax.core import capture, compress, keys, quantize, roc, topology
 from subspace_jax.core.exchange import Comm
 from subspace_jax.data import batches, corrupt, partition, public
 from subspace_jax.decentralized import choco_sgd, codes, deep_squeeze, idkd, low_precision, ngc, train
 from subspace_jax.decentralized import protocol as of_agents
 from subspace_jax.decentralized.state import State
+from subspace_jax.federated import fedavg, inversion, tofu
 from subspace_jax.hardware import circuit, sram
 from subspace_jax.label_noise import trusted
 from subspace_jax.memorization import confident_learning, scores, stability
 from subspace_jax.nn.layers import quantized
 from subspace_jax.ood import outliers, vrm
+from subspace_jax.parallel import asap
 from subspace_jax.privacy import audit, dp_sgd, noise, sampling, shadows, zeroth_order
 from subspace_jax.privacy.masks import independent_masks, shadow_masks
 from subspace_jax.robustness import latent, neighborhood
@@ -63,6 +65,10 @@ def loss(params, batch_stats, batches, constants, key):
     return jnp.sum(params["w"]), batch_stats
 
 
+def soft_loss(params, x, y):
+    return (fn(params, jnp.tanh(x)) * jnp.reshape(y, (len(x), -1))).sum(1)
+
+
 def per_sample(variables, x, y):
     return fn(variables["params"], x)[:, 0]
 
@@ -88,6 +94,8 @@ CALLS = {
     quantize.quantize_grad: lambda key: quantize.quantize_grad(key, ONES, 2),
     roc.bootstrap: lambda key: roc.bootstrap(key, ROWS[:, 0], Y == 1, fprs=[1.0], resamples=2),
     quantize.stochastic_round: lambda key: quantize.stochastic_round(key, ONES / 2),
+    topology.best_expander: lambda key: topology.best_expander(key, 6, degree=3, trials=2),
+    topology.random_regular: lambda key: topology.random_regular(key, 6, degree=3),
     batches.epoch_order: lambda key: batches.epoch_order(key, 1, 4, 2),
     corrupt.duplicates: lambda key: corrupt.duplicates(key, ROWS, Y, pairs=1, classes=3),
     corrupt.pair: lambda key: corrupt.pair(key, Y, **NOISE),
@@ -109,6 +117,17 @@ CALLS = {
     train.stacked: lambda key: train.stacked(
         key, Algorithm(lambda key, variables: State(ZERO, jax.random.key_data(key), {}, (), ()), print), ALONE, {}
     ),
+    fedavg.draw: lambda key: fedavg.draw(key, 4, steps=2, batch=3),
+    tofu.encode: lambda key: tofu.encode(
+        key, soft_loss, PARAMS, PARAMS, proxies=2, shape=(3,), classes=2, steps=2
+    ),
+    inversion.inverting_gradients: lambda key: inversion.inverting_gradients(
+        key, soft_loss, PARAMS, PARAMS, Y[:1], shape=(3,), steps=2, restarts=1, tv=0.0
+    ),
+    inversion.dlg: lambda key: inversion.dlg(
+        key, soft_loss, PARAMS, PARAMS, images=1, shape=(3,), classes=2, steps=1
+    ),
+    inversion.guess_random: lambda key: inversion.guess_random(key, IMAGES, count=2),
     trusted.select_members: lambda key: trusted.select_members(key, np.arange(4), Y, per_class=1),
     confident_learning.folds: lambda key: confident_learning.folds(key, 4),
     scores.score: lambda key: scores.score(key, fn, PARAMS, X, Y, name="loss"),
@@ -129,6 +148,13 @@ CALLS = {
     pruning.select: lambda key: pruning.select(SPIKING.params, SPIKING.layers, widths=(1,), kind="random", key=key),
     network.trace: lambda key: network.trace(SPIKING, (0.5,), X[None], key=key, **DROPPED),
     shadow_masks: lambda key: shadow_masks(key, 2, 5),
+    asap.classifier_step: lambda key: asap.classifier_step(
+        key, "mlp", {"widths": (), "classes": 2}, (ROWS[None], Y[None]), batch=2, lr=0.1
+    )(0, 1, np.ones(8, np.float32)),
+    asap.sgd_step: lambda key: asap.sgd_step(key, fn, PARAMS, (ROWS[None], Y[None]), batch=2, lr=0.1)(
+        0, 1, np.ones(6, np.float32)
+    ),
+    asap.lognormal_times: lambda key: asap.lognormal_times(key, 3, 2, sigma=0.5),
     zeroth_order.black_box: lambda key: zeroth_order.black_box(key, lambda x, y: (x**3).sum(1), ROWS, Y),
     zeroth_order.zeroth_order: lambda key: zeroth_order.zeroth_order(key, fn, PARAMS, X, Y, probes=1),
     quantized.bifurcated: lambda key: jax.grad(

@@ -13,7 +13,7 @@ import optax
 
 from experiments.continual_learning import methods
 from experiments.families import task_sequence
-from experiments.harness import runner
+from experiments.harness import flags, runner
 from subspace_jax import checkpoint, nn
 from subspace_jax.continual import protocol
 from subspace_jax.continual.baselines import multitask
@@ -35,15 +35,16 @@ def adopt(config: Config) -> Config:
     """The data and seeds of the network at --checkpoint.
 
     Raises:
-      ValueError: a benchmark or method that takes a network of its own, with a head for each task.
+      ValueError: a benchmark or method that takes a network of its own, with a head for each task; other data.
     """
     if config.benchmark in task_sequence.HEADS or config.method in methods.TOLD:
         which = f"--benchmark {config.benchmark} with --method {config.method}"
         raise ValueError(f"{which} gives each task a head, which the network at --checkpoint lacks: train a new one.")
     seeds = checkpoint.seeds(config.checkpoint)
     _, _, saved = checkpoint.load_model(config.checkpoint, seed=seeds[0], epoch=config.epoch)
-    samples = saved.get("samples")
-    return dataclasses.replace(config, data=saved["data"], samples=samples, seed=seeds[0], seeds=len(seeds))
+    same = {"data": saved["data"], "samples": saved.get("samples")}
+    flags.refuse_others(config, same)
+    return dataclasses.replace(config, **same, seed=seeds[0], seeds=len(seeds))
 
 
 def saved_network(config: Config, seed: int) -> nn.Model:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pathlib
+import sys
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -124,6 +125,19 @@ def started(config: C, workdir: pathlib.Path) -> C:
 
 def following(folder: pathlib.Path) -> pathlib.Path:
     return folder / str(max([0, *(int(d.name) for d in numbered(folder))]) + 1)
+
+
+def refuse_others(config: Config, saved: dict[str, Any]) -> None:
+    """A flag that is neither the preset's value nor what the network at --checkpoint was trained with.
+
+    Raises:
+      ValueError: it was given, and would have no effect.
+    """
+    default = sys.modules[type(config).__module__].PRESETS[config.preset]
+    for name, value in saved.items():
+        if getattr(config, name) not in (value, getattr(default, name)):
+            flag, given = name.replace("_", "-"), getattr(config, name)
+            raise ValueError(f"--{flag} {given}, but the network at {config.checkpoint} has {value}: leave it away.")
 
 
 def network_arguments(config: Config) -> dict[str, Any]:

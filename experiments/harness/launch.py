@@ -145,6 +145,21 @@ def exchange_of(config: Config, agents: int) -> tuple[Comm, Callable]:
     return exchange.spread(agents, config.devices or fitting), exchange.RUNNERS[config.runner]
 
 
+def devices(count: int) -> list[jax.Device]:
+    """The first devices of this process; a CPU becomes as many, unless JAX has started or XLA_FLAGS says how many.
+
+    Raises:
+      ValueError: there are fewer.
+    """
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", count)
+    found = jax.devices()
+    if not 1 <= count <= len(found):
+        raise ValueError(f"--devices {count}: this process has {len(found)}; take 1 to {len(found)}.")
+    return found[:count]
+
+
 @contextlib.contextmanager
 def leaving() -> Iterator[None]:
     """Let a process that fails leave at once: an ordinary exit waits for the others, which wait for it."""

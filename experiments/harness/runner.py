@@ -128,6 +128,9 @@ def _run(main: Callable[[Any], Summary], presets: dict[str, Any]) -> None:
             summary = main(config)
             if launch.first():
                 _finish(module, doc, config, summary, time.time() - started)
+    except ChildProcessError as error:  # a process of this run died: no bad input, and no fault that it could name
+        print(error, file=sys.stderr)
+        _leave(module, doc, workdir, 1)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         _leave(module, doc, workdir, 128 + signal.SIGINT)

@@ -9,19 +9,21 @@ import numpy as np
 from experiments.harness import plots, report
 from experiments.in_memory.protocol import RATIOS, STRESS
 from subspace_jax.hardware.products import UNIT, product_table
+from subspace_jax.hardware.waveform import bitline_waveform
 
 if TYPE_CHECKING:
     from experiments.in_memory.experiment import Config
     from experiments.in_memory.protocol import Arrays
 
 LINES = {"float": "-", "quantized": "--"}
+SHOWN = 11, 12  # weight and input of the waveforms: three lines fall, one stays
 
 
 def sections(config: Config, figures: dict[str, float], found: list[Arrays]) -> list[report.Section]:
     """Chips first, then what decides, then what it costs."""
     shown = [chips(config, figures, found), swept(config, figures, found)]
     if config.level == "circuit":
-        shown += [circuit(config, figures, found), table(config)]
+        shown += [circuit(config, figures, found), table(config), waveform(config)]
     return [*shown, costs(config, figures, found[0])]
 
 
@@ -96,6 +98,22 @@ def table(config: Config) -> report.Section:
     ]
     text = f"Millivolt of each product: {config.table}, and below it {1000 * UNIT} mV a unit of weight times input."
     return report.Section("What a product is", text, tuple(drawn))
+
+
+def waveform(config: Config) -> report.Section:
+    """The lines of one weight while it is multiplied."""
+    drawn, (w, v) = [], SHOWN
+    found = bitline_waveform(w, v)
+    bits = {f"bit {bit}, holds {w >> bit & 1}": line for bit, line in enumerate(found.bit_lines.T)}
+    for name, lines in {"word_line": {"word line": found.word_line}, "bit_lines": bits}.items():
+        each = {legend: (found.time, line) for legend, line in lines.items()}
+        drawn.append(plots.curves(config.workdir, name, each, x="ns", y="volt"))
+    text = (
+        f"Weight {w} by input {v}, ideal and without noise: the input is the height of the pulse on the word line, a "
+        "bit's significance the time for which its line discharges. Then the four lines share their charge and end "
+        f"{1000 * found.product:.0f} mV below where they started, which is the product."
+    )
+    return report.Section("One product in time", text, tuple(drawn))
 
 
 def layers(one: Arrays) -> list[str]:

@@ -14,37 +14,18 @@ order of the encoders belongs to natural images and is not claimed here.
 
 import dataclasses
 import itertools
-from typing import Literal
 
-from experiments.families import classifier
+from experiments.families import classifier, spiking
 from experiments.harness import runner
-from experiments.spiking_dct import methods, protocol, report
+from experiments.spiking_dct import protocol, report
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(classifier.Config):
+class Config(spiking.Config):
     """Convert a classifier into a spiking network, tune it with each encoder, count its additions."""
 
-    noise: float = 0.0
-    """Share of labels replaced by wrong ones."""
     model: str = "cnn2"
     """Network: mlp, cnn, cnn2 or vgg of nn.build, without bias and norm, with average pooling."""
-    network_args: tuple[str, ...] = ("use_bias=false", 'pool="average"')
-    """Further arguments of the network as NAME=VALUE."""
-    optimizer: Literal["sgd", "nesterov", "adam"] = "adam"
-    """Optimiser of the classifier."""
-    lr: float = 2e-3
-    """Learning rate of the classifier."""
-    weight_decay: float = 0.0
-    """L2 penalty of the classifier."""
-    ann_epochs: int = 15
-    """Passes over the training set for the classifier."""
-    epochs: int = 10
-    """Passes for each spiking network."""
-    tuning_lr: float = 1e-3
-    """Learning rate of the spiking networks (Adam)."""
-    tuning_decay: float = 0.0
-    """L2 penalty of the spiking networks."""
     encoder: tuple[str, ...] = ("dct", "poisson", "direct")
     """How images become spikes: dct, poisson, direct."""
     timesteps: int = 16
@@ -53,22 +34,14 @@ class Config(classifier.Config):
     """Side of a block of the DCT."""
     stride: int = 4
     """Pixels between blocks; below --block they overlap and all networks read the larger image of the blocks."""
+    per_batch: bool = False
+    """Thresholds of the DCT's accumulators from each batch, as the authors' code has it, not once from training."""
     keep: tuple[int, ...] = (16, 14, 12, 10, 8, 6)
     """Frequencies to keep, each at as many steps, without tuning."""
     swept: tuple[int, ...] = (8, 4)
     """Frequencies to keep and sweep for --timesteps steps, without tuning."""
     budgets: tuple[str, ...] = ("dct_4", "dct_8", "dct_16", "direct_4", "poisson_4", "poisson_16")
     """ENCODER_STEPS, each tuned with update_first."""
-    order: Literal["spike_first", "update_first"] = "spike_first"
-    """Whether a neuron fires before the drive of its step arrives, one step later, or after it."""
-    leak: float = 0.9901
-    """Share of the membrane that stays from step to step."""
-    surrogate: Literal["triangle", "sigmoid", "arctan"] = "triangle"
-    """Derivative of a spike."""
-    dropout: float = 0.0
-    """Share of neurons dropped while tuning, the same ones at every step."""
-    calibration: int = 512
-    """Training samples from which thresholds are read."""
 
 
 PRESETS = {
@@ -90,7 +63,7 @@ def main(config: Config) -> runner.Summary:
     """Run all seeds and put the report together."""
     check(config)
     if config.checkpoint:
-        adopted = classifier.adopt(config)
+        adopted = classifier.adopt(dataclasses.replace(config, epochs=PRESETS[config.preset].epochs))
         config = dataclasses.replace(adopted, ann_epochs=adopted.epochs, epochs=config.epochs)
     shared = protocol.setup(config)
     names = protocol.layers(config, shared)
@@ -110,21 +83,17 @@ def figures_of(one: protocol.Arrays) -> dict[str, float]:
 
 def check(config: Config) -> None:
     """Refuse before anything is trained what would fail after it."""
-    if not config.encoder or (unknown := set(config.encoder) - set(methods.ENCODERS)):
+    spiking.check(config)
+    if not config.encoder or (unknown := set(config.encoder) - set(spiking.ENCODERS)):
         named = sorted(unknown) if config.encoder else []
-        raise ValueError(f"--encoder is one or more of {', '.join(methods.ENCODERS)}; got {named}.")
+        raise ValueError(f"--encoder is one or more of {', '.join(spiking.ENCODERS)}; got {named}.")
     for name in config.budgets:
         encoder, _, steps = name.partition("_")
-        if encoder not in methods.ENCODERS or not steps.isdigit() or int(steps) < 1:
+        if encoder not in spiking.ENCODERS or not steps.isdigit() or int(steps) < 1:
             raise ValueError(f"--budgets are ENCODER_STEPS, such as dct_4; got {name!r}.")
     most = config.block**2
     if bad := [keep for keep in (*config.keep, *config.swept) if not 1 <= keep <= most]:
         raise ValueError(f"--keep and --swept are in [1, {most}], the frequencies of a block; got {bad[0]}.")
-    if not 0 < config.leak <= 1 or not 0 <= config.dropout < 1 or min(config.calibration, config.epochs) < 1:
-        raise ValueError(
-            "--leak is in (0, 1], --dropout in [0, 1), --calibration and --epochs are at least 1; got "
-            f"{config.leak}, {config.dropout}, {config.calibration} and {config.epochs}."
-        )
     if config.augment:
         raise ValueError("--augment moves pixels across the blocks of the DCT: leave it out.")
 

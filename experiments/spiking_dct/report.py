@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments.families import spiking
 from experiments.harness import plots, report
 
 if TYPE_CHECKING:
@@ -20,7 +21,12 @@ def sections(config: Config, figures: dict[str, float], names: list[str], one: A
     """Means over the seeds first; pictures of the first one."""
     found = [frontier(config, figures), steps(config, figures)]
     if "frames" in one:
-        found += [frames(config, one), raster(config, names, one), layers(config, figures, names, one)]
+        read = {name: one[f"raster/{name}/kernel"] for name in names}
+        text = f"The first test image on its way through the layers, {config.order}."
+        found += [
+            frames(config, one), spiking.report.raster(config.workdir, names, read, text),
+            spiking.report.layers(config.workdir, names[:-1], figures, one),
+        ]  # fmt: skip
     return found
 
 
@@ -91,33 +97,3 @@ def frames(config: Config, one: Arrays) -> report.Section:
 def grey(image: np.ndarray, low: float, high: float) -> np.ndarray:
     """(h, w, channels) in [low, high] as uint8, the first channel."""
     return (255 * np.clip((image[..., :1] - low) / (high - low), 0, 1)).astype(np.uint8)
-
-
-def raster(config: Config, names: list[str], one: Arrays) -> report.Section:
-    """Which neurons fire when, of one sample."""
-    read = [one[f"raster/{name}/kernel"] for name in names]
-    figure, ax = plots.axes(8, 5)
-    offset = 0
-    for number, (name, spikes) in enumerate(zip(names, read, strict=True)):
-        t, neuron = np.nonzero(spikes)
-        colour = plots.COLORS[number % len(plots.COLORS)]
-        ax.scatter(t + 1, neuron + offset, s=3, color=colour, label=f"into {name}", linewidths=0)
-        offset += spikes.shape[1]
-    ax.set(xlabel="time step", ylabel="neuron")
-    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    drawn = plots.save(figure, config.workdir, "raster")
-    text = f"The first test image on its way through the layers, {config.order}."
-    return report.Section("Spikes through the layers", text, (drawn,))
-
-
-def layers(config: Config, figures: dict[str, float], names: list[str], one: Arrays) -> report.Section:
-    """Thresholds and rates."""
-    spiking = names[:-1]
-    rows = [(name, f"{figures[f'threshold/{name}']:.2f}", f"{one[f'largest/{name}/kernel'].item():.2f}",
-             f"{figures[f'rate/{name}']:.4f}", f"{one[f'dead/{name}/kernel'].item():.3f}")
-            for name in spiking]  # fmt: skip
-    heights = {"spikes a neuron and step": [figures[f"rate/{name}"] for name in spiking]}
-    drawn = plots.bars(config.workdir, "rates", heights, labels=spiking, x="layer", y="spikes a neuron and step")
-    head = ("layer", "threshold", "largest drive, first seed", "spikes a neuron and step", "dead neurons, first seed")
-    text = "After conversion, on the training images from which the thresholds were read."
-    return report.Section("Thresholds and rates", text, (drawn,), (head, *rows))

@@ -8,7 +8,7 @@ from subspace_jax.lazy import modules
 
 __all__ = [
     "attacks", "binary", "capture", "checks", "closures", "compress", "convolution", "convolve", "costs", "curvature",
-    "exchange", "inference", "keys", "likelihood", "losses", "meshes", "metrics", "moments", "packed", "quantize",
-    "roc", "shares", "subspace", "topology",
+    "exchange", "inference", "keys", "kinks", "likelihood", "losses", "meshes", "metrics", "moments", "packed",
+    "programs", "quantize", "roc", "shares", "subspace", "topology",
 ]  # fmt: skip
 __getattr__, __dir__ = modules(__name__, __all__)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 
 from subspace_jax import trees
@@ -53,6 +54,26 @@ def feedback(key: Key[Array, ""], compressor: Compressor, tree: PyTree, error: P
 def identity() -> Compressor:
     """The tree as it is."""
     return Compressor(lambda key, tree: tree, lambda wire, like: wire)
+
+
+@functools.lru_cache
+def as_vector(compressor: Compressor) -> Compressor:
+    """The same for all leaves as ONE vector: one scale, and the largest entries wherever they are.
+
+    Args:
+      compressor: of a tree with a single leaf. All leaves have one dtype, or the widest of theirs is sent.
+    """
+
+    def encode(key, tree):
+        _check_leaves(tree)
+        return compressor.encode(key, jax.flatten_util.ravel_pytree(tree)[0])
+
+    def decode(wire, like):
+        blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+        vector, restore = jax.flatten_util.ravel_pytree(blank)
+        return restore(compressor.decode(wire, vector))
+
+    return Compressor(encode, decode)
 
 
 @functools.lru_cache

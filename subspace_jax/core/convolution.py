@@ -7,12 +7,13 @@ A convolution is `patches(x) @ kernel_matrix(kernel)`: images are channels-last 
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from subspace_jax.typing import Array, Num
+from subspace_jax.typing import Array, Bool, Num
 
 Padding = str | Sequence[tuple[int, int]]
 
@@ -77,6 +78,53 @@ def matrix_kernel(matrix: Num[Array, "..."], window: Sequence[int], *, groups: i
     """The HWIO kernel of a matrix (inverse of `kernel_matrix`); it may have any number of columns."""
     columns = jnp.moveaxis(matrix, 0, 1) if groups > 1 else matrix[:, None]
     return columns.reshape(*window, -1, groups * matrix.shape[-1])
+
+
+def tiles(
+    kernel: Num[Array | np.ndarray, "*window c_in c_out"], rows: int
+) -> tuple[Any, Bool[np.ndarray, "down across rows rows"]]:
+    """A kernel cut as crossbars of rows x rows weights hold it, and which of the entries are there.
+
+    Crossbars take inputs channel by channel: entry (i, j, p, q) belongs to output channel i rows + p and to number
+    j rows + q of its inputs in the order (c, *window), which is another one than that of `patches`. What the edges lack
+    is filled up with zeros.
+
+    Args:
+      kernel: HWIO, or (d_in, d_out) of a dense layer; NumPy stays NumPy.
+      rows: inputs of one crossbar, and as many outputs.
+
+    Returns:
+      The blocks (down, across, rows, rows) and the mask of what is there, of the same shape.
+
+    Raises:
+      ValueError: rows below 1.
+    """
+    if rows < 1:
+        raise ValueError(f"a crossbar has at least 1 row; got {rows}.")
+    xp = np if isinstance(kernel, np.ndarray) else jnp
+    matrix = _channel_first(xp, kernel)
+    sizes = [-(-size // rows) for size in matrix.shape]
+    pads = [(0, count * rows - size) for count, size in zip(sizes, matrix.shape, strict=True)]
+
+    def cut(values: Any, xp: Any) -> Any:
+        return xp.pad(values, pads).reshape(sizes[0], rows, sizes[1], rows).transpose(0, 2, 1, 3)
+
+    return cut(matrix, xp), cut(np.ones(matrix.shape, bool), np)
+
+
+def untile(blocks: Num[Array | np.ndarray, "down across rows rows"], shape: Sequence[int]) -> Any:
+    """The kernel of this shape that `tiles` cut: its inverse."""
+    xp: Any = np if isinstance(blocks, np.ndarray) else jnp
+    down, across, rows, _ = blocks.shape
+    whole = blocks.transpose(0, 2, 1, 3).reshape(down * rows, across * rows)
+    *window, c_in, c_out = shape
+    matrix = whole[:c_out, : c_in * math.prod(window)]
+    return xp.moveaxis(matrix.reshape(c_out, c_in, *window), (0, 1), (-1, -2))
+
+
+def _channel_first(xp: Any, kernel: Any) -> Any:
+    """(c_out, c_in * prod(window)), a channel's window in one piece."""
+    return xp.moveaxis(kernel, (-1, -2), (0, 1)).reshape(kernel.shape[-1], -1)
 
 
 def _windows(x: Array, axis: int, size: int, stride: int, step: int) -> Array:

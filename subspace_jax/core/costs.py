@@ -12,10 +12,11 @@ once per use; norms, biases, activations and the movement of data are left out.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from subspace_jax.core import compress
 from subspace_jax.core.capture import Layer, Layers
@@ -30,6 +31,41 @@ ADD = {"float32": 0.9, "float16": 0.4, "int32": 0.1, "int8": 0.03}
 # and a k-bit multiply-accumulate of BIT_MAC k / 32 + LEAST_MAC. Recalled from that paper and not checked against it.
 BIT_ACCESS, BIT_MAC, LEAST_MAC = 2.5, 3.1, 0.1
 FULL_BITS = 32
+
+
+class Conversion(NamedTuple):
+    """What one conversion of an analog sum takes, against the bits of the converter.
+
+    Attributes:
+      energy: bits, an array -> energy in the unit; of bits above 0.
+      unit: of the energy.
+      source: where the formula is from.
+    """
+
+    energy: Callable[[np.ndarray], np.ndarray]
+    unit: str
+    source: str
+
+
+SAR_BIT, SAR_NOISE = 0.1, 1e-6  # pJ a bit, and pJ a fourfold step of the noise
+CONVERSIONS = {
+    "linear": Conversion(
+        lambda bits: 1.0 * bits, "bits",
+        "every bit as much: what gives the improvements that Ibrayev et al. report (arXiv 2403.13082)",
+    ),
+    "exponential": Conversion(lambda bits: 2.0**bits, "levels", "flash converters: a comparator for each level"),
+    "sar": Conversion(
+        lambda bits: SAR_BIT * bits + SAR_NOISE * 4.0**bits, "pJ",
+        "k1 b + k2 4^b, successive approximation: Murmann's survey of converters; constants of 100 fJ and 1 aJ, "
+        "recalled and not checked against it",
+    ),
+    "puma": Conversion(
+        lambda bits: 3.125 * bits**2, "pJ", ".25 mW b for 12.5 ns b: converters of the PUMA simulator (Ankit et al.)"
+    ),
+    "neurosim": Conversion(
+        lambda bits: 0.471 * bits + 1.9529, "microwatt", "successive approximation in NeuroSim, by its authors' answer"
+    ),
+}  # fmt: skip
 
 Bits = int | tuple[int, int]  # of a layer: weights and activations alike, or (weights, activations)
 
@@ -142,6 +178,20 @@ def energy(layers: Mapping[str, LayerCost], bits: Mapping[str, Bits] | Bits = FU
 def _picojoule(layer: LayerCost, bits_w: int, bits_a: int) -> float:
     read = BIT_ACCESS * (layer.inputs * bits_a + layer.parameters * bits_w)
     return read + layer.macs * (BIT_MAC * max(bits_w, bits_a) / FULL_BITS + LEAST_MAC)
+
+
+def conversion_energy(bits: np.ndarray | int, model: str = "linear") -> np.ndarray:
+    """Energy of one conversion by a model in CONVERSIONS, in its unit; without a bit nothing is converted: 0.
+
+    Raises:
+      ValueError: an unknown model; bits below 0.
+    """
+    if model not in CONVERSIONS:
+        raise ValueError(f"models of a converter are {', '.join(CONVERSIONS)}; got {model!r}.")
+    bits = np.asarray(bits)
+    if bits.size and bits.min() < 0:
+        raise ValueError(f"a converter has 0 bits or more; got {bits.min()}.")
+    return np.where(bits > 0, CONVERSIONS[model].energy(bits.astype(float)), 0.0)
 
 
 def parameters(params: PyTree) -> int:

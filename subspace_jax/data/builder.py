@@ -20,6 +20,8 @@ import tensorflow_datasets as tfds
 from subspace_jax.data import digits as scikit
 from subspace_jax.data.classes import Classes
 
+MANY = 4096  # samples whose labels are read together
+
 
 class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """scikit-learn's digits in the library's split, each with its position in scikit-learn's order."""
@@ -108,7 +110,29 @@ def read(folder: pathlib.Path, split: str) -> dict[str, np.ndarray]:
     return {key: column[order] for key, column in columns.items()}
 
 
-def _columns(folder: pathlib.Path, split: str) -> dict[str, np.ndarray]:
+def source(folder: pathlib.Path, split: str) -> tuple[Any, dict[str, np.ndarray], np.ndarray]:
+    """The samples of a split as tfds gives them, one by one; label and index in original order; that order's places.
+
+    Raises:
+      ValueError: as `read`, and a format that cannot be read by place.
+    """
+    builder, kept = _opened(folder, split)
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise ValueError(f"{folder} is stored as {builder.info.file_format.value}; array_record can be read by place.")
+    named = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    columns = {key: [] for key in kept if key != "image"}
+    for start in range(0, len(named), MANY):
+        rows = named.__getitems__(list(range(start, min(start + MANY, len(named)))))
+        for key, parts in columns.items():
+            parts.append(np.array([row[key] for row in rows]))
+    whole = {key: np.concatenate(parts) for key, parts in columns.items()}
+    whole["index"] = _positions(whole, folder)
+    order = np.argsort(whole["index"], kind="stable")
+    return builder.as_data_source(split), {key: whole[key][order] for key in ("label", "index")}, order
+
+
+def _opened(folder: pathlib.Path, split: str) -> tuple[Any, list[str]]:
+    """The builder of a folder, and the names of its columns."""
     builder: Any = tfds.builder_from_directory(folder)
     features, splits = builder.info.features, builder.info.splits
     if split not in splits:
@@ -117,6 +141,11 @@ def _columns(folder: pathlib.Path, split: str) -> dict[str, np.ndarray]:
     absent = sorted({"image", "label"} - set(kept))
     if absent:
         raise ValueError(f"{folder} has no {' and no '.join(absent)} of one value a sample, only {', '.join(kept)}.")
+    return builder, kept
+
+
+def _columns(folder: pathlib.Path, split: str) -> dict[str, np.ndarray]:
+    builder, kept = _opened(folder, split)
     rows = _rows(builder, split, folder)
     if len({row["image"].shape for row in rows}) > 1:
         raise ValueError(f"{folder} holds images of several sizes; resize them to one and save them as {split}.npz.")

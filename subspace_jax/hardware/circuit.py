@@ -43,6 +43,8 @@ class Circuit(NamedTuple):
       range: of a converter: "calibrated", the .1 and 99.9 percentiles of the layer's sums; "full", from `rows` products
         of zeros to `rows` largest products.
       rank: of the table's factors.
+      passive: ratio of the sampling capacitor to the one that accumulates; .02 in the authors' layout. 0: all rows
+        count alike, else later ones count more.
     """
 
     bits: int = 4
@@ -51,6 +53,7 @@ class Circuit(NamedTuple):
     table: products.Kind = "mc_mean"
     range: Literal["calibrated", "full"] = "calibrated"
     rank: int = 6
+    passive: float = 0.0
 
 
 CIRCUIT = Circuit()
@@ -69,11 +72,13 @@ def check(circuit: Circuit) -> None:
     """Refuse a circuit that cannot be built or was not simulated.
 
     Raises:
-      ValueError: bits, rows, table, range or rank outside what `Circuit` says.
+      ValueError: bits, rows, table, range, rank or passive outside what `Circuit` says.
     """
     sram.check(sram.Design(circuit.bits, circuit.adc_bits or 1, circuit.rows))
     if circuit.range not in ("calibrated", "full"):
         raise ValueError(f"the range of a converter is 'calibrated' or 'full'; got {circuit.range!r}.")
+    if not 0 <= circuit.passive < math.inf:
+        raise ValueError(f"a ratio of capacitors is at least 0 and finite; got {circuit.passive}.")
     products.factors(products.product_table(circuit.table, circuit.bits), circuit.rank)
 
 
@@ -132,9 +137,22 @@ def run_circuit(
     return _running(apply, circuit, calibration.signed)(variables, whole, jnp.asarray(x))
 
 
+def row_weights(circuit: Circuit) -> Float[np.ndarray, " rows"] | None:
+    """What each row of a group counts for, 1 on average: with r = `passive`, row i counts (1 + r)^i as much as row 0.
+
+    An accumulation capacitor that shares its charge with one sample after the other keeps 1 / (1 + r) of what it had.
+    None: all count alike.
+    """
+    if not circuit.passive:
+        return None
+    grown = (1 + circuit.passive) ** np.arange(circuit.rows)
+    return grown / grown.mean()
+
+
 def group_sums(
-    v: Float[Array, "n k"], w: Float[Array, "k m"], table: Float[np.ndarray, "w v"], *, rows: int, rank: int
-) -> Float[Array, "n groups m"]:
+    v: Float[Array, "n k"], w: Float[Array, "k m"], table: Float[np.ndarray, "w v"], *, rows: int, rank: int,
+    weights: Float[np.ndarray, " rows"] | None = None,
+) -> Float[Array, "n groups m"]:  # fmt: skip
     """S = sum of M(w, v) over each group of rows, volt; the last group is filled up with products of zeros.
 
     Args:
@@ -143,12 +161,16 @@ def group_sums(
       table: of products.
       rows: of a group.
       rank: of the table's factors; its size gives the table itself.
+      weights: of the rows of a group; all 1 when None.
     """
     of_w, of_v = (jnp.asarray(side, jnp.float32) for side in products.factors(table, rank))
     groups = -(-len(w) // rows)
     filled = groups * rows - len(w)
     w, v = jnp.pad(w, ((0, filled), (0, 0))), jnp.pad(v, ((0, 0), (0, filled)))
-    left = of_v[v.astype(jnp.int32)].reshape(len(v), groups, rows * rank)
+    left = of_v[v.astype(jnp.int32)].reshape(len(v), groups, rows, rank)
+    if weights is not None:
+        left *= jnp.asarray(weights, jnp.float32).reshape(1, 1, rows, 1)
+    left = left.reshape(len(v), groups, rows * rank)
     right = jnp.moveaxis(of_w[w.astype(jnp.int32)], 2, 1).reshape(groups, rows * rank, -1)
     return jnp.einsum("ngk,gkm->ngm", left, right, precision="highest")
 
@@ -159,17 +181,19 @@ def _passes(
     """(sign, group sums) of every pair of signs of inputs and weights."""
     w, _ = quantize.magnitude(matrix, circuit.bits, own.weight)
     x, _ = quantize.magnitude(call.x, circuit.bits, own.inputs)
-    order = np.arange(call.layer.d_in).reshape(math.prod(call.layer.window), -1).T.reshape(-1)  # channel first
+    order = sram.channel_first(call.layer)
     rows, w = call._replace(x=x).inputs()[:, order], w[order]
-    shared = {"rows": circuit.rows, "rank": circuit.rank}
-    table, found = products.product_table(circuit.table, circuit.bits), []
+    shared: Any = {"rows": circuit.rows, "rank": circuit.rank}
+    table, weights, found = products.product_table(circuit.table, circuit.bits), row_weights(circuit), []
     for number, (of_x, of_w) in enumerate(
         ((1, 1), (1, -1), (-1, 1), (-1, -1))[: 4 if call.layer.path in signed else 2]
     ):
         codes = jnp.maximum(of_x * rows, 0), jnp.maximum(of_w * w, 0)
-        sums = group_sums(*codes, table, **shared)
+        sums = group_sums(*codes, table, weights=weights, **shared)
         if key is not None:
-            variance = group_sums(*codes, products.product_table("mc_std") ** 2, **shared)
+            spread = products.product_table("mc_std") ** 2
+            squared = None if weights is None else weights**2
+            variance = group_sums(*codes, spread, weights=squared, **shared)
             drawn = jax.random.normal(jax.random.fold_in(key, number), sums.shape)
             sums += jnp.sqrt(jnp.maximum(variance, 0)) * drawn
         found.append((of_x * of_w, sums))

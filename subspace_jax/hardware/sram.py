@@ -243,6 +243,11 @@ def parts_of(
     return {path: (kernels[path], calibration.ranges[path]) for path in table}
 
 
+def channel_first(layer: capture.Layer) -> np.ndarray:
+    """Positions of a layer's inputs in the order in which an array holds them: (channel, row, column) of a window."""
+    return np.arange(layer.d_in).reshape(math.prod(layer.window), -1).T.reshape(-1)
+
+
 def product(call: capture.Call, matrix: Array, bits: int, weight: Array, inputs: Array) -> Array:
     """Rows (n, d_out) of the product in few bits, of whole numbers: exact on any device if the network is float32."""
     w, unit_w = quantize.magnitude(matrix, bits, weight)

@@ -111,12 +111,13 @@ _described: weakref.WeakKeyDictionary[Callable, tuple[str, tuple[tuple[str, Any]
 
 @lru_cache(maxsize=64)  # the same functions for the same network, and so one compilation of whatever uses them
 def _built(name: str, arguments: tuple[tuple[str, Any], ...]) -> Model:
-    model = from_linen(_module(name, arguments))
+    model = from_linen(linen_module(name, arguments))
     _described[model.apply] = name, arguments
     return model
 
 
-def _module(name: str, arguments: tuple[tuple[str, Any], ...]) -> nn.Module:
+def linen_module(name: str, arguments: tuple[tuple[str, Any], ...]) -> nn.Module:
+    """The module of a network by name and checked arguments, for modules that contain it."""
     network = NETWORKS[name]
     if not hasattr(network, "parts"):
         return network.clone(**dict(arguments))

@@ -3,7 +3,7 @@
 import flax.linen as nn
 
 from subspace_jax.nn.parts import Images, Parts, Stages
-from subspace_jax.nn.vision import BasicBlock, ResNetStage
+from subspace_jax.nn.vision import BasicBlock, ResNetStage, beside_shortcut
 
 
 class ImageNetResNet(nn.Module):
@@ -48,7 +48,4 @@ class Bottleneck(nn.Module):
         y = parts.conv(self.width, 3, stride=self.stride, name="conv1")(y)
         y = parts.act(parts.normalize(y, train, name="norm1"))
         y = parts.normalize(parts.conv(4 * self.width, 1, name="conv2")(y), train, name="norm2", gain=0.0)
-        if x.shape != y.shape:
-            x = parts.conv(4 * self.width, 1, stride=self.stride, name="shortcut")(x)
-            x = parts.normalize(x, train, name="shortcut_norm")
-        return parts.act(parts.add(x, y, name="sum"))
+        return beside_shortcut(parts, x, y, train, stride=self.stride)

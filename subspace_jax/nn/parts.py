@@ -32,6 +32,7 @@ INITS = {
     "lecun": nn.initializers.lecun_normal(),
     "he": nn.initializers.he_normal(),
     "he_out": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+    "uniform": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
 }
 EVONORMS: dict[str, Callable[..., nn.Module]] = {
     "evonorm": EvoNorm,
@@ -62,8 +63,8 @@ class Parts(NamedTuple):
       norms keep their shift.
     activation: a name in ACTIVATIONS; "gelu" is the exact one, "gelu_tanh" its approximation by a tanh.
     epsilon: what norms add to the variance, above 0; None: 1e-5, and 1e-6 for "layer". EvoNorms have their own.
-    init: "lecun", "he" or "he_out" (variance 2 / fan-out) normal for the layers before an activation; the head is
-      always LeCun.
+    init: "lecun", "he" or "he_out" (variance 2 / fan-out) normal, or "uniform" in +-1 / sqrt(fan-in), PyTorch's, for
+      the layers before an activation; the head is always LeCun normal.
     dtype: of the computation; parameters, statistics, penultimate and logits are float32. "float64", to compare
       implementations, needs jax_enable_x64 and makes stages and logits float64; cast the parameters yourself.
     bits: None, or the bits of a low-precision network simulated in float32: inputs, weights and cotangents of

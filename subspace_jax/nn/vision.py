@@ -204,10 +204,15 @@ class BasicBlock(nn.Module):
         y = parts.conv(self.width, 3, stride=self.stride, name="conv0")(x)
         y = parts.act(parts.normalize(y, train, name="norm0"))
         y = parts.normalize(parts.conv(self.width, 3, name="conv1")(y), train, name="norm1", gain=0.0)
-        if x.shape != y.shape:
-            x = parts.conv(self.width, 1, stride=self.stride, name="shortcut")(x)
-            x = parts.normalize(x, train, name="shortcut_norm")
-        return parts.act(parts.add(x, y, name="sum"))
+        return beside_shortcut(parts, x, y, train, stride=self.stride)
+
+
+def beside_shortcut(parts: Parts, x: Array, y: Array, train: bool, *, stride: int) -> Array:
+    """act(x + y), inside a compact module; x by a convolution of one pixel where y has another shape."""
+    if x.shape != y.shape:
+        x = parts.conv(y.shape[-1], 1, stride=stride, name="shortcut")(x)
+        x = parts.normalize(x, train, name="shortcut_norm")
+    return parts.act(parts.add(x, y, name="sum"))
 
 
 def _bias_without_norm(parts: Parts) -> Parts:

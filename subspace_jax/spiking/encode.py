@@ -15,6 +15,7 @@ from subspace_jax.typing import Array, Float, Int, Key, Shaped
 
 Images = Float[Array | np.ndarray, "b h w c"]
 Frames = Float[Array | np.ndarray, "t b h w c"]
+Limit = float | Float[Array, ""]
 ROUNDED = 1e-3  # by which images may leave [-1, 1]
 # Rows of JPEG's luma and chroma (JFIF, ITU-T T.871), for values in [0, 1]; both chroma have .5 added.
 YCBCR = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32)
@@ -52,9 +53,11 @@ def expand(
     """
     height, width = x.shape[1:3]
     if min(block, stride) < 1 or min(height, width) < block or (height - block) % stride or (width - block) % stride:
+        lost = [(side - block) % stride if side >= block and stride > 0 else side for side in (height, width)]
         raise ValueError(
-            f"blocks of {block} with stride {stride} do not cover images of {height}x{width}: the side less the block "
-            "must be a multiple of the stride."
+            f"blocks of {block} with stride {stride} do not cover images of {height}x{width}, whose last "
+            f"{lost[0]} rows and {lost[1]} columns would be lost: the side less the block must be a multiple of the "
+            "stride."
         )
     down, across = ((size - block) // stride + 1 for size in (height, width))
     rows = (np.arange(down)[:, None] * stride + np.arange(block)).ravel()
@@ -88,14 +91,18 @@ def dct_frames(x: Images, *, block: int = 4, stride: int = 4, colour: bool = Tru
     return jax.lax.stop_gradient(parts.reshape(block**2, b, height, width, c))
 
 
-def encoder_thresholds(frames: Frames, *, low: float = 6.5, high: float = 93.5) -> tuple[float, float]:
+def encoder_thresholds(frames: Frames, *, low: float = 6.5, high: float = 93.5) -> tuple[Limit, Limit]:
     """The two percentiles of all entries of the frames, (negative, positive): measured once, on training images.
 
-    Measured on each batch instead, as the authors' code does, a prediction would depend on the batch it is in.
+    Inside `jit` they are measured on each batch, as the authors' code does: then a prediction depends on the batch that
+    it is in, and nothing is checked.
 
     Raises:
       ValueError: percentiles that are not below and above 0, as of images without contrast.
     """
+    if not is_known(frames):
+        negative, positive = jnp.percentile(frames, jnp.array([low, high]))
+        return negative, positive
     negative, positive = (float(value) for value in np.percentile(np.asarray(frames), [low, high]))
     if not negative < 0 < positive:
         raise ValueError(
@@ -106,8 +113,7 @@ def encoder_thresholds(frames: Frames, *, low: float = 6.5, high: float = 93.5) 
 
 
 def dct_encode(
-    frames: Frames, negative: float | Float[Array, ""], positive: float | Float[Array, ""], *, steps: int,
-    keep: int | None = None,
+    frames: Frames, negative: Limit, positive: Limit, *, steps: int, keep: int | None = None,
 ) -> Float[Array, "steps b h w c"]:  # fmt: skip
     """Spikes in {-1, 0, 1}: frame t mod K is added to an accumulator without leak, a threshold subtracted per spike.
 

@@ -19,7 +19,7 @@ from subspace_jax.nn import Model
 from subspace_jax.nn.build import NETWORKS, description
 from subspace_jax.nn.layers.spiking import Order, Surrogate, lif
 from subspace_jax.nn.vision import CNN, MLP, average
-from subspace_jax.typing import ApplyFn, Array, Float, Key, Params, Variables
+from subspace_jax.typing import ApplyFn, Array, Float, Key, Num, Params, Variables
 
 LEAK = 0.9901  # the authors' leak
 
@@ -29,7 +29,7 @@ class Layer(NamedTuple):
 
     Attributes:
       path: of its kernel.
-      dense: a dense layer on the flattened map; else a 3x3 convolution that keeps the size.
+      dense: a dense layer on the flattened map; else a convolution that keeps the size.
       pools: 2x2 average poolings of what it reads.
     """
 
@@ -52,21 +52,30 @@ class Spiking(NamedTuple):
     apply: ApplyFn
 
 
-def spiking(model: Model, variables: Variables) -> Spiking:
+def spiking(
+    model: Model | ApplyFn, variables: Variables, x: Float[Array | np.ndarray, "b ..."] | None = None
+) -> Spiking:
     """The spiking network with the weights of a trained classifier; its thresholds come from `thresholds.balance`.
 
     Args:
       model: "mlp", "cnn", "cnn2" or "vgg" of `nn.build`, with use_bias=False, norm="none", activation="relu" and
-        pool="average".
+        pool="average"; with `x`, any function (variables, x) -> logits that `follow` can follow, or a Model of one.
       variables: of that network.
+      x: a few samples, on which a network that `nn.build` did not make is followed.
 
     Raises:
       ValueError: another network, a norm, another activation, maximum pooling, or a bias, each by its name.
     """
+    if x is not None:
+        from subspace_jax.spiking import follow  # here, since it stands on the types of this file
+
+        return follow.follow(model.apply if isinstance(model, Model) else model, variables, x)
+    if not isinstance(model, Model):
+        raise ValueError("a function is followed on a few samples: give x, such as ten images.")
     name, arguments = description(model)
     network = NETWORKS[name]
     if not isinstance(network, CNN | MLP):
-        raise ValueError(f"{name} cannot spike here: its layers are no chain; build mlp, cnn, cnn2 or vgg.")
+        raise ValueError(f"{name} cannot spike here: its layers are no chain; build mlp, cnn, cnn2 or vgg, or give x.")
     sizes = [field for field in ("widths", "strides", "pools", "pool", "dense") if hasattr(network, field)]
     own = {field: arguments.get(field, getattr(network, field)) for field in sizes} | {
            field: arguments.get(field, getattr(network.parts, field)) for field in ("norm", "activation")}  # fmt: skip
@@ -82,13 +91,14 @@ def spiking(model: Model, variables: Variables) -> Spiking:
 
 
 def trace(
-    network: Spiking, thresholds: Sequence[Any] | Array, spikes: Float[Array | np.ndarray, "t b ..."], *,
+    network: Spiking, thresholds: Sequence[Any] | Array, spikes: Num[Array | np.ndarray, "t b ..."], *,
     leak: float | int = LEAK, order: Order = "spike_first", surrogate: Surrogate = "triangle", hold: int | None = None,
     key: Key[Array, ""] | None = None, rate: float | int = 0.0,
 ) -> dict[str, Float[Array, "t b ..."]]:  # fmt: skip
     """What each layer reads at each step: {path: (t, b, ...)}; arguments as in `run`."""
     _check(network, thresholds, spikes, leak, order, hold, rate)
     spikes = jnp.asarray(spikes)
+    spikes = spikes.astype(jnp.float32) if jnp.issubdtype(spikes.dtype, jnp.integer) else spikes
     kernels, read = trees.select(network.params, [layer.path for layer in network.layers]), {}
     for number, layer in enumerate(network.layers):
         read[layer.path] = spikes
@@ -105,7 +115,7 @@ def trace(
 
 
 def run(
-    network: Spiking, thresholds: Sequence[Any] | Array, spikes: Float[Array | np.ndarray, "t b ..."], *,
+    network: Spiking, thresholds: Sequence[Any] | Array, spikes: Num[Array | np.ndarray, "t b ..."], *,
     leak: float | int = LEAK, order: Order = "spike_first", surrogate: Surrogate = "triangle", hold: int | None = None,
     key: Key[Array, ""] | None = None, rate: float | int = 0.0,
 ) -> tuple[Float[Array, "b classes"], dict[str, Float[Array, "b ..."]]]:  # fmt: skip
@@ -142,7 +152,7 @@ def run(
 
 
 def drive(
-    layer: Layer, kernel: Float[Array | np.ndarray, "..."], spikes: Float[Array | np.ndarray, "t b ..."]
+    layer: Layer, kernel: Float[Array | np.ndarray, "..."], spikes: Num[Array | np.ndarray, "t b ..."]
 ) -> Float[Array, "t b ..."]:
     """What a layer adds to the membranes behind it, for all steps in one product."""
     steps, samples = spikes.shape[:2]

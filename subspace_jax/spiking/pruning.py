@@ -1,4 +1,4 @@
-"""How many channels does each layer of a spiking network need? Counted from the potential that its neurons accumulate.
+"""How many channels and bits does each layer of a spiking network need? Channels: counted from accumulated potentials.
 
 The potential of a layer is its drive, averaged over time, without reset: the spiking response before ReLU. Its centred
 covariance over samples and positions has k significant dimensions, the fewest that hold the share tau of the variance;
@@ -109,6 +109,21 @@ def widths(measured: dict[str, Moments], *, tau: float | int) -> dict[str, int]:
     return found
 
 
+def parameters(network: Spiking, widths: Sequence[int]) -> int:
+    """Weights of the same network with other widths, the sum of window x channels before x channels.
+
+    Raises:
+      ValueError: not one width for each layer but the last, or one above the layer's own.
+    """
+    kernels = _kernels(network.params, network.layers)
+    _check_widths(widths, kernels)
+    total, before, full = 0, kernels[0].shape[-2], kernels[0].shape[-2]
+    for kernel, width in zip(kernels, [*widths, kernels[-1].shape[-1]], strict=True):
+        total += kernel.size // (full * kernel.shape[-1]) * before * width
+        before, full = width, kernel.shape[-1]
+    return total
+
+
 def select(
     params: Params, layers: Sequence[Layer], *, widths: Sequence[int], kind: Literal["random", "magnitude"],
     key: Key[Array, ""] | None = None,
@@ -127,23 +142,40 @@ def select(
     """
     if kind not in ("random", "magnitude"):
         raise ValueError(f"kind is 'random' or 'magnitude'; got {kind!r}.")
-    kernels = {layer.path: np.asarray(trees.flatten(params)[layer.path]) for layer in layers}
-    full = [kernels[layer.path].shape[-1] for layer in layers[:-1]]
-    if len(widths) != len(full) or not all(1 <= own <= most for own, most in zip(widths, full, strict=False)):
-        raise ValueError(f"widths are those of all layers but the last, at most {full}; got {list(widths)}.")
-    found, kept, channels = {}, np.arange(kernels[layers[0].path].shape[-2]), kernels[layers[0].path].shape[-2]
-    for number, layer in enumerate(layers):
-        kernel = kernels[layer.path]
-        if layer.dense and channels != kernel.shape[0]:  # of a flattened map, whose channels come last
-            kept = (np.arange(0, kernel.shape[0], channels)[:, None] + kept).ravel()
-        channels = kernel.shape[-1]
-        kernel = kernel[kept] if layer.dense else kernel[:, :, kept]
-        kept = np.arange(channels)
-        if number < len(widths):
-            own = None if kind == "magnitude" else jax.random.fold_in(as_key(key), number)
-            kept = _chosen(kernels[layer.path], widths[number], own)
-        found[layer.path] = jnp.asarray(kernel[..., kept])
-    return trees.map_with_path(lambda path, leaf: found[path], params)
+    kernels = _kernels(params, layers)
+    _check_widths(widths, kernels)
+    chosen = []
+    for number, (width, kernel) in enumerate(zip(widths, kernels, strict=False)):
+        own = None if kind == "magnitude" else jax.random.fold_in(as_key(key), number)
+        chosen.append(np.eye(kernel.shape[-1])[:, _chosen(kernel, width, own)])
+    return _between(params, layers, chosen)
+
+
+def project(params: Params, layers: Sequence[Layer], measured: dict[str, Moments], *, widths: Sequence[int]) -> Params:
+    """The weights between leading principal directions, as a network of these widths: where one may start to train.
+
+    W'_l = P_l' W_l (P_{l-1} x I), with the `widths` leading eigenvectors P_l of the covariance of layer l; no rotation
+    where a width is the layer's own. Exact of linear layers whose potentials lie in these directions; the neurons in
+    between do not commute with it.
+
+    Args:
+      params: of the wide network.
+      layers: of that network.
+      measured: of `channel_moments`.
+      widths: channels to keep of each layer but the last.
+
+    Raises:
+      ValueError: not one width for each layer but the last, or one above the layer's own.
+    """
+    kernels = _kernels(params, layers)
+    _check_widths(widths, kernels)
+    bases = []
+    for layer, width, kernel in zip(layers, widths, kernels, strict=False):
+        own = np.eye(kernel.shape[-1])
+        if width < len(own):
+            own = np.linalg.eigh(moments.covariance(measured[layer.path]))[1][:, ::-1][:, :width]
+        bases.append(own)
+    return _between(params, layers, bases)
 
 
 def quantise_weights(params: Params, bits: int) -> Params:
@@ -164,6 +196,33 @@ def quantise_weights(params: Params, bits: int) -> Params:
         return jnp.where(scale > 0, scale * jnp.round(leaf / jnp.where(scale > 0, scale, 1)), leaf)
 
     return jax.tree.map(grid, params)
+
+
+def _kernels(params: Params, layers: Sequence[Layer]) -> list[np.ndarray]:
+    leaves = trees.flatten(params)
+    return [np.asarray(leaves[layer.path]) for layer in layers]
+
+
+def _check_widths(widths: Sequence[int], kernels: Sequence[np.ndarray]) -> None:
+    full = [kernel.shape[-1] for kernel in kernels[:-1]]
+    if len(widths) != len(full) or not all(1 <= own <= most for own, most in zip(widths, full, strict=False)):
+        raise ValueError(
+            f"widths are those of all layers but the last, whose outputs are the classes, at most {full}; got "
+            f"{list(widths)}."
+        )
+
+
+def _between(params: Params, layers: Sequence[Layer], bases: Sequence[np.ndarray]) -> Params:
+    """Kernels from one set of channels to the next: (channels, kept) for each layer but the last."""
+    kernels, found = _kernels(params, layers), {}
+    into = np.eye(kernels[0].shape[-2])
+    for layer, kernel, out in zip(layers, kernels, [*bases, np.eye(kernels[-1].shape[-1])], strict=True):
+        shape = (-1, len(into), kernel.shape[-1])  # positions, or those of a flattened map, whose channels come last
+        narrow = np.einsum("pio,ik,oq->pkq", kernel.reshape(shape).astype(np.float64), into, out)
+        lead = () if layer.dense else kernel.shape[:-2]
+        found[layer.path] = jnp.asarray(narrow.reshape(*lead, -1, out.shape[1]), kernel.dtype)
+        into = out
+    return trees.map_with_path(lambda path, leaf: found[path], params)
 
 
 def _chosen(kernel: np.ndarray, width: int, key: Any) -> np.ndarray:

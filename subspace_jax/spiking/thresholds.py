@@ -55,11 +55,13 @@ def balance(
       hold: see order.
 
     Raises:
-      ValueError: a percentile out of range, too few steps, a drive that is not finite, or a dead layer: its threshold
-        would be 0.
+      ValueError: a percentile or leak out of range, too few steps, a drive that is not finite, or a dead layer: its
+        threshold would be 0.
     """
     if not 0 < percentile <= 100:
         raise ValueError(f"percentile is in (0, 100]; got {percentile}.")
+    if not 0 < leak <= 1:
+        raise ValueError(f"leak is the share of a membrane that stays, in (0, 1]; got {leak}.")
     check_steps(network, hold or len(spikes), order)
     kernels, rows = trees.select(network.params, [layer.path for layer in network.layers]), []
     for layer in network.layers[:-1]:

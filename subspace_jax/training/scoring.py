@@ -1,17 +1,19 @@
 """Score every sample of a data set, in batches sharded over devices; scores do not depend on batch, device or order."""
 
+import itertools
+import pathlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from subspace_jax.core import closures, meshes, metrics
 from subspace_jax.core.keys import as_key, sample_keys
+from subspace_jax.training.partial import Partial, check_sum
 from subspace_jax.training.progress import track
 from subspace_jax.typing import ApplyFn, Array, Float, Key, PyTree, Variables
 
@@ -29,6 +31,7 @@ def score_dataset(
     batch: int = 512,
     devices: list | None = None,
     label: str = "scoring",
+    folder: str | pathlib.Path | None = None,
 ) -> PyTree:
     """Run fn(keys, variables, *arrays) over a whole data set and put the results together in order.
 
@@ -41,17 +44,19 @@ def score_dataset(
       fn: scores a batch: keys (b,), variables, arrays (b, ...) -> a pytree of arrays (b, ...). Each new
         function object is compiled again, as is one whose closure has changed: define it outside of loops.
       variables: what fn takes; copied to every device.
-      arrays: host or device arrays, or pytrees of them, of equal length n, usually (x, y).
+      arrays: host or device arrays, or pytrees of them, of equal length n, usually (x, y). What has a length and
+        gives the rows of an index array will do, such as `numpy.memmap` or `data.mapped`: only a batch is read.
       index: sample indices (n,) that keys are folded with; 0..n-1 when None.
       batch: samples per call over all devices, rounded up to a multiple of their number; at most 64 per CPU device.
       devices: all local ones when None.
       label: name beside the progress bar.
+      folder: where results are kept while they are made, so that a pass that was stopped goes on; fn is not compared.
 
     Returns:
       The pytree of fn with leading axis n, on the first device; inside `jax.set_mesh` on all devices of that mesh.
 
     Raises:
-      ValueError: no samples, arrays of different lengths, batch < 1.
+      ValueError: no samples, arrays of different lengths, batch < 1, a folder of another pass.
     """
     key, fn, arrays = as_key(key), closures.current(fn), meshes.moved(arrays)
     lengths = [len(leaf) for leaf in jax.tree.leaves(arrays)]
@@ -68,28 +73,63 @@ def score_dataset(
     batch = -(-batch // mesh.size) * mesh.size
     over = NamedSharding(mesh, PartitionSpec("samples"))
     variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
-    parts = []
-    for start in track(range(0, count + 1, batch), label=label, total=count // batch + 1, samples=batch):
-        rows = np.arange(start, start + batch) * (np.arange(start, start + batch) < count)  # padding is sample 0
-        taken = jax.tree.map(lambda leaf, rows=rows: leaf[rows], (index, *arrays))
-        with meshes.within(mesh):
-            parts.append(_call(fn, mesh, key, variables, *jax.device_put(taken, over)))
-        jax.block_until_ready(parts[-2:-1])  # one batch in flight: the progress bar is right and the queue short
-    home = meshes.home(mesh)
-    whole, ends = _joined(jax.device_put(parts, home), count)
-    _warn_if_samples_interact(*ends)
+    saved = _partial(folder, fn, key, variables, arrays, index, batch) if folder else None
+
+    def results() -> Iterator[tuple[int, PyTree]]:
+        for start in track(range(0, count + 1, batch), label=label, total=count // batch + 1, samples=batch):
+            if saved and start in saved.kept:
+                yield start, saved.kept[start]
+                continue
+            rows = np.arange(start, start + batch) * (np.arange(start, start + batch) < count)  # padding is sample 0
+            taken = jax.tree.map(lambda leaf, rows=rows: leaf[rows], (index, *arrays))
+            with meshes.within(mesh):
+                part = _call(fn, mesh, key, variables, *jax.device_put(taken, over))
+            yield start, part
+            if saved:
+                saved.put(start, part)
+
+    try:
+        whole = _joined(results(), count)
+    finally:
+        if saved:
+            saved.write()
+    _warn_if_samples_interact(*jax.tree.leaves(whole)[0][[0, count]])
+    return jax.device_put(jax.tree.map(lambda leaf: leaf[:count], whole), meshes.home(mesh))
+
+
+def _joined(results: Iterator[tuple[int, PyTree]], count: int) -> PyTree:
+    """The results of all batches on the host, and in a last row those of sample 0, scored again as padding.
+
+    Taken one by one: many small arrays on a device, each beside a freed batch, would scatter its memory.
+    """
+    whole = None
+    for start, part in _one_ahead(results):  # so the queue is short and the progress bar right
+        found = jax.tree.map(np.asarray, part)
+        if whole is None:
+            whole = jax.tree.map(lambda leaf: np.empty((count + 1, *leaf.shape[1:]), leaf.dtype), found)
+        for to, rows in zip(jax.tree.leaves(whole), jax.tree.leaves(found), strict=True):
+            to[start : start + len(rows)] = rows[: count + 1 - start]
     return whole
 
 
-@partial(jax.jit, static_argnums=1)
-def _joined(parts: list[PyTree], count: int) -> tuple[PyTree, tuple[Array, Array]]:
-    """The scores of all batches without padding, and those of sample 0 in the first and in the last batch."""
-    whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-    scores = jax.tree.leaves(whole)[0]
-    return jax.tree.map(lambda leaf: leaf[:count], whole), (scores[0], scores[count])
+def _one_ahead(results: Iterator[Any]) -> Iterator[Any]:
+    """Each result when the next one has been asked for: the device computes one while the host takes the other."""
+    for before, _ in itertools.pairwise(itertools.chain(results, (None,))):
+        yield before
 
 
-def _warn_if_samples_interact(first: Float[Array, "..."], again: Float[Array, "..."]) -> None:
+def _partial(
+    folder: str | pathlib.Path, fn: Callable, key: Key[Array, ""], variables: Variables, arrays: Any, index: np.ndarray,
+    batch: int,
+) -> Partial:  # fmt: skip
+    """What was kept of this pass; the arrays themselves are not read for it."""
+    one = jax.tree.map(lambda leaf: leaf[np.zeros(1, int)], (index, *arrays))
+    structure = jax.tree.structure(jax.eval_shape(lambda i, *a: fn(sample_keys(key, i), variables, *a), *one))
+    sums = {"key": check_sum(key), "variables": check_sum(variables), "index": check_sum(index), "batch": batch}
+    return Partial(folder, structure, sums)
+
+
+def _warn_if_samples_interact(first: Any, again: Any) -> None:
     """Warn if sample 0, scored in the first and the last batch, has two scores: samples of a batch then interact."""
     before, after = np.asarray(first, np.float64), np.asarray(again, np.float64)
     change = np.abs(after - before).max(initial=0) / max(np.abs(before).max(initial=0), 1e-30)

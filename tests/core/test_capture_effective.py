@@ -70,6 +70,7 @@ KERNELS = {
     "fake quantisation": (lambda p: rounded(p["w"]), {"w": LORA["w"]}, False),
     "integer cast": (lambda p: p["w"].astype(jnp.int8).astype(jnp.float32), {"w": 3 * LORA["w"]}, False),
     "integers": (dequantised, {"q": jnp.arange(16, dtype=jnp.int8).reshape(D, D), "scale": draw(8, 1, D)}, False),
+    "eight bits": (dequantised, {"q": draw(8, D, D).astype(jnp.float8_e4m3fn), "scale": draw(8, 1, D)}, False),
     "chosen by a parameter": (lambda p: lax.cond(p["s"] > 0, lambda: p["w"], lambda: p["a"]),
                               {"s": jnp.ones(()), "w": LORA["w"], "a": draw(9, D, D)}, False),
     "no leaf of its size": (lambda p: p["a"] @ p["b"], {"a": LORA["a"], "b": LORA["b"]}, False),

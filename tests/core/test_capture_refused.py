@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
+from jax.experimental import pallas as pl
 from jax.experimental import sparse
 
 from subspace_jax.core import capture
@@ -65,6 +66,14 @@ def broadcast_weights(p, x):
 def unknown_call(p, x):
     mesh, spec = jax.sharding.Mesh(jax.devices()[:1], ("i",)), jax.sharding.PartitionSpec()
     return jax.shard_map(lambda w, x: x @ w, mesh=mesh, in_specs=spec, out_specs=spec)(p["w"], x)
+
+
+@refused("'w'.*'pallas_call', which capture does not know", w=W)
+def own_kernel(p, x):
+    def product(x, w, out):
+        out[...] = x[...] @ w[...]
+
+    return pl.pallas_call(product, out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype), interpret=True)(x, p["w"])
 
 
 @refused("'w'.*'ragged_dot", w=W)

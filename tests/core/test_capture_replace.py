@@ -160,14 +160,15 @@ def test_bad_edits_are_refused(matrices, message):
         capture.factorise(table, params, {"w": 0})
 
 
-def test_integer_kernels_are_measured_but_not_edited():
-    """An edit would be cut down to whole steps, silently."""
+@pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])
+def test_eight_bit_kernels_are_measured_but_not_edited(dtype):
+    """An edit would be cut down to the steps of that format, silently."""
     fn = lambda p, x: (x @ p["w"].astype(jnp.float32)) * p["scale"]  # noqa: E731
-    params, x = {"w": jnp.arange(-8, 8, dtype=jnp.int8).reshape(4, 4), "scale": jnp.ones((1, 4))}, draw(1, 5, 4)
+    params, x = {"w": jnp.arange(-8.0, 8).reshape(4, 4).astype(dtype), "scale": jnp.ones((1, 4))}, draw(1, 5, 4)
     table = capture.layers(fn, params, x)
     for edit in (lambda: capture.write_kernels(table, params, {"w": jnp.ones((4, 4)) / 2}),
                  lambda: capture.factorise(table, params, {"w": 1})):  # fmt: skip
-        with pytest.raises(ValueError, match=r"the kernel of 'w' is int8.*edit the dequantised network"):
+        with pytest.raises(ValueError, match=rf"the kernel of 'w' is {dtype}.*edit the dequantised network"):
             edit()
     floats = params | {"w": params["w"].astype(jnp.float32)}
     edited = capture.write_kernels(table, floats, {"w": jnp.full((4, 4), 0.5)})

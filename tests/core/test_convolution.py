@@ -1,4 +1,6 @@
 import functools
+import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -127,3 +129,42 @@ def test_channels_that_do_not_divide_are_refused():
 def test_a_window_larger_than_the_image_is_refused():
     with pytest.raises(ValueError, match="window that reaches 5 does not fit in 4"):
         convolution.patches(jnp.zeros((1, 4, 4, 3)), (5, 1), padding="VALID")
+
+
+@pytest.mark.parametrize(("shape", "rows"), [((3, 3, 2, 11), 4), ((1, 1, 8, 4), 8), ((13, 6), 4), ((2, 3, 3, 2), 16)])
+def test_tiles_are_those_of_the_channel_first_matrix(shape, rows):
+    kernel = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    blocks, there = convolution.tiles(kernel, rows)
+    *window, c_in, c_out = shape
+    for (i, j, p, q), value in np.ndenumerate(blocks):
+        out, number = i * rows + p, j * rows + q
+        assert there[i, j, p, q] == (out < c_out and number < c_in * math.prod(window))
+        place = np.unravel_index(min(number, c_in * math.prod(window) - 1), (c_in, *window))
+        assert value == (kernel[(*place[1:], place[0], min(out, c_out - 1))] if there[i, j, p, q] else 0)
+    np.testing.assert_array_equal(convolution.untile(blocks, shape), kernel)
+    traced = jax.jit(lambda kernel: convolution.untile(convolution.tiles(kernel, rows)[0], shape))(kernel)
+    np.testing.assert_array_equal(traced, kernel)
+
+
+VGG11 = [(3, 3, *pair) for pair in itertools.pairwise((3, 64, 128, 256, 256, 512, 512, 512, 512))]
+RESNET18 = [(7, 7, 3, 64), *[(3, 3, 64, 64)] * 4] + [
+    (side, side, before, width)
+    for width in (128, 256, 512)
+    for side, before in ((3, width // 2), (3, width), (3, width), (3, width), (1, width // 2))
+]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "weights", "rows", "count"),
+    [(VGG11, 9_217_728, rows, count) for rows, count in ((32, 9002), (64, 2251), (128, 564), (256, 144))]
+    + [(RESNET18, 11_166_912, 64, 2727)],
+)
+def test_tiles_of_published_networks(shapes, weights, rows, count):
+    assert sum(map(math.prod, shapes)) == weights
+    made = [jax.eval_shape(lambda k: convolution.tiles(k, rows)[0], jax.ShapeDtypeStruct(s, "float32")) for s in shapes]
+    assert sum(own.shape[0] * own.shape[1] for own in made) == count
+
+
+def test_a_crossbar_without_rows_is_refused():
+    with pytest.raises(ValueError, match="a crossbar has at least 1 row; got 0"):
+        convolution.tiles(np.ones((2, 2)), 0)

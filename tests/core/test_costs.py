@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from subspace_jax.core import capture, costs
@@ -43,6 +44,19 @@ def test_a_step_is_the_products_of_the_program_and_of_its_gradient():
     gradient = jax.value_and_grad(lambda params, x: network(params, x).sum())
     assert sum(step) == products(gradient, PARAMS, X)
     assert step.inputs == step.outputs - 3 * 7 * 6 * 5
+
+
+def test_conversions_by_their_formulas():
+    bits = np.arange(5)
+    expected = {
+        "linear": bits, "exponential": [0, 2, 4, 8, 16], "puma": 3.125 * bits**2,
+        "neurosim": [0, *(0.471 * bits[1:] + 1.9529)], "sar": [0, *(0.1 * bits[1:] + 1e-6 * 4.0 ** bits[1:])],
+    }  # fmt: skip
+    assert expected.keys() == costs.CONVERSIONS.keys()
+    for model, values in expected.items():
+        np.testing.assert_allclose(costs.conversion_energy(bits, model), values)
+        assert costs.CONVERSIONS[model].source
+        assert costs.CONVERSIONS[model].unit
 
 
 def test_convolutions_in_groups_by_hand():

@@ -318,3 +318,12 @@ def test_sign_and_magnitude_are_the_nearest_value_of_the_grid(seed, bits):
 def test_a_magnitude_without_a_maximum_is_refused(maximum):
     with pytest.raises(ValueError, match="the largest magnitude must be above 0"):
         qz.magnitude(jnp.ones(3), 4, maximum)
+
+
+@given(st.lists(st.floats(-3, 3, width=32), min_size=2, max_size=9), st.sampled_from([1, 4, 6]))
+def test_a_converter_s_codes_are_in_its_range_and_never_fall(values, bits):
+    found, _, _ = qz.codes(jnp.asarray(sorted(values), jnp.float32), bits, -1.0, 2.0)
+    found = np.asarray(found, int)
+    assert found.min() >= 0
+    assert found.max() < 2**bits
+    assert (np.diff(found) >= 0).all()

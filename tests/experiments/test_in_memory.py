@@ -42,6 +42,12 @@ def test_figures_are_those_of_the_saved_network(finished):
         assert both == pytest.approx(delay * energy)
 
 
+def test_the_circuit_draws_one_product_in_time(finished):
+    run = finished("in_memory")
+    assert "One product in time" in (run.workdir / "report.html").read_text()
+    assert (run.workdir / "figures" / "bit_lines.png").stat().st_size > 1000
+
+
 def test_a_finished_run_is_read_and_not_computed_again(finished, ask, tmp_path, monkeypatch):
     first = finished("in_memory")
     shutil.copytree(first.workdir, tmp_path / "w")

@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom, and what is written in them keeps the contract of its kind."""
 
+import functools
 import pathlib
 import runpy
 
@@ -17,6 +18,13 @@ from tests.unlearning import test_baselines
 FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.py"))
 PICTURES = {"audit_your_own_model": 2, "compose_functions": 2, "write_your_own_method": 2}
+CONTRACT = (
+    test_contracts.test_a_score_is_one_finite_number_a_sample_with_or_without_jit,
+    test_contracts.test_a_score_belongs_to_its_sample_in_any_company_and_order,
+    test_contracts.test_many_networks_are_scored_by_vmap,
+    test_contracts.test_a_sample_without_a_loss_has_no_score,
+    test_contracts.test_a_score_does_not_depend_on_the_precision_of_the_hardware,
+)
 OUTPUT = 70  # lines of text in a notebook: tables are short
 
 
@@ -69,19 +77,15 @@ def test_a_notebook_is_cells_without_outputs(path):
 
 def test_the_score_keeps_the_contract_of_scores(ran, monkeypatch):
     space, *_ = ran("write_your_own_method")
-
-    def own(keys, variables, x, y):
-        return space["fragility"](keys, variables, x, y, apply=test_contracts.network, probes=2)
-
-    (keys, x, y), rows, order = test_contracts.draw(1)[1], slice(test_contracts.BATCH), test_contracts.ORDER
-    variables, score = test_contracts.draw(1)[0], jax.jit(own)
-    first = score(keys[rows], variables, x[rows], y[rows])
-    assert first.shape == (test_contracts.BATCH,)
-    test_contracts.close(score(keys[order], variables, x[order], y[order]), first[order])
-    company = np.r_[:3, test_contracts.BATCH : 2 * test_contracts.BATCH - 3]
-    test_contracts.close(score(keys[company], variables, x[company], y[company])[:3], first[:3])
-    broken = x[rows].at[2].set(np.nan)
-    np.testing.assert_array_equal(np.isnan(score(keys[rows], variables, broken, y[rows])), np.arange(8) == 2)
+    own = functools.partial(space["fragility"], apply=test_contracts.network, probes=2)
+    every, found = test_contracts.every, functools.cache(test_contracts.found.__wrapped__)
+    monkeypatch.setattr(test_contracts, "SCORES", {"fragility": own})
+    monkeypatch.setattr(test_contracts, "found", found)
+    monkeypatch.setattr(test_contracts, "jitted_every", jax.jit(lambda *args: every(*args)))
+    networks = jax.jit(jax.vmap(lambda *args: every(*args), in_axes=(None, 0, None, None)))
+    monkeypatch.setattr(test_contracts, "jitted_networks", networks)
+    for contract in CONTRACT:
+        contract("fragility")
 
 
 trained = test_baselines.trained

@@ -17,10 +17,11 @@ from experiments.harness.published import questions, system
 
 ROOT = pathlib.Path(__file__).parents[2]
 QUESTIONS = (
-    "class_unlearning", "continual_learning", "continual_space", "decentralized", "distill_decentralized",
-    "dp_training", "in_memory", "label_correction", "lifecycle", "low_precision", "membership_inference",
-    "memorization", "mixed_precision", "ood_detection", "ot_classifier", "pca_design", "privacy_links",
-    "robust_layer", "spiking_dct", "stability_memorization", "transferability", "utilized_rank",
+    "adc_pruning", "asynchronous", "class_unlearning", "continual_learning", "continual_space", "decentralized",
+    "distill_decentralized", "dp_training", "federated_proxy", "hybrid_parallel", "in_memory", "label_correction",
+    "lifecycle", "low_precision", "membership_inference", "memorization", "mixed_precision", "ood_detection",
+    "ot_classifier", "pca_design", "privacy_links", "robust_layer", "spiking_dct", "spiking_pruning",
+    "stability_memorization", "subpopulation_shift", "transferability", "utilized_rank",
 )  # fmt: skip
 
 

@@ -8,7 +8,9 @@ import errno
 import fcntl
 import json
 import os
+import pathlib
 import signal
+import subprocess
 import sys
 import time
 
@@ -37,6 +39,7 @@ ERRORS = {
 }
 
 
+ROOT = pathlib.Path(__file__).parents[2]
 GO_ON = "python -m tests.experiments.test_runner --resume --workdir"
 
 
@@ -243,3 +246,14 @@ def test_ctrl_c_in_the_garbage_collector_is_heard_a_moment_later():
         work()
     assert time.monotonic() - started < 10
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_ctrl_c_while_the_command_imports_leaves_no_traceback(tmp_path):
+    """A library that takes its time, and Ctrl-C arrives."""
+    text = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)"
+    (tmp_path / "jax.py").write_text(text)
+    run = subprocess.run(
+        [sys.executable, "-m", "experiments.memorization"], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, timeout=60, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert (run.returncode, run.stdout, run.stderr) == (130, "", "stopped\n")

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from experiments import spiking_dct
+from experiments.families import spiking
 from experiments.spiking_dct import experiment
 from subspace_jax import checkpoint, data, training
+from subspace_jax.spiking import encode
 
 CPU = spiking_dct.PRESETS["cpu"]
 
@@ -42,6 +44,15 @@ def test_a_finished_run_is_read_and_not_computed_again(finished, ask, tmp_path, 
     shutil.copytree(first.workdir, tmp_path / "w")
     monkeypatch.setattr(training, "minimise", None)
     assert ask("spiking_dct", "--resume").figures == first.figures
+
+
+def test_thresholds_of_each_batch_are_a_choice():
+    x = np.random.default_rng(0).uniform(-1, 1, (4, 8, 8, 1)).astype(np.float32)
+    own = spiking.setting(CPU, "dct", 16, block=4, per_batch=True)
+    limits = encode.encoder_thresholds(encode.dct_frames(x))
+    for per_batch, given in ((True, (-9.0, 9.0)), (False, limits)):
+        found = spiking.encoded(own._replace(per_batch=per_batch), None, x, None, np.array(given))
+        np.testing.assert_array_equal(found, encode.dct_encode(encode.dct_frames(x), *limits, steps=16))
 
 
 @pytest.mark.process

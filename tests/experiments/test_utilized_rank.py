@@ -81,6 +81,16 @@ def test_bad_input_is_refused_before_anything_is_trained(flags, message, refuse,
     refuse("utilized_rank", *flags, message=message)
 
 
+def test_a_flag_that_contradicts_the_network_at_checkpoint_is_refused(finished, refuse, monkeypatch):
+    """It would have no effect; those that say the same are taken."""
+    monkeypatch.setattr(training, "train_epoch", None)
+    edited = str(finished("utilized_rank").workdir / "edited")
+    same = ["--preset", "smoke", "--checkpoint", edited, "--data", "digits"]
+    refuse("utilized_rank", *same, "--model", "cnn", message=f"--model cnn, but the network at {edited} has mlp")
+    refuse("utilized_rank", *same, "--samples", "7", message="--samples 7, but the network at")
+    refuse("continual_learning", *same, "--samples", "7", message="--samples 7, but the network at")
+
+
 FIGURES = {
     "utilization/dense1/kernel": 0.3, "utilization/mean": 0.6, "utilization/mean_wider": 0.5,
     "parameters_ratio/tau_0.999": 0.6, "parameters_ratio/tau_0.99": 0.2, "accuracy_change/tau_0.999": 0.001,

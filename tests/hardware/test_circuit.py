@@ -53,6 +53,22 @@ def test_group_sums_are_those_of_every_product(seed, rows, rank):
         np.testing.assert_allclose(found, looked_up(v, w, table, rows), atol=atol, rtol=1e-5)
 
 
+@given(SEEDS, st.sampled_from([0.0, 0.02, 0.5]))
+def test_a_passive_accumulation_is_that_of_one_capacitor_after_the_other(seed, ratio):
+    """The sum is the last voltage, times a factor that makes equal products count as they do without it."""
+    rng = np.random.default_rng(seed)
+    v, w, table = rng.integers(0, 16, (4, 7)), rng.integers(0, 16, (7, 3)), products.product_table()
+    voltage, unit = np.zeros((4, 3)), 0.0
+    for i in range(7):
+        voltage = (voltage + ratio * table[w[i][None], v[:, i, None]]) / (1 + ratio)
+        unit = (unit + ratio) / (1 + ratio)
+    expected = 7 * voltage / unit if ratio else looked_up(v, w, table, 7)[:, 0]
+    weights = of_circuit.row_weights(Circuit(rows=7, passive=ratio))
+    codes = v.astype("float32"), w.astype("float32")
+    found = group_sums(*map(jnp.asarray, codes), table, rows=7, rank=16, weights=weights)[:, 0]
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
+
+
 @given(SEEDS)
 def test_an_ideal_table_and_fine_converters_give_the_product_of_whole_numbers(seed):
     """One step of 12 bits is .55 units of the ten largest products."""
@@ -173,6 +189,7 @@ def test_a_convolution_groups_its_inputs_channel_by_channel():
         (Circuit(range="wide"), "the range of a converter is 'calibrated' or 'full'; got 'wide'"),  # type: ignore
         (Circuit(table="none"), "tables are mc_mean, mc_std, nominal_fit and ideal; got 'none'"),  # type: ignore
         (Circuit(rank=17), "the rank is in [1, 16]; got 17"),
+        (Circuit(passive=-1.0), "a ratio of capacitors is at least 0 and finite; got -1.0"),
     ],
 )
 def test_circuits_that_cannot_be_are_refused(circuit, message, unchecked):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -141,6 +142,29 @@ def test_a_network_of_another_library_gets_the_same_chip():
     np.testing.assert_allclose(
         found, sram.run_chip(mlp, PARAMS, CALIBRATION, X, chip=CHIP, design=DESIGN), rtol=1e-5, atol=1e-6
     )
+
+
+class Nnx(nnx.Module):
+    """The network in nnx."""
+
+    def __init__(self, rngs):
+        self.one, self.two = nnx.Linear(6, 5, rngs=rngs), nnx.Linear(5, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.two(nnx.relu(self.one(x)))
+
+
+def test_linen_nnx_and_plain_functions_give_the_same_chip_the_same_logits():
+    params = {name: {"kernel": own["kernel"], "bias": own["bias"][0]} for name, own in PARAMS.items()}
+    linens = {f"layers_{place}": params[name] for place, name in ((0, "one"), (2, "two"))}
+    layers = linen.Sequential([linen.Dense(5), jax.nn.relu, linen.Dense(3)])
+    expected = sram.run_chip(mlp, PARAMS, CALIBRATION, X, chip=CHIP, design=DESIGN)
+    for model, own in ((nn.from_linen(layers), linens), (nn.from_nnx(Nnx), params)):
+        variables = {"params": own, "batch_stats": {}}
+        calibration = sram.calibrate(model.apply, variables, X)
+        chip = sram.sample_chip(KEY, calibration, DESIGN)
+        found = sram.run_chip(model.apply, variables, calibration, X, chip=chip, design=DESIGN)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,11 @@ import optax
 import pytest
 from jax import lax
 
+from subspace_jax.compression import utilized_rank
 from subspace_jax.continual import gpm, leak
 from subspace_jax.core import capture, convolution, curvature, moments
+from subspace_jax.label_noise.verifix import verifix
+from subspace_jax.unlearning.class_projection import unlearn_classes
 from tests.core.grams import draw
 
 N, OUT = 3, 3
@@ -320,3 +323,25 @@ def test_a_counter_of_steps_beside_the_weights_has_no_gradient():
     state = tx.init(params)
     bases = gpm.update(optax.tree.get(state, "bases"), capture.collect(fn, params, [x], dtype="float64"), energy=1)
     assert leak.leak(jax.random.key(0), table, tx, params, optax.tree.set(state, bases=bases))["w"] < leak.LIMIT
+
+
+def test_a_list_of_parameters_has_its_names_in_every_table_and_edit():
+    names, x = ["encoder/kernel", "head/kernel"], draw(2, 12, 5)
+    fn = capture.named(lambda weights, x: jnp.tanh(x @ weights[0]) @ weights[1], names)
+    params = dict(zip(names, [draw(0, 5, 4), draw(1, 4, OUT)], strict=True))
+    table, seen = capture.layers(fn, params, x), capture.collect(fn, params, [x], dtype="float64")
+    tx = optax.chain(optax.sgd(0.1), gpm.gpm(table))
+    state = tx.init(params)
+    state = optax.tree.set(state, bases=gpm.grow(optax.tree.get(state, "bases"), seen, energy=0.9))
+    half = {path: 0.5 * kernel for path, kernel in capture.kernels(table, params).items()}
+    tables = {
+        "layers": table, "moments": seen, "utilization": utilized_rank.utilization(table, params, seen, energy=0.9),
+        "bases": optax.tree.get(state, "bases"), "leak": leak.leak(jax.random.key(0), table, tx, params, state),
+        "interference": leak.interference(table, params, capture.write_kernels(table, params, half), seen),
+        "verifix": verifix(table, params, seen, alpha=10.0),
+        "unlearning": unlearn_classes(table, params, seen, seen, alpha_r=10.0, alpha_f=1.0),
+    }  # fmt: skip
+    for what, found in tables.items():
+        assert list(found) == names, what
+    with pytest.raises(ValueError, match="no layer 'decoder'; there are encoder/kernel, head/kernel"):
+        capture.write_kernels(table, params, {"decoder": draw(0, 5, 4)})

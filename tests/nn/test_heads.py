@@ -52,3 +52,46 @@ def test_a_trunk_without_features_is_refused():
     images = nn.from_function(lambda key, x: {}, lambda params, x: x)
     with pytest.raises(ValueError, match=r"heads read features \(batch, d\); the trunk gives \(4, 8, 8, 1\)"):
         nn.multi_head(images, tasks=2, classes=2).init(jax.random.key(0), X)
+
+
+FINE = np.random.default_rng(1).normal(size=(4, 8, 8, 3)).astype(np.float32)
+CONV = nn.build("cnn", classes=0, widths=(2, 3, 4), pools=(1, 2), norm="batch")
+LEVELS = nn.level_heads(CONV, sizes=(2, 3, 5))
+
+
+def test_the_heads_of_levels_read_their_stages_and_share_the_trunk():
+    @jax.jit
+    def everything(key, x):
+        found, of_one = LEVELS.init(key, x), nn.level_heads(CONV, sizes=(5,)).init(key, x)
+        trunk = {kind: part.get("trunk", {}) for kind, part in found.items()}
+        alike = jax.tree.map(lambda a, b: (a == b).all(), trunk["params"], of_one["params"]["trunk"])
+        return found["params"], alike, CONV.features(trunk, x), LEVELS.features(found, x)
+
+    params, alike, stages, own = jax.device_get(everything(jax.random.key(1), FINE))
+    assert all(jax.tree.leaves(alike))
+    assert list(own) == list(stages)
+    read = stages["conv1"].mean((1, 2)), stages["penultimate"], stages["penultimate"]
+    assert [z.shape for z in own["logits"]] == [(4, 2), (4, 3), (4, 5)]
+    for number, (z, x) in enumerate(zip(own["logits"], read, strict=True), start=1):
+        layer = params[f"level{number}"]
+        np.testing.assert_allclose(z, x @ layer["kernel"] + layer["bias"], atol=1e-5)
+
+
+def test_stages_of_levels_can_be_chosen_and_the_same_request_is_the_same_network():
+    early = nn.level_heads(CONV, sizes=(2, 5), stages=("conv0", "conv2"))
+    shapes = jax.eval_shape(early.init, jax.random.key(0), FINE)["params"]
+    assert (shapes["level1"]["kernel"].shape, shapes["level2"]["kernel"].shape) == ((2, 2), (4, 5))
+    assert nn.level_heads(CONV, sizes=[2, 3, 5]) is LEVELS
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: nn.level_heads(CONV, sizes=()), "at least 1 head"),
+    (lambda: nn.level_heads(CONV, sizes=(2, 3), stages=("stem",)), "got 2 heads and the stages stem"),
+    (lambda: nn.level_heads(nn.build("mlp"), sizes=(2,)), r"build\('mlp', classes=0\)"),
+    (lambda: nn.level_heads(MODEL, sizes=(2,)), "not one of nn.build"),
+    (lambda: jax.eval_shape(nn.level_heads(CONV, sizes=(2,), stages=("conv9",)).init, jax.random.key(0), FINE),
+     "no stage 'conv9'; it has conv0, conv1"),
+])  # fmt: skip
+def test_heads_of_levels_that_cannot_be_put_on_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -73,6 +73,35 @@ def test_nothing_is_lost_in_the_accumulators(seed, keep):
     np.testing.assert_array_equal(positive * (spikes > 0).sum(0) + negative * (spikes < 0).sum(0) + total, given_in)
 
 
+@given(st.integers(0, 2**16), st.floats(-2, 2))
+def test_frames_are_linear_in_the_image(seed, weight):
+    x, y = np.random.default_rng(seed).uniform(-0.25, 0.25, (2, 1, 4, 4, 1)).astype(np.float32)
+    both = encode.dct_frames(x + np.float32(weight) * y)
+    np.testing.assert_allclose(both, encode.dct_frames(x) + weight * encode.dct_frames(y), atol=1e-5)
+
+
+def test_accumulators_of_real_frames_are_bounded_and_lose_nothing():
+    frames = np.asarray(encode.dct_frames(X))
+    negative, positive = encode.encoder_thresholds(frames)
+    spikes = np.asarray(encoded(frames, negative, positive, steps=40), np.float64)
+    sums = np.cumsum(np.concatenate([frames] * 3)[:40].astype(np.float64), 0)
+    left = sums - np.cumsum(positive * (spikes > 0) + negative * (spikes < 0), 0)
+    # a spike takes one threshold a step: what is left is never above that and the largest sum of frames of one pixel
+    reach = np.abs(frames).sum(0).max()
+    assert np.abs(left).max() <= max(positive, -negative) + reach
+    again, _, total = np.zeros_like(X, np.float64), 0, np.zeros_like(X, np.float64)
+    for t in range(40):
+        total += frames[t % 16]
+        again = positive * (spikes[: t + 1] > 0).sum(0) + negative * (spikes[: t + 1] < 0).sum(0)
+    np.testing.assert_allclose(total - again, left[-1], atol=1e-5)
+    assert (spikes != 0).any()
+
+
+def test_all_frequencies_kept_are_no_cut():
+    frames = encode.dct_frames(X)
+    np.testing.assert_array_equal(encoded(frames, -0.3, 0.3, steps=20, keep=16), encoded(frames, -0.3, 0.3, steps=20))
+
+
 def test_poisson_spikes_tend_to_the_image_and_do_not_depend_on_the_batch():
     key, index = jax.random.key(0), np.array([4, 7, 9])
     spikes = np.asarray(encode.poisson(key, X, index, steps=1500))
@@ -87,6 +116,7 @@ def test_thresholds_are_percentiles_of_all_entries():
     frames = np.asarray(encode.dct_frames(X))
     expected = np.percentile(frames.astype(np.float64), [6.5, 93.5])
     np.testing.assert_allclose(encode.encoder_thresholds(frames), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(encode.encoder_thresholds)(frames), expected, rtol=1e-4)  # of each batch
 
 
 @pytest.mark.parametrize(
@@ -95,7 +125,7 @@ def test_thresholds_are_percentiles_of_all_entries():
         (lambda: encode.dct_frames(X * 16), r"images are in \[-1, 1\]"),
         (lambda: encode.poisson(jax.random.key(0), X * 255, np.arange(3), steps=2), r"images are in \[-1, 1\]"),
         (lambda: encode.direct(X + 1), r"images are in \[-1, 1\]"),
-        (lambda: encode.dct_frames(X[:, :7]), "blocks of 4 with stride 4 do not cover images of 7x8"),
+        (lambda: encode.dct_frames(X[:, :7]), "images of 7x8, whose last 3 rows and 0 columns would be lost"),
         (lambda: encode.dct_frames(X, block=16), "blocks of 16"),
         (lambda: encode.encoder_thresholds(np.zeros((2, 1, 4, 4, 1), np.float32)), "not on both sides of 0"),
         (lambda: encode.dct_encode(X[None], -1.0, 1.0, steps=0), "at least one step; got 0"),

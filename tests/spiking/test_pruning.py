@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subspace_jax import nn
+from subspace_jax.core import moments
 from subspace_jax.core.moments import Moments
 from subspace_jax.spiking import encode, network, pruning
 
@@ -136,6 +137,55 @@ def test_quantised_weights_are_near_odd_and_stay_where_they_are(seed, bits):
     assert not pruning.quantise_weights({"a": jnp.zeros(3)}, bits)["a"].any()
 
 
+@given(st.integers(0, 2**16), st.integers(2, 4))
+def test_channels_that_repeat_others_are_not_counted(seed, times):
+    rows = np.random.default_rng(seed).normal(size=(40, 3))
+    found = pruning.widths(pruning.channel_moments([{"a": np.tile(rows, times)}]), tau=1 - 1e-9)
+    assert found["a"] <= 3
+
+
+def test_the_covariance_of_a_stream_is_that_of_one_batch():
+    rows = np.random.default_rng(0).normal(5.0, 1.0, (64, 4, 4, 3)).astype(np.float32)  # a mean that would cancel
+    parts = [{"a": part} for part in np.split(rows, [7, 30])]
+    found = moments.covariance(pruning.channel_moments(parts)["a"])
+    np.testing.assert_allclose(found, np.cov(rows.reshape(-1, 3).astype(np.float64).T, bias=True), atol=1e-5)
+
+
+@pytest.mark.parametrize("widths", [(1, 2, 6), (3, 5, 6), (2, 4, 1)])
+def test_parameters_are_those_of_the_narrower_network(widths):
+    narrow = nn.build("cnn2", widths=widths[:2], **(ARGUMENTS | {"dense": widths[2:]}))
+    leaves = jax.tree.leaves(jax.eval_shape(narrow.init, jax.random.key(0), X[:1])["params"])
+    assert pruning.parameters(made(), widths) == sum(leaf.size for leaf in leaves)
+    assert pruning.parameters(made(), widths) == 9 * widths[0] * (1 + widths[1]) + widths[2] * (4 * widths[1] + 3)
+
+
+def test_a_projection_keeps_linear_layers_whose_potentials_lie_in_it():
+    """Two dimensions of drive in the first layer, in pairs x, -x, so that their mean is zero."""
+    rng = np.random.default_rng(0)
+    kernel = (rng.normal(size=(9, 2)) @ rng.normal(size=(2, 3))).reshape(3, 3, 1, 3).astype(np.float32)
+    own = made()._replace(params=made().params | {"conv0": {"kernel": jnp.asarray(kernel)}})
+    both = np.concatenate([X, -X])
+    first = network.drive(own.layers[0], own.params["conv0"]["kernel"], both[None])[0]
+    measured = pruning.channel_moments([{"conv0/kernel": first}])
+    kept = pruning.project(own.params, own.layers, measured, widths=(2, 5, 6))
+    assert [own["kernel"].shape[-1] for own in kept.values()] == [2, 5, 6, 3]
+    assert pruning.widths(measured, tau=1 - 1e-9) == {"conv0/kernel": 2}
+    np.testing.assert_allclose(linear(own.layers, kept), linear(own.layers, own.params), atol=1e-4)
+
+
+def linear(layers, params):
+    """The chain without neurons."""
+    x = jnp.asarray(X)[None]
+    for layer in layers:
+        x = network.drive(layer, params[layer.path.split("/")[0]]["kernel"], x)
+    return x[0]
+
+
+def test_full_widths_are_not_rotated():
+    kept = pruning.project(made().params, made().layers, {}, widths=(3, 5, 6))
+    jax.tree.map(np.testing.assert_array_equal, kept, made().params)
+
+
 THIN = {"a": Moments(np.eye(3), np.zeros(3), 2.0)}
 FLAT = {"a": Moments(np.zeros((3, 3)), np.zeros(3), 9.0)}
 
@@ -151,6 +201,9 @@ FLAT = {"a": Moments(np.zeros((3, 3)), np.zeros(3), 9.0)}
         (lambda: pruning.widths(THIN | {"a": THIN["a"]._replace(count=9.0)}, tau=0), "tau"),
         (lambda: pruning.select(made().params, made().layers, widths=(2, 3), kind="magnitude"), "at most"),
         (lambda: pruning.select(made().params, made().layers, widths=(2, 3, 7), kind="magnitude"), "got .2, 3, 7"),
+        (lambda: pruning.select(made().params, made().layers, widths=(1, 1, 1, 1), kind="magnitude"), "the classes"),
+        (lambda: pruning.project(made().params, made().layers, {}, widths=(2, 3, 4, 2)), "are the classes"),
+        (lambda: pruning.parameters(made(), (0, 3, 4)), "got .0, 3, 4"),
         (lambda: pruning.select(made().params, made().layers, widths=(2, 3, 4), kind="first"), "got 'first'"),
         (lambda: pruning.quantise_weights({}, 1), "since one bit has no symmetric grid with 0; got 1"),
     ],

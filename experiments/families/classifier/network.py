@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from experiments.families.classifier import data
+from experiments.harness import flags
 from subspace_jax import checkpoint, nn, training
 from subspace_jax.core import capture, moments
 from subspace_jax.core.inference import check_inference
@@ -31,7 +32,11 @@ class Trained(NamedTuple):
 
 
 def adopt(config: C) -> C:
-    """The flags with which the network at --checkpoint was trained, so that the same wrong labels are planted."""
+    """The flags with which the network at --checkpoint was trained, so that the same wrong labels are planted.
+
+    Raises:
+      ValueError: training that this experiment lacks, or a flag that contradicts it.
+    """
     seeds = checkpoint.seeds(config.checkpoint)
     saved = checkpoint.load_config(config.checkpoint, seed=seeds[0], epoch=config.epoch)
     kwargs = saved["model"]["kwargs"]
@@ -45,6 +50,8 @@ def adopt(config: C) -> C:
     if lost := {name: value for name, value in same.items() if name not in known and value}:
         raise ValueError(f"the network at {config.checkpoint} was trained with {lost}, which this experiment lacks.")
     same = {name: value for name, value in same.items() if name in known}
+    described = same.keys() - {"network_args", "widths"}  # these name more than was given
+    flags.refuse_others(config, {name: same[name] for name in described})
     return dataclasses.replace(config, seed=seeds[0], seeds=len(seeds), **same)
 
 

@@ -69,8 +69,8 @@ def write_kernels(table: Layers, params: Params, matrices: Mapping[str, Array | 
     Raises:
       ValueError: a path or a size that is not in the table; an effective kernel whose inverse is not known (weight and
         spectral normalisation, quantisation, real and imaginary leaves); a complex matrix for a real leaf; a leaf of
-        integers (quantised); a leaf that is also read transposed, in an overlapping slice, or outside products (a tied
-        embedding): one edit would change two things.
+        integers or 8-bit floats (quantised); a leaf that is also read transposed, in an overlapping slice, or outside
+        products (a tied embedding): one edit would change two things.
     """
     leaves = {path: jnp.asarray(leaf) for path, leaf in leaf_paths(params).items()}
     changed: dict[str, Array] = {}
@@ -164,10 +164,10 @@ def _editable(table: Layers, path: str, leaves: Mapping[str, Array]) -> Layer:
         raise ValueError(f"no layer {path!r}; there are {', '.join(table)}.")
     layer = table[path]
     dtype = jnp.result_type(leaves[layer.leaf])
-    if not jnp.issubdtype(dtype, jnp.inexact):
+    if not jnp.issubdtype(dtype, jnp.inexact) or jnp.finfo(dtype).bits <= 8:
         raise ValueError(
-            f"the kernel of {path!r} is {dtype}, which would cut an edit down to whole numbers: edit the dequantised "
-            "network, with that leaf as floats, and quantise the result."
+            f"the kernel of {path!r} is {dtype}, whose steps would swallow an edit: edit the dequantised network, with "
+            "that leaf as wider floats, and quantise the result."
         )
     if layer.other_read:
         what = f"the kernel of {path!r}" if layer.writes else f"{layer.leaf!r}, from which {path!r} is computed,"

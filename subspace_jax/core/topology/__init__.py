@@ -13,6 +13,7 @@ before anything is compiled.
 ((1, 2, 3, 4, 0), (4, 0, 1, 2, 3))
 """
 
+from subspace_jax.core.topology.expanders import best_expander, random_regular
 from subspace_jax.core.topology.graphs import (
     GRAPHS,
     build,
@@ -42,6 +43,7 @@ from subspace_jax.core.topology.permutation_form import Permutations, dense, inv
 __all__ = [
     "GRAPHS",
     "Permutations",
+    "best_expander",
     "build",
     "chain",
     "check_weights",
@@ -59,6 +61,7 @@ __all__ = [
     "one_peer_exponential",
     "permutations",
     "petersen",
+    "random_regular",
     "ring",
     "spectral_gap",
     "spectral_radius",

@@ -109,12 +109,12 @@ def nearest(h: Rows, position: Positions, neighbors: int, *, chunk: int | None =
     """Numbers of the k nearest entries, nearest first, the lower number of equally near ones."""
     h, position, entries = jnp.asarray(h), jnp.asarray(position), len(position)
     size = min(chunk or entries, entries)
-    padded = -(-entries // size) * size
+    if size == entries:
+        return jax.lax.top_k(_nearness(h, position), neighbors)[1]
 
     def update(best: tuple[Array, Array], start: Array) -> tuple[tuple[Array, Array], None]:
         rows = start + jnp.arange(size)
-        part = position[jnp.minimum(rows, entries - 1)]
-        score = 2 * jnp.matmul(h, part.T, precision="highest") - (part**2).sum(1)[None]  # -s, up to |h|^2
+        score = _nearness(h, position[jnp.minimum(rows, entries - 1)])
         score = jnp.where(rows[None] < entries, score, -jnp.inf)
         values = jnp.concatenate([best[0], score], axis=1)
         numbers = jnp.concatenate([best[1], jnp.broadcast_to(rows[None], score.shape)], axis=1)
@@ -122,10 +122,7 @@ def nearest(h: Rows, position: Positions, neighbors: int, *, chunk: int | None =
         return (values, jnp.take_along_axis(numbers, at, axis=1)), None
 
     blank = jnp.full((len(h), neighbors), -jnp.inf, h.dtype), jnp.zeros((len(h), neighbors), jnp.int32)
-    starts = jnp.arange(0, padded, size)
-    if len(starts) == 1:
-        return update(blank, starts[0])[0][1]
-    return jax.lax.scan(update, blank, starts)[0][1]
+    return jax.lax.scan(update, blank, jnp.arange(0, entries, size))[0][1]
 
 
 def log_memberships(distance: Chosen, *, held: bool = True) -> Chosen:
@@ -150,6 +147,11 @@ def check_table(h: Any, position: Any, embedding: Any, neighbors: int) -> None:
         raise ValueError(f"neighbors are 1 to {entries}, the entries of the table; got {neighbors}.")
     checks.check_finite("inputs of the layer", h, remedy="the encoder diverged, or its parameters are not finite")
     checks.check_finite("positions of the table", position, remedy="make the table anew")
+
+
+def _nearness(h: Array, position: Array) -> Array:
+    """-s, up to |h|^2, which all entries share."""
+    return 2 * jnp.matmul(h, position.T, precision="highest") - (position**2).sum(1)[None]
 
 
 def _distances(h: Rows, position: Array, index: Array) -> Chosen:

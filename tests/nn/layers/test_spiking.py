@@ -71,6 +71,18 @@ def test_gradients_flow_through_the_leak_and_not_through_the_reset():
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_spikes_are_those_of_snntorch():
+    """Its Leaky neuron with reset by subtraction of what fired a step before, which is the recurrence here."""
+    snntorch, torch = pytest.importorskip("snntorch"), pytest.importorskip("torch")
+    drive = np.random.default_rng(3).integers(-8, 16, DRIVES.shape).astype(np.float32) / 16
+    neuron = snntorch.Leaky(beta=0.875, threshold=0.5, reset_mechanism="subtract")
+    membrane, spikes = neuron.init_leaky(), []
+    for own in torch.from_numpy(drive):
+        spike, membrane = neuron(own, membrane)
+        spikes.append(spike.numpy())
+    np.testing.assert_array_equal(jitted(drive, 0.5, 0.875)[0], spikes)
+
+
 def test_a_bfloat16_drive_has_float32_membranes():
     spikes, membrane = lif(jnp.full((300, 1), 2.0**-8, jnp.bfloat16), 1.0, 1.0)
     assert membrane.dtype == spikes.dtype == jnp.float32

@@ -31,6 +31,7 @@ class Setting(NamedTuple):
     dropout: float
     dtype: str
     keep: int | None = None
+    per_batch: bool = False
 
     @property
     def hold(self) -> int | None:
@@ -39,10 +40,11 @@ class Setting(NamedTuple):
 
 
 def encoded(setting: Setting, key: Any, x: Any, index: Any, limits: Array) -> Array:
-    """Frames of a batch; `limits` are the thresholds of the DCT's accumulators."""
+    """Frames of a batch; `limits` are the thresholds of the DCT's accumulators, unless each batch has its own."""
     if setting.encoder == "dct":
         frames = encode.dct_frames(x, block=setting.block, stride=setting.block)
-        return encode.dct_encode(frames, limits[0], limits[1], steps=setting.steps, keep=setting.keep)
+        low, high = encode.encoder_thresholds(frames) if setting.per_batch else limits
+        return encode.dct_encode(frames, low, high, steps=setting.steps, keep=setting.keep)
     if setting.encoder == "poisson":
         return encode.poisson(key, x, index, steps=setting.steps)
     return encode.direct(x)

@@ -1,0 +1,168 @@
+"""What does it cost a client to encode its update, against the local steps before it and against top-k?
+
+    uv run python -m benchmarks.federated                                          # under 1 min on 2 cores
+    uv run python -m benchmarks.federated --networks resnet8 --clients 1 10        # on a GPU
+    expected: encoding takes several times a local epoch and grows with the proxies; top-k, sign and decoding cost
+              next to nothing; several clients in one program save what a step costs beside its arithmetic
+
+Encode: `tofu.encode` of the update of one local epoch (steps x batch random images), milliseconds. Decode: what the
+server does with a proxy. top_k: of the whole update in the bytes of the proxies. In turns; all are compiled before, and
+1 - cos that the encoder states must be that of the decoded update. Clients: milliseconds a client of the encoder, all
+clients in one program (vmap), and one after the other (map).
+"""
+
+import argparse
+import functools
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from benchmarks.table import show
+from subspace_jax import nn, trees
+from subspace_jax.core import compress
+from subspace_jax.federated import fedavg, tofu
+from subspace_jax.typing import PyTree
+
+CLASSES, LR = 10, 0.2
+NETWORKS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {  # name and arguments in nn.build, an image
+    "mlp": ("mlp", {"widths": (128, 128), "activation": "silu"}, (8, 8, 1)),
+    "resnet8": ("resnet20", {"blocks": (1, 1, 1), "width": 64, "norm": "evonorm"}, (32, 32, 3)),
+}
+AGREE = 1e-3  # of 1 - cos, in float32
+
+
+class Problem(NamedTuple):
+    """A network, the samples of one local epoch, and the update that they make."""
+
+    loss: Callable
+    params: PyTree
+    batch: tuple[np.ndarray, np.ndarray]
+    update: PyTree
+    shape: tuple[int, ...]
+
+
+def problem(network: str, steps: int, batch: int) -> Problem:
+    """Random images with labels, (steps, batch, ...)."""
+    name, arguments, shape = NETWORKS[network]
+    model, rng = nn.build(name, **arguments), np.random.default_rng(0)
+    x = rng.random((steps, batch, *shape), np.float32)
+    samples = x, rng.integers(0, CLASSES, (steps, batch)).astype(np.int32)
+    params, loss = jax.jit(model.init)(jax.random.key(0), x[0, :1])["params"], fedavg.classification(model.apply)
+    return Problem(loss, params, samples, epoch(loss)(params, samples), shape)
+
+
+@functools.lru_cache
+def epoch(loss: Callable) -> Callable:
+    """(params, batches) -> update, compiled."""
+    return jax.jit(lambda params, batches: fedavg.local_update(loss, params, batches, lr=LR)[0])
+
+
+def calls(given: Problem, proxies: int, steps: int) -> dict[str, Callable]:
+    """What a client and the server compute, by name."""
+    found = encoder(given, proxies, steps)(jax.random.key(1), given.params, given.update)
+    size, budget = compress.nbytes(given.update) // 4, compress.nbytes(found.proxy)
+    kept = min(budget // 8, size - 1)
+    wires = {"top_k": compress.as_vector(compress.top_k(1 - (kept + 0.5) / size)), "sign": compress.sign()}
+    away = float(fedavg.distance(given.update, tofu.decode(given.loss, given.params, found.proxy)))
+    if not abs(away - float(found.trace[-1])) < AGREE:
+        raise AssertionError(f"{proxies} proxies: the encoder states 1 - cos {found.trace[-1]:.4g}, it is {away:.4g}.")
+    return {
+        "epoch": lambda: epoch(given.loss)(given.params, given.batch),
+        "encode": lambda: encoder(given, proxies, steps)(jax.random.key(1), given.params, given.update),
+        "decode": lambda: tofu.decode(given.loss, given.params, found.proxy),
+    } | {
+        name: functools.partial(jax.jit(wire.encode), jax.random.key(1), given.update) for name, wire in wires.items()
+    }  # fmt: skip
+
+
+def encoder(given: Problem, proxies: int, steps: int) -> Callable:
+    """(key, params, update) -> Encoded."""
+    sizes = {"proxies": proxies, "shape": given.shape, "classes": CLASSES, "steps": steps}
+    return lambda key, params, update: tofu.encode(key, given.loss, params, update, **sizes)
+
+
+def timed(of: dict[str, Callable], repeats: int) -> dict[str, np.ndarray]:
+    """Milliseconds of each call, in turns."""
+    for call in of.values():
+        jax.block_until_ready(call())
+    found = {name: np.zeros(repeats) for name in of}
+    for turn in range(repeats):
+        for name, call in of.items():
+            started = time.perf_counter()
+            jax.block_until_ready(call())
+            found[name][turn] = 1e3 * (time.perf_counter() - started)
+    return found
+
+
+def encoding(given: Problem, proxies: int, steps: int, repeats: int) -> dict[str, float]:
+    """One row: medians, and ratios turn by turn."""
+    taken = timed(calls(given, proxies, steps), repeats)
+    found = encoder(given, proxies, steps)(jax.random.key(1), given.params, given.update)
+    median = {name: float(np.median(values)) for name, values in taken.items()}
+    return {
+        "encode_ms": median["encode"], "decode_ms": median["decode"], "epoch_ms": median["epoch"],
+        "top_k_ms": median["top_k"], "sign_ms": median["sign"],
+        "encode_of_epoch": float(np.median(taken["encode"] / taken["epoch"])),
+        "encode_of_top_k": float(np.median(taken["encode"] / taken["top_k"])),
+        "bytes": float(compress.nbytes(found.proxy)),
+        "times_smaller": compress.nbytes(given.update) / compress.nbytes(found.proxy),
+        "one_minus_cos": float(found.trace[-1]),
+    }  # fmt: skip
+
+
+def together(given: Problem, clients: int, proxies: int, steps: int, repeats: int) -> dict[str, float]:
+    """Milliseconds a client, of so many in one program and one after the other."""
+    keys = jax.random.split(jax.random.key(2), clients)
+    params, update = (trees.stack([tree] * clients) for tree in (given.params, given.update))
+    one = encoder(given, proxies, steps)
+    ways = {
+        "vmap": jax.jit(jax.vmap(one)),
+        "map": jax.jit(lambda *args: jax.lax.map(lambda each: one(*each), args)),
+    }
+    taken = timed({name: functools.partial(way, keys, params, update) for name, way in ways.items()}, repeats)
+    found = {f"{name}_ms": float(np.median(values)) / clients for name, values in taken.items()}
+    return found | {"vmap_times_faster": float(np.median(taken["map"] / taken["vmap"]))}
+
+
+def main(args: argparse.Namespace) -> dict:
+    """All tables."""
+    report: dict[str, Any] = {"command": "", "device": jax.devices()[0].device_kind}
+    report |= {"cores": os.cpu_count(), "jax": jax.__version__, "arguments": vars(args), "encoding": {}, "clients": {}}
+    for name in args.networks:
+        given = problem(name, args.local_steps, args.batch)
+        title = f"{name}, {args.steps} steps of the encoder, a local epoch of {args.local_steps} x {args.batch}"
+        report["encoding"][title] = {f"{n} proxies": encoding(given, n, args.steps, args.repeats) for n in args.proxies}
+        show(title, report["encoding"][title])
+        middle = args.proxies[len(args.proxies) // 2]
+        title = f"{name}, {middle} proxies, milliseconds a client"
+        report["clients"][title] = {
+            f"{count} clients": together(given, count, middle, args.steps, args.repeats) for count in args.clients
+        }
+        show(title, report["clients"][title])
+    return report
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    # fmt: off
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["mlp"], help="(%(default)s)")
+    parser.add_argument("--proxies", nargs="+", type=int, default=[1, 4, 16, 64, 256], help="(%(default)s)")
+    parser.add_argument("--clients", nargs="+", type=int, default=[1, 5, 20], help="in one program (%(default)s)")
+    parser.add_argument("--steps", type=int, default=200, help="of the encoder (%(default)s)")
+    parser.add_argument("--local-steps", type=int, default=9, help="of a client (%(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="samples of a local step (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=7, help="turns of the timing; medians are shown (%(default)s)")
+    parser.add_argument("--out", type=pathlib.Path, help="write everything as JSON here")
+    # fmt: on
+    arguments = parser.parse_args()
+    result = main(arguments)
+    result["command"] = " ".join(["python -m benchmarks.federated", *sys.argv[1:]]).split(" --out")[0]
+    if arguments.out:
+        arguments.out.write_text(json.dumps(result, indent=1, default=str))

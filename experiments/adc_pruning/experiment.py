@@ -4,7 +4,7 @@
     uv run python -m experiments.adc_pruning --methods lbl snap gated group_lasso s_dub --rows 8
     uv run python -m experiments.adc_pruning --checkpoint DIR --percentiles --include-dense
     expected: 2.5 times fewer bits at strength .005, 3 times at .02, without the gate as few as without a penalty;
-              accuracy within .02 everywhere; 3 min on 2 cores
+              accuracy within .02 everywhere; 4 min on 2 busy cores
     paper:    CIFAR-10, VGG-11, 32 rows: 7.13 times less at .9027, ordinary pruning 3.44 (arXiv 2403.13082, its logs)
 
 dense: the trained network. lbl: the smallest weights of each layer are zero. snap: tiles cut to whole bits, without

@@ -189,9 +189,9 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     rows = {"sums": sums(args), "chips": chips(args), "snap": snap(args), "step": step(args)}
     report: dict[str, Any] = {
         "command": "python -m benchmarks.hardware", "arguments": vars(args), "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "peers": peers(), "rows": rows,
-        "claims": claims(rows),
+        "device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "peers": peers(),
     }  # fmt: skip
+    report |= rows | {"claims": claims(rows)}
     for name, row in rows.items():
         show(name, {"": row})
     print("\n" + ", ".join(f"{name}: {version}" for name, version in report["peers"].items()))

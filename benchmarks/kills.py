@@ -160,11 +160,12 @@ def main(args: argparse.Namespace) -> dict:
         for name in args.pipelines:
             rows[name] = campaign(name, pathlib.Path(base), kills=args.kills, seed=args.seed)
             show(name, {name: rows[name]})
-    rows["all"] = {key: sum(row[key] for row in rows.values()) for key in ("kills", "between_saves", "lost")}
+    sums = {key: sum(row[key] for row in rows.values()) for key in ("kills", "between_saves", "lost")}
+    rows["all"] = dict.fromkeys(next(iter(rows.values()))) | sums
     show("all pipelines", rows)
     return {
         "command": "python -m benchmarks.kills", "device": jax.devices()[0].device_kind, "cores": os.cpu_count(),
-        "jax": jax.__version__, "arguments": vars(args), "kills": rows,
+        "jax": jax.__version__, "arguments": vars(args) | {"repeats": args.kills}, "statistic": "means", "kills": rows,
     }  # fmt: skip
 
 

@@ -75,7 +75,7 @@ temporary memory of the program; trace error: median, relative to the exact trac
 {%- for title, run, parts in tables %}
 ### {{ title }}, {{ run.device }}, {{ run.cores }} cores, jax {{ run.jax }}
 
-`{{ run.command }}`; {{ run.statistic or "medians" }} over {{ run.arguments.repeats }} turns where a row has several.
+`{{ run.command }}`; {{ run.statistic or "medians" }} over {{ run.arguments.repeats }} turns where a row has several.{{ " " + run.note if run.note }}
 {% for name, rows in parts.items() %}
 | {{ name }} |{% for column in (rows.values() | first) %} {{ column.replace("_", " ") }} |{% endfor %}
 |---|{% for column in (rows.values() | first) %}---|{% endfor %}
@@ -98,6 +98,7 @@ TABLES = {
     "ood": ("Detectors of unknown inputs", ("detectors", "pytorch-ood")),
     "attacks": ("Attacks on networks", ("pgd", "transfer", "growth", "neighbours")),
     "spiking": ("Spiking networks, layer by layer", ("networks", "encoder", "peers")),
+    "hardware": ("Analog memories", ("sums", "chips", "snap", "step")),
     "training": ("Training steps of convolutional networks, a processor second", ("networks", "growth")),
     "kills": ("Killed and continued", ("kills",)),
     "asynchronous": (

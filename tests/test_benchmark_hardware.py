@@ -16,8 +16,9 @@ def report():
 
 
 def test_every_number_is_there(report):
-    assert list(report["rows"]) == ["sums", "chips", "snap", "step"]
-    assert all(value > 0 for row in report["rows"].values() for value in row.values())
+    for name in ("sums", "chips", "snap", "step"):
+        assert report[name]
+        assert all(value > 0 for value in report[name].values())
     assert json.loads(json.dumps(report | {"arguments": None}))["peers"].keys() == set(benchmark.PEERS)
 
 

@@ -75,7 +75,8 @@ temporary memory of the program; trace error: median, relative to the exact trac
 {%- for title, run, parts in tables %}
 ### {{ title }}, {{ run.device }}, {{ run.cores }} cores, jax {{ run.jax }}
 
-`{{ run.command }}`; {{ run.statistic or "medians" }} over {{ run.arguments.repeats }} turns where a row has several.{{ " " + run.note if run.note }}
+`{{ run.command }}`; {{ run.statistic or "medians" }} over {{ run.arguments.repeats }} turns where a row has several.\
+{{ " " + run.note if run.note }}
 {% for name, rows in parts.items() %}
 | {{ name }} |{% for column in (rows.values() | first) %} {{ column.replace("_", " ") }} |{% endfor %}
 |---|{% for column in (rows.values() | first) %}---|{% endfor %}

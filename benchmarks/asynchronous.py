@@ -11,9 +11,6 @@ without a step, so that what comes on top of the simulated time is the exchange,
 """
 
 import argparse
-import json
-import os
-import pathlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.table import show
+from benchmarks.table import header, show, tell, write
 from subspace_jax.core import topology
 from subspace_jax.parallel import asap
 
@@ -104,18 +101,12 @@ def claims(rows: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
     """Both tables, printed; as JSON with --out."""
-    report: dict[str, Any] = {
-        "command": "python -m benchmarks.asynchronous", "arguments": vars(args), "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind, "cores": os.cpu_count(),
-        "simulator": simulator(args), "threads": threads(args),
-    }  # fmt: skip
+    report = header("asynchronous", args) | {"simulator": simulator(args), "threads": threads(args)}
     for name in ("simulator", "threads"):
         show(name, report[name])
     report["claims"] = claims(report["simulator"])
-    for claim in report["claims"]:
-        print("{name}, at least {threshold}: {value:.4g}, {holds}".format_map(claim))
-    if args.out:
-        pathlib.Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
+    tell(report["claims"])
+    write(report, args.out)
     return report
 
 

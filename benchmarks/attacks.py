@@ -14,9 +14,6 @@ once and 500 entries at a time, over the product of inputs and table alone.
 
 import argparse
 import functools
-import json
-import os
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.spiking import turns
-from benchmarks.table import show
+from benchmarks.table import header, show, tell, write
 from subspace_jax import nn, trees
 from subspace_jax.core import attacks, capture, costs, keys
 from subspace_jax.nn.layers.neighborhood import nearest
@@ -248,20 +245,15 @@ def claims(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
     """All tables, printed; as JSON with --out."""
-    report: dict[str, Any] = {
-        "command": "python -m benchmarks.attacks", "arguments": vars(args), "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind, "cores": os.cpu_count(),
-    }  # fmt: skip
+    report = header("attacks", args)
     for name, measure in {
         "pgd": beside_peer, "transfer": transfers, "growth": growth, "neighbours": neighbours,
     }.items():  # fmt: skip
         report[name] = measure(args)
         show(name, report[name])
     report["claims"] = claims(report)
-    for claim in report["claims"]:
-        print("{name}, at least {threshold}: {value:.4g}, {holds}".format_map(claim))
-    if args.out:
-        pathlib.Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
+    tell(report["claims"])
+    write(report, args.out)
     return report
 
 

@@ -11,8 +11,6 @@ numbers as the quantised network has it, and in float32. Timed in turns; medians
 """
 
 import argparse
-import json
-import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -22,6 +20,7 @@ import jax
 import numpy as np
 from sklearn.decomposition import PCA
 
+from benchmarks.table import header, write
 from subspace_jax import nn
 from subspace_jax.compression import pca_design
 from subspace_jax.core import capture
@@ -98,8 +97,7 @@ def turns(calls: dict[str, Callable], repeats: int) -> dict[str, np.ndarray]:
 
 
 def main(args: argparse.Namespace) -> dict:
-    report: dict[str, Any] = {"command": "python -m benchmarks.compression", "device": jax.devices()[0].device_kind}
-    report |= {"cores": os.cpu_count(), "jax": jax.__version__, "arguments": vars(args)}
+    report = header("compression", args)
     report["counting"] = {f"{n} images": counting(n, tuple(args.widths), args.repeats) for n in args.images}
     report["packed"] = {f"{c} channels, {s} x {s}": convolution(c, s, args.repeats) for c, s in args.shapes}
     for part in ("counting", "packed"):
@@ -116,6 +114,4 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=pathlib.Path, help="write everything as JSON here")
     parser.set_defaults(shapes=SHAPES)
     arguments = parser.parse_args()
-    result = main(arguments)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1, default=str))
+    write(main(arguments), arguments.out)

@@ -11,8 +11,6 @@ forward pass is not counted. In a step: `projection.project` alone, in a compile
 """
 
 import argparse
-import json
-import os
 import pathlib
 import time
 from typing import Any
@@ -21,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.table import header, write
 from subspace_jax import nn
 from subspace_jax.continual import gpm, projection
 from subspace_jax.core import capture
@@ -140,8 +139,7 @@ def in_a_step(repeats: int, shapes: Any = SHAPES) -> dict[str, dict]:
 
 
 def main(args: argparse.Namespace) -> dict:
-    report: dict[str, Any] = {"command": "python -m benchmarks.continual", "device": jax.devices()[0].device_kind}
-    report |= {"cores": os.cpu_count(), "jax": jax.__version__, "arguments": vars(args)}
+    report = header("continual", args)
     report["after"] = after_a_task(args.samples)
     report["step"] = in_a_step(args.repeats)
     for part in ("after", "step"):
@@ -156,6 +154,4 @@ if __name__ == "__main__":
     parser.add_argument("--repeats", type=int, default=7, help="turns of the timing; medians are shown (%(default)s)")
     parser.add_argument("--out", type=pathlib.Path, help="write everything as JSON here")
     arguments = parser.parse_args()
-    result = main(arguments)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1, default=str))
+    write(main(arguments), arguments.out)

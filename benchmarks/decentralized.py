@@ -17,17 +17,15 @@ for sending and receiving one after the other; what compression computes is not 
 import argparse
 import functools
 import json
-import os
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 
 from benchmarks.decentralized_counts import GRAPHS, LR, NETWORKS, SENDERS, Problem, graphs, one_step, problem, traffic
-from benchmarks.table import show
+from benchmarks.table import header, show, write
 from subspace_jax.core import exchange, topology
 from subspace_jax.core.exchange import Comm
 from subspace_jax.decentralized import gossip, ngc
@@ -206,8 +204,7 @@ def main(args: argparse.Namespace) -> dict:
     for agents in args.agents:
         exchange.spread(agents, devices)  # refuses before anything is measured
     curves = read(args.run) if args.run else None
-    report: dict[str, Any] = {"command": "python -m benchmarks.decentralized", "device": jax.devices()[0].device_kind}
-    report |= {"cores": os.cpu_count(), "jax": jax.__version__, "arguments": vars(args), "step": {}}
+    report = header("decentralized", args) | {"step": {}}
     report["graphs"] = {"gossip": graphs(args.graph_agents)}
     for name in args.networks:
         report["step"] |= step_time(name, args.agents, args.batch, devices, args.repeats)
@@ -239,6 +236,4 @@ if __name__ == "__main__":
     # fmt: on
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", max(arguments.devices, SENDERS))
-    result = main(arguments)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1, default=str))
+    write(main(arguments), arguments.out)

@@ -14,10 +14,7 @@ clients in one program (vmap), and one after the other (map).
 
 import argparse
 import functools
-import json
-import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks.table import show
+from benchmarks.table import header, show, write
 from subspace_jax import nn, trees
 from subspace_jax.core import compress
 from subspace_jax.federated import fedavg, tofu
@@ -134,8 +131,7 @@ def together(given: Problem, clients: int, proxies: int, steps: int, repeats: in
 
 def main(args: argparse.Namespace) -> dict:
     """All tables."""
-    report: dict[str, Any] = {"command": "", "device": jax.devices()[0].device_kind}
-    report |= {"cores": os.cpu_count(), "jax": jax.__version__, "arguments": vars(args), "encoding": {}, "clients": {}}
+    report = header("federated", args) | {"encoding": {}, "clients": {}}
     for name in args.networks:
         given = problem(name, args.local_steps, args.batch)
         title = f"{name}, {args.steps} steps of the encoder, a local epoch of {args.local_steps} x {args.batch}"
@@ -163,7 +159,4 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=pathlib.Path, help="write everything as JSON here")
     # fmt: on
     arguments = parser.parse_args()
-    result = main(arguments)
-    result["command"] = " ".join(["python -m benchmarks.federated", *sys.argv[1:]]).split(" --out")[0]
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1, default=str))
+    write(main(arguments), arguments.out)

@@ -14,10 +14,7 @@ neither the table of products nor chips as an axis, so that no ratio to them is 
 
 import argparse
 import importlib.metadata
-import json
 import math
-import os
-import pathlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.table import show
+from benchmarks.table import header, show, tell, write
 from subspace_jax import nn, training
 from subspace_jax.hardware import adc_pruning, products, snapping, sram
 from subspace_jax.hardware.circuit import CIRCUIT, group_sums
@@ -187,18 +184,13 @@ def claims(rows: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
 def main(args: argparse.Namespace) -> dict[str, Any]:
     """All rows, printed; as JSON with --out."""
     rows = {"sums": sums(args), "chips": chips(args), "snap": snap(args), "step": step(args)}
-    report: dict[str, Any] = {
-        "command": "python -m benchmarks.hardware", "arguments": vars(args), "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "peers": peers(),
-    }  # fmt: skip
-    report |= rows | {"claims": claims(rows)}
+    report: dict[str, Any] = header("hardware", args) | {"peers": peers(), **rows}
+    report["claims"] = claims(rows)
     for name, row in rows.items():
         show(name, {"": row})
     print("\n" + ", ".join(f"{name}: {version}" for name, version in report["peers"].items()))
-    for claim in report["claims"]:
-        print("{name}, at least {threshold}: {value:.4g}, {holds}".format_map(claim))
-    if args.out:
-        pathlib.Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
+    tell(report["claims"])
+    write(report, args.out)
     return report
 
 

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks.table import show
+from benchmarks.table import header, show, write
 from subspace_jax.checkpoint import folder, reading
 
 # Experiments at small size, with more epochs, models, steps or scores so that there are many files to save.
@@ -50,7 +50,7 @@ class Whole(NamedTuple):
     last: float
 
 
-def campaign(name: str, base: pathlib.Path, *, kills: int, seed: int) -> dict[str, float]:
+def campaign(name: str, base: pathlib.Path, *, kills: int, seed: int) -> dict[str, float | None]:
     """Kill one pipeline `kills` times at moments drawn from `seed`, and compare each end with the undisturbed one."""
     if name == "score":
         _finished(PIPELINES["train"], base, "train")
@@ -155,18 +155,17 @@ def _finished(pipeline: str, base: pathlib.Path, workdir: str) -> bool:
 
 
 def main(args: argparse.Namespace) -> dict:
-    rows = {}
+    rows: dict[str, dict[str, float | None]] = {}
     with tempfile.TemporaryDirectory() as base:
         for name in args.pipelines:
             rows[name] = campaign(name, pathlib.Path(base), kills=args.kills, seed=args.seed)
             show(name, {name: rows[name]})
-    sums = {key: sum(row[key] for row in rows.values()) for key in ("kills", "between_saves", "lost")}
+    sums = {key: sum(row[key] or 0 for row in rows.values()) for key in ("kills", "between_saves", "lost")}
     rows["all"] = dict.fromkeys(next(iter(rows.values()))) | sums
     show("all pipelines", rows)
-    return {
-        "command": "python -m benchmarks.kills", "device": jax.devices()[0].device_kind, "cores": os.cpu_count(),
-        "jax": jax.__version__, "arguments": vars(args) | {"repeats": args.kills}, "statistic": "means", "kills": rows,
-    }  # fmt: skip
+    report = header("kills", args) | {"statistic": "means", "kills": rows}
+    report["arguments"]["repeats"] = args.kills
+    return report
 
 
 def parse() -> argparse.Namespace:
@@ -180,6 +179,4 @@ def parse() -> argparse.Namespace:
 
 if __name__ == "__main__":
     arguments = parse()
-    result = main(arguments)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1, default=str))
+    write(main(arguments), arguments.out)

@@ -13,8 +13,6 @@ its scores of the same outputs stand beside ours, with the rank correlation of b
 """
 
 import argparse
-import json
-import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -23,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.table import show
+from benchmarks.table import header, show, tell, write
 from subspace_jax import nn
 from subspace_jax.core import capture, costs, metrics
 from subspace_jax.ood import ash, detectors, knn, mahalanobis, norm_scaling, odin, react, scores, vim
@@ -157,15 +155,13 @@ def claims(rows: dict[str, dict]) -> list[dict]:
 def main(args: argparse.Namespace) -> dict:
     device = jax.devices()[0].device_kind
     rows, beside, versions = measure(args)
-    report: dict[str, Any] = {"command": "python -m benchmarks.ood", "device": device, "cores": os.cpu_count()}
-    report |= {"jax": jax.__version__, "arguments": vars(args), "peer": versions, "detectors": rows}
+    report = header("ood", args) | {"peer": versions, "detectors": rows}
     show(f"{args.network}, {args.samples:,} samples fitted on, batch {args.batch}, per input, on {device}", rows)
     if beside:
         report["pytorch-ood"] = beside
         show(f"beside pytorch-ood {versions}", beside)
     report["claims"] = claims(rows)
-    for claim in report["claims"]:
-        print("{name}, at least {threshold}: {value:.4g}, {holds}".format_map(claim))
+    tell(report["claims"])
     return report
 
 
@@ -184,6 +180,4 @@ def parse() -> argparse.Namespace:
 
 if __name__ == "__main__":
     arguments = parse()
-    result = main(arguments)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1, default=str))
+    write(main(arguments), arguments.out)

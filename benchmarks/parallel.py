@@ -11,8 +11,6 @@ batch, 1 where spreading costs nothing; it says nothing of the speed of real dev
 """
 
 import argparse
-import json
-import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -24,7 +22,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from benchmarks.table import show
+from benchmarks.table import header, show, tell, write
 from subspace_jax import nn
 from subspace_jax.core import programs
 from subspace_jax.parallel import splitbrain
@@ -129,19 +127,15 @@ def claims(rows: dict[str, dict[str, dict[str, float]]]) -> list[dict[str, Any]]
 def main(args: argparse.Namespace) -> dict[str, Any]:
     """Measure, print and return everything."""
     rows = {f"width {width}": measure(width, args) for width in args.widths}
-    report = {
-        "command": f"python -m benchmarks.parallel --widths {' '.join(map(str, args.widths))}",
+    report = header("parallel", args) | {
         "device": f"{args.split[0] * args.split[1]} simulated of {jax.devices()[0].device_kind}",
-        "cores": os.cpu_count(), "jax": jax.__version__, "statistic": "least wall-clock seconds",
-        "arguments": {key: value for key, value in vars(args).items() if key != "out"},
+        "statistic": "least wall-clock seconds",
         "widths": rows, "claims": claims(rows),
     }  # fmt: skip
     for title, table in rows.items():
         show(f"{title}, {args.split[0]}x{args.split[1]} devices", table)
-    for claim in report["claims"]:
-        print("{name}, at least {threshold}: {value:.2f}, {holds}".format_map(claim), flush=True)
-    if args.out:
-        args.out.write_text(json.dumps(report, indent=1, default=str) + "\n")
+    tell(report["claims"])
+    write(report, args.out)
     return report
 
 

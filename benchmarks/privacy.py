@@ -15,8 +15,6 @@ jax-privacy must agree before noise. In turns; MiB: temporary memory of the prog
 
 import argparse
 import functools
-import json
-import os
 import pathlib
 import sys
 import time
@@ -28,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.table import show
+from benchmarks.table import header, show, write
 from subspace_jax import nn, training
 from subspace_jax.core import losses
 from subspace_jax.privacy import clipping, noise
@@ -199,8 +197,7 @@ def mebibytes(program: Any) -> float:
 
 
 def main(args: argparse.Namespace) -> dict:
-    report: dict[str, Any] = {"command": "", "device": jax.devices()[0].device_kind}
-    report |= {"cores": os.cpu_count(), "jax": jax.__version__, "arguments": vars(args), "models": {}, "step": {}}
+    report = header("privacy", args) | {"models": {}, "step": {}}
     if not peer(problem("mlp", 8)):
         print("jax-privacy is not installed: its column stays empty.", file=sys.stderr)
     for name in args.networks:
@@ -241,7 +238,4 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=pathlib.Path, help="write everything as JSON here")
     # fmt: on
     arguments = parser.parse_args()
-    result = main(arguments)
-    result["command"] = " ".join(["python -m benchmarks.privacy", *sys.argv[1:]]).split(" --out")[0]
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1, default=str))
+    write(main(arguments), arguments.out)

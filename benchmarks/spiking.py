@@ -14,9 +14,6 @@ imported, the same network with their neurons has rows of its own; their surroga
 import argparse
 import functools
 import importlib
-import json
-import os
-import pathlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.table import show
+from benchmarks.table import header, show, tell, write
 from subspace_jax import nn
 from subspace_jax.nn.layers.spiking import Order, fire
 from subspace_jax.spiking import encode, network
@@ -179,20 +176,14 @@ def claims(rows: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
     """Both tables, printed; as JSON with --out."""
-    report: dict[str, Any] = {
-        "command": "python -m benchmarks.spiking", "arguments": vars(args), "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind, "cores": os.cpu_count(),
-        "networks": networks(args), "encoder": encoders(args),
-    }  # fmt: skip
+    report = header("spiking", args) | {"networks": networks(args), "encoder": encoders(args)}
     beside, report["peer"] = peers(args)
     report |= {"peers": beside} if beside else {}
     for name in ("networks", "encoder", *(["peers"] if beside else [])):
         show(name, report[name])
     report["claims"] = claims(report["networks"])
-    for claim in report["claims"]:
-        print("{name}, at least {threshold}: {value:.4g}, {holds}".format_map(claim))
-    if args.out:
-        pathlib.Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
+    tell(report["claims"])
+    write(report, args.out)
     return report
 
 

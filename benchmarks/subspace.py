@@ -16,9 +16,7 @@ that of a float64 SVD.
 
 import argparse
 import functools
-import json
 import math
-import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -28,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.table import show
+from benchmarks.table import header, show, write
 from subspace_jax import nn
 from subspace_jax.core import capture, moments, subspace
 from subspace_jax.unlearning import class_projection
@@ -220,8 +218,7 @@ def claims(rows: dict[str, dict]) -> list[dict]:
 
 def main(args: argparse.Namespace) -> dict:
     device = jax.devices()[0].device_kind
-    report: dict[str, Any] = {"command": "python -m benchmarks.subspace", "device": device, "cores": os.cpu_count()}
-    report |= {"jax": jax.__version__, "arguments": vars(args), "routes": {}}
+    report = header("subspace", args) | {"routes": {}}
     for number, (d, n) in enumerate(args.sizes):
         rows = routes(d, n, args.repeats if number == 0 else 1, check=number == 0)
         show(f"rows (n = {n:,}, d = {d}) to a projector, on {device}", rows)
@@ -259,6 +256,4 @@ def parse() -> argparse.Namespace:
 
 if __name__ == "__main__":
     arguments = parse()
-    result = main(arguments)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1, default=str))
+    write(main(arguments), arguments.out)

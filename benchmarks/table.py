@@ -1,6 +1,37 @@
-"""How every benchmark prints its measurements."""
+"""How every benchmark reports: where it ran, tables, claims, and everything as JSON."""
 
-from collections.abc import Mapping
+import argparse
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+
+
+def header(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """What a report begins with: the command, the machine, the arguments."""
+    spec = sys.modules["__main__"].__spec__
+    flags = sys.argv[1:] if spec and spec.name == f"benchmarks.{name}" else []
+    return {
+        "command": " ".join([f"python -m benchmarks.{name}", *flags]).split(" --out")[0],
+        "device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "jax": jax.__version__,
+        "arguments": {key: value for key, value in vars(args).items() if key != "out"},
+    }  # fmt: skip
+
+
+def tell(claims: Iterable[Mapping[str, Any]]) -> None:
+    """Each claim: its value, its threshold, whether it holds."""
+    for claim in claims:
+        print("{name}, at least {threshold}: {value:.4g}, {holds}".format_map(claim), flush=True)
+
+
+def write(report: Mapping[str, Any], path: str | os.PathLike | None) -> None:
+    """The report as JSON, if a file was named."""
+    if path:
+        pathlib.Path(path).write_text(json.dumps(report, indent=1, default=str) + "\n")
 
 
 def show(title: str, rows: Mapping[str, Mapping[str, float | None]]) -> None:

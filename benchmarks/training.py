@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.table import show
+from benchmarks.table import header, show, tell, write
 from subspace_jax import nn, training
 
 NETWORKS = "lenet5", "cnn2", "cnn5", "cnn", "lenet", "resnet20", "alexnet", "vgg11"
@@ -118,10 +118,9 @@ def claims(rows: dict[str, dict[str, float | None]]) -> list[dict[str, Any]]:
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
     """Measure, print and return everything."""
-    report: dict[str, Any] = {"command": f"python -m benchmarks.training --networks {' '.join(args.networks)}"}
-    report |= {"device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "jax": jax.__version__}
-    report["statistic"] = "least processor seconds"
-    report["arguments"] = {key: value for key, value in vars(args).items() if key not in ("torch", "out")}
+    report = header("training", args) | {"statistic": "least processor seconds"}
+    if torch := report["arguments"].pop("torch"):
+        report["command"] = report["command"].replace(torch, "PYTHON")  # where it lies says nothing of the result
     rows: dict[str, dict[str, Any]] = {}
     for name in args.networks:
         rows[name] = measure(name, args)
@@ -130,8 +129,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         rows[name] |= row | {"of_torch": rows[name]["step_per_second"] / row["torch_step_per_second"]}
     finish(report, rows, args.out)
     show(f"training, batch {args.batch}, samples a processor second", report["networks"])
-    for claim in report["claims"]:
-        print("{name}, at least {threshold}: {value:.2f}, {holds}".format_map(claim), flush=True)
+    tell(report["claims"])
     if args.widths or args.batches:
         report["growth"] = growth(args)
         show("growth of resnet20", report["growth"])
@@ -144,8 +142,7 @@ def finish(report: dict[str, Any], rows: dict[str, dict[str, Any]], path: pathli
     columns = dict.fromkeys(column for row in rows.values() for column in row)
     report["networks"] = {name: {column: row.get(column) for column in columns} for name, row in rows.items()}
     report["claims"] = claims(rows)
-    if path:
-        path.write_text(json.dumps(report, indent=1, default=str) + "\n")
+    write(report, path)
 
 
 def parse() -> argparse.Namespace:

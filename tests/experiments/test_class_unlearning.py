@@ -12,7 +12,8 @@ from experiments.families import classifier
 from subspace_jax import checkpoint, training
 from subspace_jax.unlearning import baselines, evaluation
 
-SMALL = "--preset smoke --samples 300 --epochs 4 --tune-epochs 1 --shadows 0 --samples-per-class 4".split()
+LOADED = "--preset smoke --samples 300 --tune-epochs 1 --shadows 0 --samples-per-class 4".split()
+SMALL = [*LOADED, "--epochs", "4"]
 PROJECTIONS = "original", "projection", "no_shared", "last_layer"
 
 
@@ -70,7 +71,7 @@ def test_a_finished_run_is_read_and_not_computed_again(finished, ask, tmp_path):
 
 def test_a_class_that_is_gone_already_is_refused(finished, ask):
     edited = finished("class_unlearning").workdir / "edited"
-    again = ask("class_unlearning", *SMALL, "--checkpoint", str(edited))
+    again = ask("class_unlearning", *LOADED, "--checkpoint", str(edited))
     assert again.status == 2
     assert f"class 3 is forgotten in {edited} already: name others in --forget" in again.err
 
@@ -84,7 +85,7 @@ def test_two_classes_at_once_and_in_turn(ask, one_baseline):
 
 def test_a_network_of_another_experiment_is_not_trained_again(finished, ask, one_baseline):
     other = finished("memorization").workdir
-    run = ask("class_unlearning", *SMALL, "--checkpoint", str(other))
+    run = ask("class_unlearning", *LOADED, "--checkpoint", str(other))
     expected = [run.figures[f"{kind}_accuracy/original"] for kind in ("retain", "forget")]
     assert accuracies(other, task_of(), [3]) == expected
     assert not (run.workdir / "checkpoints").exists()

@@ -189,7 +189,7 @@ def test_a_finished_run_computes_nothing_again(finished, ask, tmp_path, monkeypa
 def test_every_experiment_sees_the_samples_that_the_network_was_trained_on(taker, step, finished, case):
     path = str(finished("lifecycle").workdir / "checkpoints" / "seed0" / step)
     other = importlib.import_module(f"experiments.{taker}")
-    config = classifier.adopt(dataclasses.replace(other.PRESETS["smoke"], checkpoint=path))
+    config = classifier.adopt(dataclasses.replace(other.PRESETS["smoke"], preset="smoke", checkpoint=path))
     assert (config.seed, config.seeds) == (0, 1)
     own = classifier.own(config, classifier.setup(config), 0)
     task, rows = classifier.task(config, own, 0), case.members
@@ -209,7 +209,7 @@ def test_every_experiment_sees_the_samples_that_the_network_was_trained_on(taker
 def test_an_attack_on_a_saved_step_has_its_members_and_others(finished, case):
     path = str(finished("lifecycle").workdir / "checkpoints" / "seed0" / "trained")
     room = importlib.import_module("experiments.membership_inference")
-    config = classifier.adopt(dataclasses.replace(room.PRESETS["smoke"], checkpoint=path))
+    config = classifier.adopt(dataclasses.replace(room.PRESETS["smoke"], preset="smoke", checkpoint=path))
     own = classifier.own(config, classifier.setup(config), 0, whole=True)
     np.testing.assert_array_equal(own.columns["index"], case.task.index[case.pool])
     np.testing.assert_array_equal(classifier.task(config, own, 0).label, case.task.label[case.pool])

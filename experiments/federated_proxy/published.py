@@ -10,6 +10,6 @@ PUBLISHED = System(
         " on one device: project page"
     ),
     figures={},
-    runs=("cpu_digits", "gpu_cifar10"),
+    runs=("cpu_digits", "cpu_mnist", "gpu_cifar10"),
     omit=".*_trained|[a-z_]+/analytic/|[a-z_]+/[a-z]+/decoded_4/|ssim|share_ssim|cosine|whole|rounds/",
 )

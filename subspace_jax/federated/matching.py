@@ -65,8 +65,10 @@ def ssim(x: Private, y: Made) -> Float[Array, "n m"]:
     Simoncelli, Image quality assessment, IEEE TIP 2004; with their uniform window).
 
     Raises:
-      ValueError: images of other sizes than each other, or smaller than the window.
+      ValueError: no images, images of other sizes than each other, or smaller than the window.
     """
+    if np.ndim(x) != 4:
+        raise ValueError(f"images are (n, height, width, channels); got {np.shape(x)}: reshape them.")
     if np.shape(x)[1:] != np.shape(y)[1:]:
         raise ValueError(f"images have one size; got {np.shape(x)[1:]} and {np.shape(y)[1:]}.")
     if min(np.shape(x)[1:3]) < WINDOW:

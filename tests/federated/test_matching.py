@@ -64,8 +64,10 @@ def test_a_private_image_among_those_made_is_found_exactly():
         (np.full((1, 8, 8, 1), np.nan), "images that were made must be finite.*lower its lr"),
     ],
 )
-def test_bad_images_are_refused(made, message):
+def test_bad_images_are_refused(made, message, unchecked):
     with pytest.raises(ValueError, match=message):
         matching.best_match(images(0, 2, (8, 8, 1)), made.astype(np.float32))
+    with pytest.raises(ValueError, match=r"images are \(n, height, width, channels\); got \(2, 64\)"):
+        matching.ssim(np.ones((2, 64), np.float32), np.ones((2, 64), np.float32))
     with pytest.raises(ValueError, match="at least 7 x 7 pixels, one window; got"):
         matching.ssim(jnp.zeros((1, 6, 8, 1)), jnp.zeros((1, 6, 8, 1)))

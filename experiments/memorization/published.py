@@ -23,6 +23,7 @@ PUBLISHED = System(
         "cpu_mnist",
         "cpu_cifar10",
         "cpu_cifar100",
+        "study_cifar10",
         "gpu_cifar10",
         "gpu_cifar100",
     ),

@@ -15,7 +15,7 @@ order of the encoders belongs to natural images and is not claimed here.
 import dataclasses
 import itertools
 
-from experiments.families import classifier, spiking
+from experiments.families import spiking
 from experiments.harness import runner
 from experiments.spiking_dct import protocol, report
 
@@ -63,8 +63,7 @@ def main(config: Config) -> runner.Summary:
     """Run all seeds and put the report together."""
     check(config)
     if config.checkpoint:
-        adopted = classifier.adopt(dataclasses.replace(config, epochs=PRESETS[config.preset].epochs))
-        config = dataclasses.replace(adopted, ann_epochs=adopted.epochs, epochs=config.epochs)
+        config = spiking.adopt(config, PRESETS[config.preset])
     shared = protocol.setup(config)
     names = protocol.layers(config, shared)
     found = [protocol.one_seed(config, shared, seed) for seed in runner.seeds(config)]

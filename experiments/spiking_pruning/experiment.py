@@ -18,7 +18,7 @@ import dataclasses
 import itertools
 from typing import Literal
 
-from experiments.families import classifier, spiking
+from experiments.families import spiking
 from experiments.harness import runner
 from experiments.spiking_pruning import methods, protocol, report
 
@@ -75,8 +75,7 @@ def main(config: Config) -> runner.Summary:
     """Run all seeds and put the report together."""
     check(config)
     if config.checkpoint:
-        adopted = classifier.adopt(config)
-        config = dataclasses.replace(adopted, ann_epochs=adopted.epochs, epochs=config.epochs)
+        config = spiking.adopt(config, PRESETS[config.preset])
     shared = protocol.setup(config)
     names = protocol.layers(config, shared)
     found = [protocol.one_seed(config, shared, seed) for seed in runner.seeds(config)]

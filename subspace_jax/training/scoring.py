@@ -50,7 +50,8 @@ def score_dataset(
       batch: samples per call over all devices, rounded up to a multiple of their number; at most 64 per CPU device.
       devices: all local ones when None.
       label: name beside the progress bar.
-      folder: where results are kept while they are made, so that a pass that was stopped goes on; fn is not compared.
+      folder: where results are kept while they are made, so that a pass that was stopped goes on; fn and arrays are not
+        compared.
 
     Returns:
       The pytree of fn with leading axis n, on the first device; inside `jax.set_mesh` on all devices of that mesh.

@@ -108,3 +108,10 @@ def test_other_recipes_claim_nothing():
     for change in ({"epochs": 9}, {"data": "mnist"}, {"leak": 1.0}, {"checkpoint": "runs/1"}, {"preset": "smoke"}):
         assert experiment.claims(dataclasses.replace(CPU, **change), FIGURES) == []
     assert experiment.claims(dataclasses.replace(CPU, seed=7, seeds=2, workdir="w"), FIGURES)
+
+
+def test_epochs_beside_a_checkpoint_are_those_of_the_spiking_networks(finished):
+    preset = dataclasses.replace(spiking_dct.PRESETS["smoke"], preset="smoke")
+    given = dataclasses.replace(preset, checkpoint=str(finished("spiking_dct").workdir), epochs=7)
+    found = spiking.adopt(given, preset)
+    assert (found.epochs, found.ann_epochs) == (7, preset.ann_epochs)

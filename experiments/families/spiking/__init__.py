@@ -9,6 +9,7 @@ from experiments.families.spiking.protocol import (
     TUNE_KEY,
     Config,
     Run,
+    adopt,
     balanced,
     check,
     classic,
@@ -22,6 +23,6 @@ from experiments.families.spiking.protocol import (
 )
 
 __all__ = [
-    "CALL", "DRAWS", "ENCODERS", "ENCODE_KEY", "TUNE_KEY", "Config", "Run", "Setting", "balanced", "check", "classic",
-    "encoded", "evaluated", "measured", "noisy", "report", "scaled", "setting", "tune", "volts",
+    "CALL", "DRAWS", "ENCODERS", "ENCODE_KEY", "TUNE_KEY", "Config", "Run", "Setting", "adopt", "balanced", "check",
+    "classic", "encoded", "evaluated", "measured", "noisy", "report", "scaled", "setting", "tune", "volts",
 ]  # fmt: skip

@@ -69,6 +69,12 @@ class Run(NamedTuple, Generic[C]):
     key: Any
 
 
+def adopt(config: C, preset: C) -> C:
+    """The flags of the classifier at --checkpoint; --epochs stays what it is, those of the spiking networks."""
+    found = classifier.adopt(dataclasses.replace(config, epochs=preset.epochs))
+    return dataclasses.replace(found, ann_epochs=found.epochs, epochs=config.epochs)
+
+
 def check(config: Config) -> None:
     """Refuse before anything is trained what would fail after it."""
     if not 0 < config.leak <= 1 or not 0 <= config.dropout < 1 or min(config.calibration, config.epochs) < 1:

@@ -62,6 +62,7 @@ PRESETS = {
         shadows=3,
     ),
     "cpu": Config(),
+    "study": Config(**classifier.STUDY, forget=(0, 3, 8), samples_per_class=100),
     "gpu": Config(
         data="cifar10",
         model="resnet18",

@@ -65,6 +65,9 @@ PRESETS = {
         alphas=(1e2, 1e3),
     ),
     "cpu": Config(),
+    "study": Config(  # augmentation would keep the network from learning wrong labels: nothing to correct
+        **classifier.STUDY | {"augment": False, "epochs": 30}, noise=0.25, trusted_count=500, selection_count=1000
+    ),
     "gpu": Config(
         data="cifar10",
         samples=45_000,

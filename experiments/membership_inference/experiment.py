@@ -65,6 +65,7 @@ class Config(classifier.Config):
 PRESETS = {
     "smoke": Config(seeds=1, samples=300, models=8, targets=2, epochs=4, batch=32, probes=2),
     "cpu": Config(epochs=40, batch=32),
+    "study": Config(**classifier.STUDY, noise=0.0, set_sizes=(2500, 5000, 7500)),
     "gpu": Config(
         seeds=1, data="cifar10", noise=0.0, model="resnet20", augment=True, models=32, targets=4, lr=0.1,
         schedule="cosine", weight_decay=5e-4, epochs=30, batch=256, queries=2, probes=5, group=8, score_batch=4096,

@@ -61,18 +61,7 @@ class Config(classifier.BroughtConfig):
 PRESETS = {
     "smoke": Config(seeds=1, samples=300, widths=(16,), epochs=6, duplicates=5, sweep=False, save_every=3),
     "cpu": Config(),
-    "study": Config(  # the network of the lifecycle's study that was best on the test set of seed 10
-        data="cifar10",
-        samples=10_000,
-        model="lenet5",
-        network_args=("filters=16,32", "norm=batch"),
-        augment=True,
-        schedule="cosine",
-        epochs=40,
-        duplicates=100,
-        scores=("fd_norm", "input_grad"),
-        refits=False,
-    ),
+    "study": Config(**classifier.STUDY, duplicates=100, scores=("fd_norm", "input_grad"), refits=False),
     "gpu": Config(
         data="cifar10",
         model="resnet18",

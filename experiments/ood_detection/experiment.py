@@ -78,6 +78,7 @@ PRESETS = {
         ), ood_samples=100,
     ),
     "cpu": Config(seeds=5),
+    "study": Config(**classifier.STUDY, ood_sets=(*NOISES, "unseen", "cifar100", "fashion_mnist", "mnist")),
     "gpu": Config(
         seeds=3, data="cifar10", model="resnet18", widths=(), network_args=(), augment=True, optimizer="sgd", lr=0.1,
         schedule="cosine", weight_decay=5e-4, epochs=30, batch=128, ood_samples=10_000, near_classes=(),

@@ -63,6 +63,7 @@ class Config(classifier.BroughtConfig):
 PRESETS = {
     "smoke": Config(seeds=1, samples=300, widths=(24, 24), epochs=5, tau=(0.99, 0.999), finetune_epochs=1, wider=True),
     "cpu": Config(wider=True),
+    "study": Config(**classifier.STUDY),
     "gpu": Config(
         data="cifar100", model="resnet18", widths=(), dtype="bfloat16", augment=True, optimizer="sgd", lr=0.1,
         schedule="one_cycle", batch=256, weight_decay=5e-4, epochs=60,

@@ -90,10 +90,10 @@ PRESETS = {
         method=("finetune", "multitask", "gpm", "sgp", "trgp", "ewc", "er"),
         lr=0.01,
         batch=64,
-        epochs=50,
+        epochs=20,
         energy_growth=0.003,
         basis_samples=125,
-        joint_passes=50,
+        joint_passes=20,
         ewc_strength=5000.0,
     ),
     "gpu": Config(

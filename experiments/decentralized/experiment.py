@@ -66,6 +66,12 @@ PRESETS = {
             "cga.decay=1", "compcga.lr=0.4", "compcga.decay=1",
         ),
     ),
+    "study": Config(
+        method=("d_psgd", "qgm", "ngc_alpha_0", "ngc_alpha_1", "compngc"), data="cifar10", samples=10_000, agents=8,
+        model="cnn5", widths=(), norm="evonorm", augment=True, steps=600,  # 15 epochs of 1,250 samples an agent
+        every=100, save_every=1, lr=0.01, decay=True, momentum=0.9, gamma=0.1,
+        settings=("d_psgd.lr=0.1", "d_psgd.momentum=0", "d_psgd.gamma=1", "qgm.gamma=1"), beside=False,
+    ),
     "gpu": Config(
         method=("d_psgd", "ngc_alpha_0", "ngc_alpha_1"),
         data="cifar10",
@@ -152,7 +158,7 @@ def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     free = ("preset", "workdir", "resume", "seed", "seeds", "data_dir", "tune", "tuned", "save_every")
     same = {name: getattr(config, name) for name in (*free, *(f.name for f in dataclasses.fields(launch.Config)))}
     fixed = dataclasses.replace(PRESETS[config.preset], **same | {"agents": PRESETS[config.preset].agents})
-    if config != fixed or config.preset == "smoke":
+    if config != fixed or config.preset in ("smoke", "study"):
         return []
     own = {name: figures[f"accuracy_mean/{name}"] for name in names(config)}
     gains = own["ngc_alpha_0"] - own["d_psgd"], own["ngc_alpha_1"] - own["ngc_alpha_0"]

@@ -80,6 +80,11 @@ PRESETS = {
         beside=False, samples=400,
     ),
     "cpu": Config(),
+    "study": Config(
+        base=("qgm",), data="cifar10", samples=10_000, public="cifar100", public_noise=0.0, model="cnn5", widths=(),
+        norm="evonorm", augment=True, agents=8, partition="dirichlet", steps=1000,  # 28 epochs an agent
+        every=200, save_every=1, lr_qgm=0.1, decay=True, beside=False,
+    ),
     "gpu": Config(
         base=("qgm",),
         data="cifar10",
@@ -123,7 +128,7 @@ def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the fixed recipes must show; nothing is claimed of others."""
     free = "preset", "workdir", "resume", "seed", "seeds", "data_dir", *vars(launch.Config()), "save_every"
     free = {name: getattr(config, name) for name in free if name != "agents"}
-    if config.preset == "smoke" or config != dataclasses.replace(PRESETS[config.preset], **free):
+    if config.preset in ("smoke", "study") or config != dataclasses.replace(PRESETS[config.preset], **free):
         return []
     if config.preset == "gpu":
         return [

@@ -66,6 +66,11 @@ PRESETS = {
     "smoke": Config(seeds=1, agents=4, steps=20, rounds=10, every=10, widths=(16,), method="none",
                     skew=(0.8,), samples=400, beside=False),
     "cpu": Config(),
+    "study": Config(
+        data="cifar10", samples=10_000, model="cnn5", widths=(), norm="evonorm", init="he_out", augment=True,
+        steps=400,  # 10 epochs of 1,250 samples an agent
+        every=50, save_every=1, warmup=40, lr=0.1, decay=True, sparsity=0.99, gamma=0.01, beside=False,
+    ),
     "gpu": Config(
         data="cifar10", model="resnet20", widths=(), norm="evonorm", init="he_out", augment=True, seeds=1,
         steps=11700,  # 60 epochs of 6,250 samples an agent
@@ -96,7 +101,7 @@ def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the fixed recipes must show; nothing is claimed of others."""
     free = "preset", "workdir", "resume", "seed", "seeds", "data_dir", *vars(launch.Config()), "save_every"
     free = {name: getattr(config, name) for name in free if name != "agents"}
-    if config.preset == "smoke" or config != dataclasses.replace(PRESETS[config.preset], **free):
+    if config.preset in ("smoke", "study") or config != dataclasses.replace(PRESETS[config.preset], **free):
         return []
     margins = {"int8": 0.015}
     margins |= {"int8_deep_squeeze": 0.02} if config.preset == "cpu" else {

@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 
 from experiments.harness.published import System, questions, system
+from experiments.harness.report import by_seed
 
 ROOT = pathlib.Path(__file__).parent.parent
 FOLDER = ROOT / "results"
@@ -46,11 +47,11 @@ commit {{ run.environment.commit }}.{{ " " + run.note if run.note }}
 {{ run.omitted }} further figures are in the run's file under `results/`.
 {% endif %}
 {%- if run.claims %}
-| claim | value | at least | |
-|---|---|---|---|
+| claim | value | at least | | lowest three seeds | seeds below |
+|---|---|---|---|---|---|
 {% for claim in run.claims -%}
 | {{ claim.name | replace("|", "&#124;") }} | {{ "%.4f"|format(claim.value) }} \
-| {{ claim.threshold }} | {{ verdict[claim.holds] }} |
+| {{ claim.threshold }} | {{ verdict[claim.holds] }} | {{ by_seed(claim, run.config.seed) | join(" | ") }} |
 {% endfor %}{% endif %}{% endfor %}
 {%- for missing in system.missing %}
 ### {{ missing }}: not run
@@ -171,7 +172,12 @@ def page() -> str:
     ]
     template = jinja2.Environment(trim_blocks=False).from_string(PAGE.replace("\\\n", ""))
     text = template.render(
-        systems=systems, verdict=VERDICT, benchmarks=benchmarks.values(), measured_on=benchmarks, tables=tables
+        systems=systems,
+        verdict=VERDICT,
+        by_seed=by_seed,
+        benchmarks=benchmarks.values(),
+        measured_on=benchmarks,
+        tables=tables,
     )
     return text.rstrip() + "\n"
 

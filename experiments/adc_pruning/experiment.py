@@ -109,13 +109,16 @@ def main(config: Config) -> runner.Summary:
     shared = classifier.setup(config)
     bench = methods.bench(config, shared)
     found = [protocol.one_seed(config, shared, bench, seed) for seed in runner.seeds(config)]
-    figures, std = runner.over_seeds([figures_of(one) for one in found])
+    each = [figures_of(one) for one in found]
+    figures, std = runner.over_seeds(each)
     rows = [
         {"seed": seed, "network": name} | {kind: float(arrays[kind]) for kind in protocol.KINDS if kind in arrays}
         for seed, one in zip(runner.seeds(config), found, strict=True)
         for name, arrays in one.items()
     ]
-    return runner.Summary(figures, std, claims(config, figures), report.sections(config, figures, found), rows)
+    return runner.Summary(
+        figures, std, runner.judged(claims, config, figures, each), report.sections(config, figures, found), rows
+    )
 
 
 def figures_of(one: dict[str, protocol.Arrays]) -> dict[str, float]:

@@ -98,11 +98,13 @@ def main(config: Config) -> runner.Summary:
     runs = {seed: one_seed(config, shared, compared, seed) for seed in runner.seeds(config)}
     each = [report.figures(config, compared, runs[seed]) for seed in runs]
     finite = [name for name in each[0] if all(abs(one[name]) < float("inf") for one in each)]
-    figures, std = runner.over_seeds([{name: one[name] for name in finite} for one in each])
+    own = [{name: one[name] for name in finite} for one in each]
+    figures, std = runner.over_seeds(own)
+    own = [one | report.speedups(config, compared, one) for one in own]
     figures |= report.speedups(config, compared, figures)
     rows = [{"seed": seed} | {name: one[name] for name in finite} for seed, one in zip(runs, each, strict=True)]
     sections = report.sections(config, compared, figures, runs[config.seed], protocol.graphs(config))
-    return runner.Summary(figures, std, claims(config, figures), sections, rows)
+    return runner.Summary(figures, std, runner.judged(claims, config, figures, own), sections, rows)
 
 
 def one_seed(config: Config, shared: protocol.Setup, compared: dict[str, methods.Method], seed: int) -> report.Parts:

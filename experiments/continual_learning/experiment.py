@@ -130,7 +130,8 @@ def main(config: Config) -> runner.Summary:
         shared = dict.fromkeys(runner.seeds(config), protocol.setup(config, names))
     runs = {seed: {name: protocol.one_run(config, own, name, seed) for name in names} for seed, own in shared.items()}
     told = {name: float(shared[config.seed].told or name in methods.TOLD) for name in names}
-    figures, std = runner.over_seeds([task_sequence.report.figures(found, told) for found in runs.values()])
+    each = [task_sequence.report.figures(found, told) for found in runs.values()]
+    figures, std = runner.over_seeds(each)
     task_sequence.report.write_matrices(config, runs)
     rows = [
         {"seed": seed, "method": name, "after": t, "task": i, "accuracy": float(accuracy)}
@@ -139,12 +140,16 @@ def main(config: Config) -> runner.Summary:
         for (t, i), accuracy in np.ndenumerate(arrays["matrix"])
     ]
     first = runs[config.seed]
-    return runner.Summary(figures, std, claims(config, figures), report.sections(config, figures, std, first), rows)
+    return runner.Summary(
+        figures, std, runner.judged(claims, config, figures, each), report.sections(config, figures, std, first), rows
+    )
 
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the recipe of the digits must show; nothing is claimed of others."""
-    fixed = dataclasses.replace(PRESETS["cpu"], workdir=config.workdir, resume=config.resume, seed=config.seed)
+    fixed = dataclasses.replace(
+        PRESETS["cpu"], workdir=config.workdir, resume=config.resume, seed=config.seed, seeds=config.seeds
+    )
     if config != fixed:
         return []
     acc = {name: figures[f"acc/{name}"] for name in methods.NAMES}

@@ -102,9 +102,10 @@ def main(config: Config) -> runner.Summary:
         config = dataclasses.replace(config, tuned=protocol.tune(config, shared, names(config)))
     listed = trials(config, names(config))
     runs = {trial.name: protocol.course(config, shared, trial) for trial in listed}
-    figures, std = runner.over_seeds(
-        [agents.report.figures(listed, {name: found[k] for name, found in runs.items()}) for k in range(config.seeds)]
-    )
+    each = [
+        agents.report.figures(listed, {name: found[k] for name, found in runs.items()}) for k in range(config.seeds)
+    ]
+    figures, std = runner.over_seeds(each)
     if config.dtype == "float64" and (launch.several(config) or config.runner != "vmap"):
         figures["max_difference/vmap"] = protocol.difference(config, shared, listed, runs)
         std["max_difference/vmap"] = 0.0
@@ -115,7 +116,9 @@ def main(config: Config) -> runner.Summary:
         partition.histogram(shared.data.columns["label"], parts, classes=shared.data.classes),
         agents.graph(config, config.agents),
     )  # fmt: skip
-    return runner.Summary(figures, std, claims(config, figures), sections, agents.report.rows(config, runs))
+    return runner.Summary(
+        figures, std, runner.judged(claims, config, figures, each), sections, agents.report.rows(config, runs)
+    )
 
 
 def names(config: Config) -> tuple[str, ...]:

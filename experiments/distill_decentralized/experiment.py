@@ -117,11 +117,14 @@ def main(config: Config) -> runner.Summary:
     for world in methods.worlds(config):
         runs |= protocol.course(config, shared, world, [one for one in listed if one.world == world])
     each = [{name: found[k] for name, found in runs.items()} for k in range(config.seeds)]
-    figures, std = runner.over_seeds([report.figures(config, listed, found) for found in each])
+    own = [report.figures(config, listed, found) for found in each]
+    figures, std = runner.over_seeds(own)
     agents.report.write_agents(config, runs)
     first = protocol.split(config, shared, methods.worlds(config)[0], config.seed)
     sections = report.sections(config, listed, figures, std, each[0], first.public)
-    return runner.Summary(figures, std, claims(config, figures), sections, agents.report.rows(config, runs))
+    return runner.Summary(
+        figures, std, runner.judged(claims, config, figures, own), sections, agents.report.rows(config, runs)
+    )
 
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:

@@ -132,7 +132,7 @@ def main(config: Config) -> runner.Summary:
     means, std = runner.over_seeds(judged)
     rows = [{"seed": seed} | one for seed, one in zip(found, judged, strict=True)]
     sections = report.sections(config, means, std, list(found.values()))
-    return runner.Summary(means, std, claims(config, means), sections, rows)
+    return runner.Summary(means, std, runner.judged(claims, config, means, judged), sections, rows)
 
 
 def check(config: Config) -> None:

@@ -17,8 +17,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, NoReturn, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 
 import jax
 import numpy as np
@@ -27,6 +27,8 @@ from experiments.harness import contents, flags, interrupt, launch, report
 from experiments.harness.flags import Config
 from subspace_jax import checkpoint
 
+F = TypeVar("F")  # figures
+
 
 class Claim(NamedTuple):
     """A figure against its threshold: holds when value >= threshold (give both negated for an upper bound)."""
@@ -34,6 +36,7 @@ class Claim(NamedTuple):
     name: str
     value: float
     threshold: float
+    seeds: Sequence[float] = ()  # its value by every seed alone
 
     @property
     def holds(self) -> bool:
@@ -61,6 +64,12 @@ def over_seeds(runs: list[dict[str, float]]) -> tuple[dict[str, float], dict[str
     values = {name: np.array([run[name] for run in runs], float) for name in runs[0]}
     deviation = {name: float(v.std(ddof=1)) if len(v) > 1 else 0.0 for name, v in values.items()}
     return {name: float(v.mean()) for name, v in values.items()}, deviation
+
+
+def judged(claims: Callable[[Any, F], list[Claim]], config: Config, figures: F, runs: Sequence[F]) -> list[Claim]:
+    """The claims on the figures of all seeds, each with its value by the figures of every seed alone."""
+    each = [[one.value for one in claims(config, run)] for run in runs]
+    return [claim._replace(seeds=values) for claim, *values in zip(claims(config, figures), *each, strict=True)]
 
 
 def stage(config: Config, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
@@ -150,7 +159,7 @@ def _finish(module: str, doc: str, config: Config, summary: Summary, seconds: fl
     """Write metrics, summary and report; print the one line."""
     workdir, name = pathlib.Path(config.workdir), module.split(".")[-1]
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in summary.rows))
-    claims = [{**claim._asdict(), "holds": claim.holds} for claim in summary.claims]
+    claims = [{**claim._asdict(), "holds": claim.holds, "seeds": list(claim.seeds)} for claim in summary.claims]
     line = {"experiment": name, "preset": config.preset, "seconds": round(seconds, 1)}
     line |= {"figures": summary.figures, "std": summary.std, "claims": claims}
     details = line | {"config": dataclasses.asdict(config) | {"workdir": None}, "environment": environment()}

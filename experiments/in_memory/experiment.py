@@ -89,9 +89,12 @@ def main(config: Config) -> runner.Summary:
     check(config)
     shared = classifier.setup(config)
     found = [protocol.one_seed(config, shared, seed) for seed in runner.seeds(config)]
-    figures, std = runner.over_seeds([figures_of(one) for one in found])
+    each = [figures_of(one) for one in found]
+    figures, std = runner.over_seeds(each)
     rows = [{"seed": seed} | figures_of(one) for seed, one in zip(runner.seeds(config), found, strict=True)]
-    return runner.Summary(figures, std, claims(config, figures), report.sections(config, figures, found), rows)
+    return runner.Summary(
+        figures, std, runner.judged(claims, config, figures, each), report.sections(config, figures, found), rows
+    )
 
 
 def figures_of(one: protocol.Arrays) -> dict[str, float]:

@@ -103,9 +103,12 @@ def main(config: Config) -> runner.Summary:
     if not config.checkpoint:
         config = dataclasses.replace(config, pool=config.pool or tuple(methods.old_classes(config, shared).tolist()))
     found = [protocol.one_seed(config, shared, seed) for seed in runner.seeds(config)]
-    figures, std = runner.over_seeds([judge(case, parts) for case, parts in found])
+    each = [judge(case, parts) for case, parts in found]
+    figures, std = runner.over_seeds(each)
     rows = [row for case, parts in found for row in metric_rows(case, parts)]
-    return runner.Summary(figures, std, claims(config, figures), report.sections(figures, std, found), rows)
+    return runner.Summary(
+        figures, std, runner.judged(claims, config, figures, each), report.sections(figures, std, found), rows
+    )
 
 
 def check(config: Config, shared: classifier.Setup) -> None:

@@ -86,7 +86,8 @@ def main(config: Config) -> runner.Summary:
     runs = {trial.name: protocol.course(config, shared, trial) for trial in listed}
     cost = protocol.cost(shared.models[None], shared.data.test[0][:1], config.batch) if config.bits == 8 else {}
     each = [{name: found[k] for name, found in runs.items()} for k in range(config.seeds)]
-    figures, std = runner.over_seeds([protocol.figures_of(config, listed, found) | cost for found in each])
+    own = [protocol.figures_of(config, listed, found) | cost for found in each]
+    figures, std = runner.over_seeds(own)
     agents.report.write_agents(config, runs)
     labels, classes = shared.data.columns["label"], shared.data.classes
     held = {
@@ -94,7 +95,9 @@ def main(config: Config) -> runner.Summary:
         for trial in listed if trial.agents > 1
     }  # fmt: skip
     sections = report.sections(config, listed, figures, std, each[0], held)
-    return runner.Summary(figures, std, claims(config, figures), sections, agents.report.rows(config, runs))
+    return runner.Summary(
+        figures, std, runner.judged(claims, config, figures, own), sections, agents.report.rows(config, runs)
+    )
 
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:

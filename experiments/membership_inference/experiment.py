@@ -96,10 +96,13 @@ def main(config: Config) -> runner.Summary:
         found = [(config.seed, task, protocol.scored(config, case))]
     else:
         found = list(trained(config))
-    figures, std = runner.over_seeds([report.judge(arrays) for *_, arrays in found])
+    each = [report.judge(arrays) for *_, arrays in found]
+    figures, std = runner.over_seeds(each)
     report.write_table(config, found)
     rows = [row for seed, _, arrays in found for row in report.metric_rows(seed, arrays)]
-    return runner.Summary(figures, std, claims(config, figures), report.sections(config, figures, found), rows)
+    return runner.Summary(
+        figures, std, runner.judged(claims, config, figures, each), report.sections(config, figures, found), rows
+    )
 
 
 def trained(config: Config) -> Iterator[tuple[int, classifier.Task, dict[str, np.ndarray]]]:

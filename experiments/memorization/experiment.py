@@ -108,7 +108,9 @@ def main(config: Config) -> runner.Summary:
     figures, std = runner.over_seeds(runs)
     report.write_table(config, found)
     rows = [row for seed, _, arrays in found for row in report.metric_rows(seed, arrays)]
-    return runner.Summary(figures, std, claims(config, figures), report.sections(config, figures, found), rows)
+    return runner.Summary(
+        figures, std, runner.judged(claims, config, figures, runs), report.sections(config, figures, found), rows
+    )
 
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:

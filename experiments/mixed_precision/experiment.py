@@ -72,14 +72,15 @@ def main(config: Config) -> runner.Summary:
     energy = {
         one.seed: {name: protocol.spent(config, shared, bits) for name, bits in one.plans.items()} for one in found
     }
-    figures, std = runner.over_seeds([figures_of(config, one, energy[one.seed]) for one in found])
+    each = [figures_of(config, one, energy[one.seed]) for one in found]
+    figures, std = runner.over_seeds(each)
     rows = [
         {"seed": one.seed, "network": name, "bits": list(one.plans[name]), "accuracy": arrays["accuracy"].item()}
         for one in found
         for name, arrays in one.networks.items()
     ]
     sections = report.sections(config, figures, found[0], energy[found[0].seed])
-    return runner.Summary(figures, std, claims(config, figures), sections, rows)
+    return runner.Summary(figures, std, runner.judged(claims, config, figures, each), sections, rows)
 
 
 def check(config: Config) -> None:

@@ -105,12 +105,17 @@ def main(config: Config) -> runner.Summary:
         found, shown = trained(config)
     near = methods.near_sets(config)
     runs = {seed: report.judge(config, one, near) for seed, one in found.items()}
-    figures, std = runner.over_seeds(list(runs.values()))
+    each = list(runs.values())
+    figures, std = runner.over_seeds(each)
     worst = report.worst_seed(list(runs.values()))
     figures, std = figures | worst, std | dict.fromkeys(worst, 0.0)
     rows = [row for seed, run in runs.items() for row in report.metric_rows(seed, run)]
     return runner.Summary(
-        figures, std, claims(config, figures), report.sections(config, figures, std, found, shown), rows
+        figures,
+        std,
+        runner.judged(claims, config, figures, each),
+        report.sections(config, figures, std, found, shown),
+        rows,
     )
 
 

@@ -119,7 +119,13 @@ def main(config: Config) -> runner.Summary:
     figures, std = runner.over_seeds(runs)
     report.write_table(config, found)
     rows = [{"seed": seed} | run for (seed, *_), run in zip(found, runs, strict=True)]
-    return runner.Summary(figures, std, claims(config, runs), report.sections(config, figures, found), rows)
+    return runner.Summary(
+        figures,
+        std,
+        runner.judged(claims, config, runs, [[run] for run in runs]),
+        report.sections(config, figures, found),
+        rows,
+    )
 
 
 def check(config: Config) -> None:

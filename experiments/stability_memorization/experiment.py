@@ -59,11 +59,12 @@ def main(config: Config) -> runner.Summary:
         arrays = protocol.many_networks(config, shared, task, seed)
         arrays |= runner.stage(config, f"seed{seed}_one", one_seed)
         found.append((seed, task, arrays))
-    figures, std = runner.over_seeds([report.judge(config, task, arrays) for _, task, arrays in found])
+    each = [report.judge(config, task, arrays) for _, task, arrays in found]
+    figures, std = runner.over_seeds(each)
     report.write_table(config, found)
     rows = [{"seed": s, "train_accuracy": float(a["train_accuracy"])} for s, _, a in found]
     sections = report.sections(config, shared, figures, *found[0][1:])
-    return runner.Summary(figures, std, claims(config, figures), sections, rows)
+    return runner.Summary(figures, std, runner.judged(claims, config, figures, each), sections, rows)
 
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:

@@ -90,7 +90,7 @@ def main(config: Config) -> runner.Summary:
     rows = [{"seed": seed} | run for seed, run in zip(found, runs, strict=True)]
     first = protocol.parts(config, task, config.seed, splits[0])
     sections = report.sections(config, task.tree, figures, std, found, first)
-    return runner.Summary(figures, std, claims(config, figures), sections, rows)
+    return runner.Summary(figures, std, runner.judged(claims, config, figures, runs), sections, rows)
 
 
 def check(config: Config) -> None:

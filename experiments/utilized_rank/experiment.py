@@ -86,9 +86,10 @@ def main(config: Config) -> runner.Summary:
         if compare:
             parts["wider"] = runner.stage(config, f"seed{seed}_wider", functools.partial(compare, task, seed))
         found.append((seed, parts))
-    figures, std = runner.over_seeds([figures_of(parts) for _, parts in found])
+    each = [figures_of(parts) for _, parts in found]
+    figures, std = runner.over_seeds(each)
     sections = report.sections(config, figures, table, found[0][1])
-    return runner.Summary(figures, std, claims(config, figures), sections, rows(found))
+    return runner.Summary(figures, std, runner.judged(claims, config, figures, each), sections, rows(found))
 
 
 def check(config: Config) -> None:

@@ -260,3 +260,20 @@ def test_ctrl_c_while_the_command_imports_leaves_no_traceback(tmp_path):
     signal.signal(signal.SIGINT, before)
     out, err = run.communicate(timeout=60)
     assert (run.returncode, out, err) == (130, "", "stopped\n")
+
+
+def test_a_claim_has_its_value_by_every_seed():
+    def claims(config, figures):
+        return [runner.Claim("a above b", figures["a"] - figures["b"], 0.5)]
+
+    runs = [{"a": a, "b": b} for a, b in ((1.0, 0.0), (3.0, 1.0), (1.0, 1.0), (2.0, 1.0))]
+    figures, _ = runner.over_seeds(runs)
+    (claim,) = runner.judged(claims, Config(), figures, runs)
+    assert (claim.value, claim.seeds, claim.holds) == (1.0, [1.0, 2.0, 0.0, 1.0], True)
+    assert report.by_seed(claim._asdict(), first=10) == ("0.6667", "12")
+
+
+def test_few_seeds_have_no_lowest_three_and_what_is_no_number_falls_short():
+    claim = {"seeds": [1.0, float("nan")], "threshold": 0.5}
+    assert report.by_seed(claim, first=0) == ("", "1")
+    assert report.by_seed({"threshold": 0.5}, first=0) == ("", "")

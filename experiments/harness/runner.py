@@ -26,6 +26,7 @@ import numpy as np
 from experiments.harness import contents, flags, interrupt, launch, report
 from experiments.harness.flags import Config
 from subspace_jax import checkpoint
+from subspace_jax.core import processes
 
 F = TypeVar("F")  # figures
 
@@ -75,10 +76,11 @@ def judged(claims: Callable[[Any, F], list[Claim]], config: Config, figures: F, 
 def stage(config: Config, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
     """The arrays of one finished part of a run: computed once, read back when the run is resumed.
 
-    Several processes compute together and the first one writes.
+    Several processes compute together and the first one writes; whether there is something to compute it tells the
+    others, who would not wait for each other otherwise where one of them sees its file and one does not.
     """
     path = pathlib.Path(config.workdir) / "stages" / f"{name}.npz"
-    if not path.exists():
+    if not processes.told(path.exists()):
         arrays = {key: np.asarray(value) for key, value in compute().items()}
         if not launch.first():
             return arrays

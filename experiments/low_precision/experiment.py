@@ -16,7 +16,7 @@ import dataclasses
 from typing import ClassVar, Literal
 
 from experiments.families import agents
-from experiments.harness import launch, runner
+from experiments.harness import runner
 from experiments.low_precision import protocol, report
 from subspace_jax.data import partition
 
@@ -102,7 +102,7 @@ def main(config: Config) -> runner.Summary:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the fixed recipes must show; nothing is claimed of others."""
-    free = "preset", "workdir", "resume", "seed", "seeds", "data_dir", *vars(launch.Config()), "save_every"
+    free = "preset", "workdir", "resume", "seed", "seeds", "data_dir", *vars(agents.Places()), "save_every"
     free = {name: getattr(config, name) for name in free if name != "agents"}
     if config.preset in ("smoke", "study") or config != dataclasses.replace(PRESETS[config.preset], **free):
         return []

@@ -20,13 +20,13 @@ import numpy as np
 
 from experiments.families import classifier
 from experiments.families.classifier import retrained
-from experiments.harness import runner
+from experiments.harness import launch, runner
 from experiments.membership_inference import methods, protocol, report
 from subspace_jax.core import curvature
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(classifier.Config):
+class Config(launch.Config, classifier.Config):
     """Train many networks on random halves of the data, attack some of them with what the others know."""
 
     models: int = 64
@@ -82,6 +82,7 @@ FREE = (
     "score",
     "score_batch",
     "set_sizes",
+    *vars(launch.Config()),
 )  # no part of the recipe
 
 

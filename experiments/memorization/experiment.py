@@ -20,7 +20,7 @@ import numpy as np
 
 from experiments.families import classifier
 from experiments.families.classifier import retrained
-from experiments.harness import runner
+from experiments.harness import launch, runner
 from experiments.memorization import protocol, report
 from subspace_jax import data
 from subspace_jax.core import checks
@@ -28,7 +28,7 @@ from subspace_jax.memorization import scores
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(classifier.BroughtConfig):
+class Config(launch.Config, classifier.BroughtConfig):
     """Train on labels of which some are wrong, score all samples every few epochs, find the wrong ones."""
 
     duplicates: int = 25

@@ -13,12 +13,12 @@ import functools
 from typing import ClassVar
 
 from experiments.families import classifier
-from experiments.harness import runner
+from experiments.harness import launch, runner
 from experiments.stability_memorization import protocol, report
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(classifier.Config):
+class Config(launch.Config, classifier.Config):
     """Train many networks on random subsets; compare, per sample, those trained on it with those that were not."""
 
     loads: ClassVar[bool] = False

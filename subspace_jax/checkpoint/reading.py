@@ -113,6 +113,8 @@ def check_arrays(tree: PyTree, what: str) -> None:
 
 
 def _restored(source: Manager, epoch: int, item: str, template: PyTree | None) -> Any:
+    if template is not None and jax.process_count() > 1:  # on no device: Orbax asks on which of all otherwise
+        template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), template)
     how = ocp.args.JsonRestore() if item == "config" else ocp.args.StandardRestore(template)
     return source.restore(epoch, args=ocp.args.Composite(**{item: how}))[item]
 

@@ -8,12 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 
 from subspace_jax.checkpoint.folder import Manager, manager, whole
 from subspace_jax.checkpoint.reading import check_arrays, check_kept, read
+from subspace_jax.core import processes
+from subspace_jax.core.keys import as_keys
 from subspace_jax.training import Hook, TrainState, fit, initial_carries, variables
 from subspace_jax.typing import PyTree
 
+NOTHING = -1  # epochs, where none was saved
 LIBRARIES = ("subspace_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -70,16 +74,19 @@ def restore(
     """
     source.wait_until_finished()  # what has just been saved counts
     directory = pathlib.Path(source.directory)
-    kept = whole(directory)
-    if epoch is None and not kept:
-        return None
-    epoch = kept[-1] if epoch is None else epoch
+    if epoch is None:
+        latest = processes.told(max(whole(directory), default=NOTHING))  # another process may not see it yet
+        if latest == NOTHING:
+            return None
+        epoch = latest
     check_kept(directory, epoch)
     found = {
         item: read(source, epoch, item, _template(tree), way_out=_move_away)
         for item, tree in (("variables", variables(state)), ("state", _rest(state, carries)))
     }
     restored = TrainState(**found["variables"], **{k: found["state"][k] for k in ("step", "opt_state", "key")})
+    if jax.process_count() > 1 and jax.dtypes.issubdtype(state.key.dtype, jax.dtypes.prng_key):
+        restored = restored._replace(key=as_keys(restored.key))
     return epoch, restored, found["state"]["carries"]
 
 
@@ -111,12 +118,12 @@ def _saved(tree: PyTree) -> PyTree:
 
 
 def _on_host(tree: PyTree) -> PyTree:
-    """With several processes, process-local arrays as NumPy (keys as key data), since Orbax refuses them."""
+    """With several processes, arrays that each has in full as NumPy (keys as key data): Orbax refuses local ones."""
     if jax.process_count() == 1:
         return tree
 
     def host(leaf):
-        if not isinstance(leaf, jax.Array) or not leaf.is_fully_addressable:
+        if not isinstance(leaf, jax.Array) or not (leaf.is_fully_addressable or leaf.is_fully_replicated):
             return leaf
         return np.asarray(jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
 
@@ -135,10 +142,12 @@ def resumable_fit(
     save_every: int = 10,
     keep_every: int | None = None,
     label: str = "training",
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, dict[str, PyTree]]:
     """`training.fit` from the latest checkpoint in `directory`, saving every `save_every` epochs and the last.
 
-    Killed at any moment and called again, it returns the same final state and carries, bit for bit on the same devices.
+    Killed at any moment and called again, it returns the same final state and carries, bit for bit on the same devices;
+    it may go on over another `mesh`, see `fit`, or without one.
     Ctrl-C saves the last finished epoch (not with several processes, which save together).
     """
     start, carries = 0, None
@@ -156,7 +165,7 @@ def resumable_fit(
         try:
             return fit(
                 epoch_fn, state, data, epochs=epochs, start=start, hooks=hooks, carries=carries,
-                after_epoch=after_epoch, label=label,
+                after_epoch=after_epoch, label=label, mesh=mesh,
             )  # fmt: skip
         except KeyboardInterrupt:
             if unsaved and jax.process_count() == 1:

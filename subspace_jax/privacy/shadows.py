@@ -5,7 +5,8 @@
     found["logits"]                                     # (models, queries, n, classes), memory-mapped
 
 The folder holds one .npy file an array, which other programs read too, and progress.json. A run that was stopped goes
-on behind the last group of models that was finished; a finished one is read.
+on behind the last group of models that was finished; a finished one is read. Several processes share the models and the
+inputs; the first one writes, in a folder that all of them see.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ import numpy as np
 import optax
 
 from subspace_jax import training
-from subspace_jax.core import checks
+from subspace_jax.core import checks, processes
 from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 from subspace_jax.typing import ApplyFn, Array, Bool, Float, Key, Shaped, Variables
@@ -96,14 +97,17 @@ def train(
     store = _Store(pathlib.Path(directory), len(keep), settings)
     table, group = np.nonzero(keep)[1].reshape(len(keep), -1), group or len(keep)
     apply = stacked(model.apply, loop)
-    for start in range(store.done, len(keep), group):
+    for start in range(processes.told(store.done), len(keep), group):
         states, _ = training.train_many(
             key, model, tx, data, table[start : start + group], epochs=epochs, batch=batch, loop=loop, first=start,
             prepare=prepare, label=label,
         )  # fmt: skip
         own = training.variables(states)
         found = {"logits": logits(apply, own, inputs, queries)}
-        store.write(start, found | {name: measure(own) for name, measure in (measures or {}).items()})
+        found |= {name: measure(own) for name, measure in (measures or {}).items()}
+        if processes.first():
+            store.write(start, found)
+    processes.finished()
     return store.read()
 
 

@@ -1,4 +1,7 @@
-"""Results of a pass over a data set that was stopped: kept in a folder, so that the next one goes on behind them."""
+"""Results of a pass over a data set that was stopped: kept in a folder, so that the next one goes on behind them.
+
+Several processes keep theirs in one folder; the next pass may have another number of processes.
+"""
 
 import json
 import pathlib
@@ -32,7 +35,9 @@ class Partial:
         about = self.folder / "pass.json"
         if about.exists() and (other := [k for k, v in json.loads(about.read_text()).items() if sums[k] != v]):
             raise ValueError(f"{folder} holds a pass with another {other[0]}: give this one a folder of its own.")
-        about.write_text(json.dumps(sums))
+        mine = about.with_suffix(f".{jax.process_index()}")  # several processes write here
+        mine.write_text(json.dumps(sums))
+        mine.replace(about)
         self.kept = {}
         for path in self.folder.glob("[0-9]*.npz"):
             with np.load(path) as found:
@@ -53,9 +58,10 @@ class Partial:
         leaves = zip(*(jax.tree.leaves(jax.device_get(found)) for found in self.fresh.values()), strict=True)
         columns = {f"leaf{i:03}": np.stack(values) for i, values in enumerate(leaves)}
         path = self.folder / f"{min(self.fresh)}.npz"
-        with path.with_suffix(".partial").open("wb") as file:
+        mine = path.with_suffix(f".partial{jax.process_index()}")
+        with mine.open("wb") as file:
             np.savez(file, **(columns | {"first": np.array(list(self.fresh))}))  # pyrefly: ignore[bad-argument-type]
-        path.with_suffix(".partial").rename(path)
+        mine.replace(path)
         self.fresh = {}
 
 

@@ -50,7 +50,7 @@ def figure(name: str, key: str) -> str:
 def claims(question: str) -> str:
     """Tables of the claims of a question, one a run, each with its command."""
     parts = []
-    for path in sorted(ROOT.glob(f"results/{question}_[cg]pu_*.json")):
+    for path in sorted(ROOT.glob(f"results/{question}_*_*.json")):
         run = _run(path.stem)
         place, seeds = run["environment"], run["config"]["seeds"]
         head = f"[{run['config']['data']}, preset {run['preset']}](RESULTS.md#{anchor(path.stem)}), {seeds} seeds"

@@ -66,7 +66,10 @@ PRESETS = {
     ),
     "cpu": Config(),
     "study": Config(  # augmentation would keep the network from learning wrong labels: nothing to correct
-        **classifier.STUDY | {"augment": False, "epochs": 30}, noise=0.25, trusted_count=500, selection_count=1000
+        **classifier.STUDY | {"augment": False, "epochs": 30, "lr": 0.1, "weight_decay": 5e-4},
+        noise=0.25,
+        trusted_count=500,
+        selection_count=1000,
     ),
     "gpu": Config(
         data="cifar10",

@@ -133,8 +133,7 @@ def figures_of(one: dict[str, protocol.Arrays]) -> dict[str, float]:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the recipe of the cpu preset on digits must show; other recipes claim nothing."""
-    free = {name: getattr(config, name) for name in ("seed", "seeds", "workdir", "resume", "data_dir")}
-    if config != dataclasses.replace(PRESETS["cpu"], **free):
+    if not runner.follows(config, PRESETS["cpu"]):
         return []
     saved = {name.removeprefix("improvement/"): value for name, value in figures.items() if "improvement/" in name}
     steps = {"gated_0.02": ("gated_0.005", 0.3), "gated_0.005": ("gated_0.001", 0.2),

@@ -87,7 +87,6 @@ PRESETS = {
         data="mnist", widths=(256, 256), workers=32, batch=64, iterations=600, runner="simulate", seeds=1
     ),
 }  # fmt: skip
-WHERE = "seed", "seeds", "workdir", "resume", "data_dir", "timeout"  # flags that change no recipe
 
 
 def main(config: Config) -> runner.Summary:
@@ -124,8 +123,7 @@ def one_seed(config: Config, shared: protocol.Setup, compared: dict[str, methods
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the recipe of the cpu preset must show; other recipes claim nothing."""
-    same = {name: getattr(config, name) for name in WHERE}
-    if config != dataclasses.replace(PRESETS["cpu"], **same):
+    if not runner.follows(config, PRESETS["cpu"], "timeout"):
         return []
     value = functools.partial(_value, figures)
     full = [abs(v - 1) for name, v in figures.items() if name.startswith("speedup_makespan/full_")]

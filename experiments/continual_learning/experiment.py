@@ -147,10 +147,7 @@ def main(config: Config) -> runner.Summary:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the recipe of the digits must show; nothing is claimed of others."""
-    fixed = dataclasses.replace(
-        PRESETS["cpu"], workdir=config.workdir, resume=config.resume, seed=config.seed, seeds=config.seeds
-    )
-    if config != fixed:
+    if not runner.follows(config, PRESETS["cpu"]):
         return []
     acc = {name: figures[f"acc/{name}"] for name in methods.NAMES}
     blind = [value for name, value in acc.items() if name not in ("multitask", *methods.TOLD)]

@@ -83,10 +83,7 @@ def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
         runner.Claim("backward transfer is exactly 0, every seed", -abs(figures["bwt/space"]), 0.0),
         runner.Claim("a slice gives the logits of its mask to 1e-5, every seed", -figures["slice/gap"], -1e-5),
     ]
-    fixed = dataclasses.replace(
-        PRESETS["cpu"], workdir=config.workdir, resume=config.resume, seed=config.seed, seeds=config.seeds
-    )
-    if config != fixed:
+    if not runner.follows(config, PRESETS["cpu"]):
         return never
     low, high = (figures[f"channels/space {v}"] for v in config.sweep)
     return [

@@ -158,10 +158,8 @@ def trials(config: Config, compared: tuple[str, ...]) -> list[agents.Trial]:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the fixed recipes must show; nothing is claimed of others."""
-    free = ("preset", "workdir", "resume", "seed", "seeds", "data_dir", "tune", "tuned", "save_every")
-    same = {name: getattr(config, name) for name in (*free, *(f.name for f in dataclasses.fields(agents.Places)))}
-    fixed = dataclasses.replace(PRESETS[config.preset], **same | {"agents": PRESETS[config.preset].agents})
-    if config != fixed or config.preset in ("smoke", "study"):
+    follows = runner.follows(config, PRESETS[config.preset], "preset", "tune", "tuned", *agents.FREE)
+    if config.preset in ("smoke", "study") or not follows:
         return []
     own = {name: figures[f"accuracy_mean/{name}"] for name in names(config)}
     gains = own["ngc_alpha_0"] - own["d_psgd"], own["ngc_alpha_1"] - own["ngc_alpha_0"]

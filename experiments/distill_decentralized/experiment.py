@@ -129,9 +129,9 @@ def main(config: Config) -> runner.Summary:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the fixed recipes must show; nothing is claimed of others."""
-    free = "preset", "workdir", "resume", "seed", "seeds", "data_dir", *vars(agents.Places()), "save_every"
-    free = {name: getattr(config, name) for name in free if name != "agents"}
-    if config.preset in ("smoke", "study") or config != dataclasses.replace(PRESETS[config.preset], **free):
+    if config.preset in ("smoke", "study") or not runner.follows(
+        config, PRESETS[config.preset], "preset", *agents.FREE
+    ):
         return []
     if config.preset == "gpu":
         return [

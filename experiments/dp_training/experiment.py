@@ -82,7 +82,6 @@ PRESETS = {
         microbatch=512,
     ),
 }
-WHERE = "seed", "seeds", "workdir", "resume", "data_dir"  # flags that change no recipe
 
 
 def main(config: Config) -> runner.Summary:
@@ -112,8 +111,7 @@ def main(config: Config) -> runner.Summary:
 
 def claims(config: Config, runs: list[dict[str, float]]) -> list[runner.Claim]:
     """What the fixed recipe, preset cpu on digits, must show; audits are judged by their worst seed."""
-    same = {name: getattr(config, name) for name in WHERE}
-    if config != dataclasses.replace(PRESETS["cpu"], **same):
+    if not runner.follows(config, PRESETS["cpu"]):
         return []
     mean, _ = runner.over_seeds(runs)
     named = [f"eps_{epsilon:g}" for epsilon in config.epsilons]

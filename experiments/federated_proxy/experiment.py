@@ -109,7 +109,6 @@ PRESETS = {
         "sign"), loop="map", save_every=3,
     ),
 }  # fmt: skip
-WHERE = "seed", "seeds", "workdir", "resume", "data_dir", "save_every"  # flags that change no recipe
 
 
 def main(config: Config) -> runner.Summary:
@@ -162,9 +161,8 @@ def check(config: Config) -> None:
 
 def claims(config: Config, means: dict[str, float]) -> list[runner.Claim]:
     """What the fixed recipes must show, on digits and on CIFAR-10; bounds from above are negated."""
-    own = {name: getattr(config, name) for name in WHERE}
     for preset, promised in (("cpu", promised_cpu), ("gpu", promised_gpu)):
-        if config == dataclasses.replace(PRESETS[preset], preset=preset, **own):
+        if config.preset == preset and runner.follows(config, PRESETS[preset], "preset", "save_every"):
             return [runner.Claim(name, value, threshold) for name, (value, threshold) in promised(means).items()]
     return []
 

@@ -67,6 +67,14 @@ def over_seeds(runs: list[dict[str, float]]) -> tuple[dict[str, float], dict[str
     return {name: float(v.mean()) for name, v in values.items()}, deviation
 
 
+WHERE = "seed", "seeds", "workdir", "resume", "data_dir"  # flags that change no recipe
+
+
+def follows(config: Config, recipe: Config, *free: str) -> bool:
+    """Whether a run has the flags of a fixed recipe, whatever its seeds, its place, and these flags are."""
+    return config == dataclasses.replace(recipe, **{name: getattr(config, name) for name in (*WHERE, *free)})
+
+
 def judged(claims: Callable[[Any, F], list[Claim]], config: Config, figures: F, runs: Sequence[F]) -> list[Claim]:
     """The claims on the figures of all seeds, each with its value by the figures of every seed alone."""
     each = [[one.value for one in claims(config, run)] for run in runs]

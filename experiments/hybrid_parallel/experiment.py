@@ -184,8 +184,7 @@ def model(config: Config) -> dict[str, float]:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the recipe of the cpu preset must show; other recipes claim nothing."""
-    free = {name: getattr(config, name) for name in ("seed", "seeds", "workdir", "resume", "data_dir")}
-    if config != dataclasses.replace(PRESETS["cpu"], **free):
+    if not runner.follows(config, PRESETS["cpu"]):
         return []
 
     def largest(prefix: str) -> float:

@@ -120,8 +120,7 @@ def check(config: Config) -> None:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the recipe of the cpu preset on digits must show; other recipes claim nothing."""
-    free = {name: getattr(config, name) for name in ("seed", "seeds", "workdir", "resume", "data_dir")}
-    if config != dataclasses.replace(PRESETS["cpu"], **free):
+    if not runner.follows(config, PRESETS["cpu"]):
         return []
     exact, quantized, app = (figures[f"accuracy/{name}"] for name in ("float", "quantized", "app"))
     ratios = {kind: figures[f"system/lenet5/{kind}_ratio"] for kind in ("delay", "energy")}

@@ -72,18 +72,7 @@ PRESETS = {
     ),
 }  # fmt: skip
 
-FREE = (
-    "seed",
-    "seeds",
-    "workdir",
-    "resume",
-    "data_dir",
-    "group",
-    "score",
-    "score_batch",
-    "set_sizes",
-    *vars(launch.Config()),
-)  # no part of the recipe
+FREE = "group", "score", "score_batch", "set_sizes", *vars(launch.Config())  # no part of the recipe
 
 
 def main(config: Config) -> runner.Summary:
@@ -155,8 +144,7 @@ def check(config: Config) -> None:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the recipe of the cpu preset on digits must show; two of them say who is right about curvature and LiRA."""
-    own = {name: getattr(config, name) for name in FREE}
-    if config != dataclasses.replace(PRESETS["cpu"], **own):
+    if not runner.follows(config, PRESETS["cpu"], *FREE):
         return []
     lira, released = figures["auroc/lira_fixed_variance"], figures["auroc/lira_as_released"]
     curved = figures["auroc/curvature_nll"]

@@ -111,8 +111,7 @@ def figures_of(config: Config, one: protocol.Found, energy: dict[str, Any]) -> d
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the recipe of the cpu preset on digits must show; other recipes claim nothing."""
-    free = {name: getattr(config, name) for name in ("seed", "seeds", "workdir", "resume", "data_dir")}
-    if config != dataclasses.replace(PRESETS["cpu"], **free):
+    if not runner.follows(config, PRESETS["cpu"]):
         return []
     reached = {name: figures[f"accuracy/{name}"] for name in ("xnor", "hybrid_4", "all_2", "full")}
     spared = [figures[f"energy_efficiency/{name}"] for name in ("xnor", "hybrid_2", "all_2", "full")]

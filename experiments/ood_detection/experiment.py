@@ -90,7 +90,6 @@ MNIST = dataclasses.replace(
     PRESETS["cpu"], data="mnist", model="cnn2", widths=(), samples=6000, epochs=5,
     ood_sets=(*NOISES, "unseen", "greycifar", "fashion_mnist"),
 )  # fmt: skip
-WHERE = "seed", "seeds", "workdir", "resume", "data_dir", "positive"  # flags that change no recipe
 GIVEN = "given"  # the training of outputs of one's own
 
 
@@ -195,8 +194,7 @@ def check_classes(config: Config, shared: classifier.Setup) -> None:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the fixed recipes must show: preset cpu on digits, and the same on MNIST."""
-    own = {name: getattr(config, name) for name in WHERE}
-    if config == dataclasses.replace(PRESETS["cpu"], **own):
+    if runner.follows(config, PRESETS["cpu"], "positive"):
         far = {name: figures[f"auroc/aux_soft/aux/{name}"] for name in methods.far_sets(config)}
         worst = min(far, key=lambda name: far[name])
         return [
@@ -205,7 +203,7 @@ def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
                 "accuracy of aux_soft above erm", figures["accuracy/aux_soft"] - figures["accuracy/erm"], -0.025
             ),
         ]
-    if config == dataclasses.replace(MNIST, **own):
+    if runner.follows(config, MNIST, "positive"):
         gain = figures["auroc/erm/norm/unseen"] - figures["auroc/erm/msp/unseen"]
         ratio = figures["class_spread/std"] / figures["class_spread/raw"]
         return [

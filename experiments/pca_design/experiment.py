@@ -129,8 +129,7 @@ def plain(arrays: protocol.Arrays) -> dict[str, Any]:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the recipe of the cpu preset on digits must show; other recipes claim nothing."""
-    free = {name: getattr(config, name) for name in ("seed", "seeds", "workdir", "resume", "data_dir")}
-    if config != dataclasses.replace(PRESETS["cpu"], **free):
+    if not runner.follows(config, PRESETS["cpu"]):
         return []
     size = {tau: figures[f"parameters_ratio/tau_{tau}"] for tau in config.taus}
     change = figures["accuracy/tau_0.95"] - figures["accuracy/full"]

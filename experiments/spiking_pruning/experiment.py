@@ -123,8 +123,7 @@ def falls(values: tuple[float, ...]) -> bool:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the recipe of the cpu preset on digits must show; other recipes claim nothing."""
-    free = {name: getattr(config, name) for name in ("seed", "seeds", "workdir", "resume", "data_dir")}
-    if config != dataclasses.replace(PRESETS["cpu"], **free):
+    if not runner.follows(config, PRESETS["cpu"]):
         return []
     accuracy = {key.removeprefix("accuracy/"): value for key, value in figures.items() if key.startswith("accuracy/")}
     layers = [key.removesuffix("/tau_0.99") for key in figures if key.startswith("dims/") and key.endswith("tau_0.99")]

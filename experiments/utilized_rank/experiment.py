@@ -176,8 +176,7 @@ def rows(found: list) -> list[dict[str, Any]]:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the recipe of the preset must show; other data, networks or taus: nothing is claimed."""
-    free = {name: getattr(config, name) for name in ("preset", "seed", "seeds", "workdir", "resume", "data_dir")}
-    if config.preset in ("smoke", "study") or dataclasses.replace(PRESETS[config.preset], **free) != config:
+    if config.preset in ("smoke", "study") or not runner.follows(config, PRESETS[config.preset], "preset"):
         return []
     if config.preset == "gpu":
         tuned = figures["accuracy_change_finetuned/search"]

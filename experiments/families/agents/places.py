@@ -10,6 +10,8 @@ from experiments.harness import launch
 from subspace_jax.core import exchange
 from subspace_jax.core.exchange import Comm
 
+FREE = *launch.PLACES, "save_every"  # flags that change no recipe
+
 
 @dataclasses.dataclass(frozen=True)
 class Config(launch.Config):

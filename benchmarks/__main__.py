@@ -76,7 +76,8 @@ def measured(name: str, preset: str, timeout: float) -> dict[str, Any]:
 
 def _reason(code: int, errors: str) -> str:
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
-    return f"exit status {code}: {lines[-1] if lines else 'no message'}"
+    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit|Interrupt)\b", line)]  # JAX adds lines
+    return f"exit status {code}: {(raised or lines or ['no message'])[-1]}"
 
 
 def write(path: pathlib.Path, report: Mapping[str, Any]) -> None:

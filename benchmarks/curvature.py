@@ -38,7 +38,7 @@ AXES = ("probes", "fd_norm"), ("classes", "ggn_exact"), ("width", "fd_norm"), ("
 SHORTEST = 0.02  # seconds a timing lasts at least, by repetition
 PRECISIONS = "highest", "tensorfloat32", "bfloat16"
 PRESETS = {
-    "cpu": {"parts": ["growth"], "epochs": 2, "repeats": 3},
+    "cpu": {"parts": ["growth"], "epochs": 1, "repeats": 3},
     "gpu": {"networks": ["resnet18"], "precisions": list(PRECISIONS), "device_batch": 512},
 }
 

@@ -129,6 +129,8 @@ TABLES = {
     ),
     "parallel": ("Hybrid parallel steps on simulated devices", ("widths",)),
     "decentralized": ("Agents on a graph", ("step", "bytes", "graphs", "links", "accuracy")),
+    "limits": ("Limits of the hottest paths, and what stands in the way", ("rates", "paths", "parts")),
+    "pod": ("Pods on paper", ("work", "pods", "check")),
     "federated": ("Updates encoded by proxies", ("encoding", "clients")),
 }
 

@@ -97,19 +97,18 @@ def agents(graph: str, method: str, agents: int, devices: int, batch: int) -> Un
     neighbours = int((topology.weights(graph, agents)[0] > 0).sum()) - 1
     gradient = trained("resnet20", shape, batch=batch, **arguments)
     params = jax.eval_shape(nn.build("resnet20", **arguments).init, jax.random.key(0), image(shape, 1))["params"]
-    leaves, size = len(jax.tree.leaves(params)), costs.parameters(params)
-    sent = exchanged(make, graph, agents, devices, {"all": jax.ShapeDtypeStruct((size,), "float32")})
+    size = costs.parameters(params)
+    sent = exchanged(make, graph, agents, devices, {"all": jax.ShapeDtypeStruct((size,), "float32")})  # one type
     block = agents // devices
     moved = agents_bytes(size, block, messages_a_neighbour * neighbours)
-    mixing = Unit(0, HALF * moved, HALF * sent.nbytes, leaves * sent.calls)
+    mixing = Unit(0, HALF * moved, HALF * sent.nbytes, sent.calls)
     return gradient.times(block * (1 + crosses * neighbours)) + mixing
 
 
 def exchanged(make: Callable, graph: str, agents: int, devices: int, params: PyTree) -> programs.Collective:
     """The permutations of one step in the compiled program, of one device; of parameters of these shapes.
 
-    The loss is one that is compiled at once: who sends what to whom does not depend on it. Each array is sent on its
-    own, so that calls grow with the arrays of a network, bytes with their sizes.
+    The loss is one that is compiled at once: who sends what to whom does not depend on it.
     """
 
     def loss(params, stats, batch, key):

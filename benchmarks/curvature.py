@@ -256,7 +256,7 @@ def summary(report: Mapping[str, Any]) -> Summary:
                 ratios.append(Ratio(f"{row}, {network}", "peer", TORCH, ms[row], ms[TORCH] / ms[row]))
         passes, exact = 1 + CLASSES, rows["ggn_exact"]["forwards"]
         ratios.append(
-            Ratio(f"ggn_exact, {network}", "limit", f"{passes} forward passes", ms["ggn_exact"], passes / exact)
+            Ratio(f"ggn_exact, {network}", "plain", f"{passes} forward passes", ms["ggn_exact"], passes / exact)
         )
         if "matfree" in rows:
             ratios.append(

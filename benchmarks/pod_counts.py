@@ -5,6 +5,7 @@ of the layers (`benchmarks.limits` checks it against the compiler), bytes by the
 halved for the two bytes of bfloat16; another compiler merges other operations.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -80,6 +81,7 @@ def scored(name: str, shape: tuple[int, ...], *, classes: int, probes: int, batc
     return Unit(curvature_flops(macs, 1, probes=probes), HALF * (1 + probes) * accessed(gradient) / batch)
 
 
+@functools.lru_cache  # an agent's step is the same on every graph
 def trained(name: str, shape: tuple[int, ...], *, batch: int, **arguments: Any) -> Unit:
     """One training step of one network."""
     model, x = nn.build(name, **arguments), image(shape, batch)

@@ -59,8 +59,8 @@ class Device(NamedTuple):
 DEVICES = {
     "H100 SXM": Device(
         989.4e12, 3.35e12, 450e9, 50e9, 8,
-        "NVIDIA, H100 datasheet (without sparsity; NVLink 900 GB/s in both directions together) and DGX H100 (one "
-        "ConnectX-7 of 400 Gbit/s a GPU)",
+        "glennklockwood.com/garden/processors/h100 after NVIDIA (without sparsity; NVLink 900 GB/s in both directions "
+        "together); 400 Gbit/s a GPU between nodes, as MLPerf's descriptions of such systems have it",
     ),
     "TPU v5p": Device(
         459e12, 2.765e12, 100e9, 100e9, 8960,

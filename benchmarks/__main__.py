@@ -9,8 +9,9 @@
 
 Each benchmark is a process of its own: one that crashes, and a peer that is not installed (torch, foolbox, snnTorch,
 ...), is told in one line, and the others go on. After each the file is written, so that nothing is lost. A ratio is
-their time over ours, so that above 1 ours is faster; of a limit it is the share that is reached. Sizes are cut so that
-all of it is done in ten minutes; `python -m benchmarks.NAME` measures one at its full sizes, with all its tables.
+their time over ours, so that above 1 ours is faster; of a limit it is the share that is reached. Plain is the obvious
+way to the same result, or a simpler computation that tells what ours adds. Sizes are cut so that all of it is done in
+ten minutes; `python -m benchmarks.NAME` measures one at its full sizes, with all its tables.
 """
 
 import argparse
@@ -76,7 +77,8 @@ def measured(name: str, preset: str, timeout: float) -> dict[str, Any]:
 
 def _reason(code: int, errors: str) -> str:
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
-    return f"exit status {code}: {lines[-1] if lines else 'no message'}"
+    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit|Interrupt)\b", line)]  # JAX adds lines
+    return f"exit status {code}: {(raised or lines or ['no message'])[-1]}"
 
 
 def write(path: pathlib.Path, report: Mapping[str, Any]) -> None:

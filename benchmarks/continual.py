@@ -28,7 +28,7 @@ from subspace_jax.core.subspace import Subspace
 ENERGY, NETWORK, SIDE = 0.97, "alexnet", 32
 SHAPES = (784, 100, 300), (576, 128, 300), (1024, 2048, 250), (2048, 2048, 250)  # d, d_out, k: MLP, conv, dense
 STEPS = 20  # of one compiled loop
-PRESETS = {"cpu": {"samples": 6, "repeats": 5}, "gpu": {"samples": 125}}
+PRESETS = {"cpu": {"repeats": 5}, "gpu": {"samples": 125}}
 
 
 def patches_by_loops(x: np.ndarray, kernel: int) -> np.ndarray:

@@ -149,7 +149,7 @@ def summary(report: Mapping[str, Any]) -> Summary:
         growth[name] = {"ms": 1e3 * own["step_seconds"]}
         others: dict[Kind, tuple[str, float]] = {
             "peer": ("annotations, jit", own["of_jit"]),
-            "limit": ("one device, whole batch", own["of_one"]),
+            "plain": ("one device, whole batch", own["of_one"]),
         }
         ratios += [
             Ratio(f"hybrid step bk, {name}", kind, other, growth[name]["ms"], 1 / over)

@@ -239,7 +239,7 @@ def summary(report: Mapping[str, Any]) -> Summary:
         what, _, axis = title.partition(", milliseconds a gradient against the ")
         for name, row in rows.items():
             gradient, ordinary = f"a private gradient, {what}, {name}", 1 / row["ours_of_ordinary"]
-            ratios.append(Ratio(gradient, "limit", "the ordinary gradient", row["ours"], ordinary))
+            ratios.append(Ratio(gradient, "plain", "the ordinary gradient", row["ours"], ordinary))
             if row["jax_privacy_of_ours"] is not None:
                 ratios.append(Ratio(gradient, "peer", "jax-privacy", row["ours"], row["jax_privacy_of_ours"]))
         curves += curve(f"a private gradient, {what}", axis.split(",")[0], rows, "ours")

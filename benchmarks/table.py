@@ -24,7 +24,8 @@ class Ratio(NamedTuple):
 
     Attributes:
       what: that is computed.
-      kind: whose way stands beside ours; a limit is a time that the same machine cannot beat in the same run.
+      kind: whose way stands beside ours; plain: the obvious way to the same result, or a simpler computation that tells
+        what ours adds; limit: a time that this machine cannot beat in the same run.
       against: the name of that way.
       ms: of ours, milliseconds.
       ratio: their time over ours: above 1 ours is faster; of a limit the share that is reached.

@@ -62,7 +62,8 @@ commit {{ run.environment.commit }}.{{ " " + run.note if run.note }}
 ### All at small size, {{ run.devices }}
 
 `{{ run.command }}`, {{ run.minutes }} min. A ratio is their time over ours, above 1 ours is faster; of a limit it is \
-the share that is reached. "Plain" is the obvious way to compute the same.{{ " " + run.note if run.note }}
+the share that is reached. "Plain" is the obvious way to the same result, or a simpler computation that tells what \
+ours adds.{{ " " + run.note if run.note }}
 
 | | ours, ms | authors' way | plain way | peer | limit, share |
 |---|---|---|---|---|---|
@@ -130,6 +131,8 @@ TABLES = {
     ),
     "parallel": ("Hybrid parallel steps on simulated devices", ("widths",)),
     "decentralized": ("Agents on a graph", ("step", "bytes", "graphs", "links", "accuracy")),
+    "limits": ("Limits of the hottest paths, and what stands in the way", ("rates", "paths", "parts")),
+    "pod": ("Pods on paper", ("work", "pods", "check")),
     "federated": ("Updates encoded by proxies", ("encoding", "clients")),
 }
 
@@ -225,7 +228,8 @@ def overview(run: dict[str, Any]) -> dict[str, Any]:
             spans = [f"{a:,g} - {b:,g}" for a, b in ((few, many), (float(f"{least:.3g}"), float(f"{most:.3g}")))]
             growth.append([f"{name}: {one['what']}", one["axis"], *spans, f"{slope:.2f}"])
     ran = [entry for entry in entries.values() if not entry["failed"]]
-    places = {f"{entry['device']}, {entry['cores']} cores, jax {entry['jax']}" for entry in ran}
+    # where devices are simulated, the one that they share
+    places = {f"{entry['device'].split(' of ')[-1]}, {entry['cores']} cores, jax {entry['jax']}" for entry in ran}
     missing = [f"{name} ({entry['failed']})" for name, entry in entries.items() if entry["failed"]]
     missing += [f"{name}: {line}" for name, entry in entries.items() for line in entry["absent"]]
     minutes = f"{sum(entry['seconds'] for entry in entries.values()) / 60:.1f}"

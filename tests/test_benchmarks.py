@@ -29,7 +29,7 @@ SCRIPTS = {
     "good": f"import sys, pathlib; pathlib.Path(sys.argv[1]).write_text({json.dumps(REPORT)!r})",
     "peerless": f"import sys, pathlib; print('no rows of torch: gone'); print('no rows of torch: gone'); "
     f"pathlib.Path(sys.argv[1]).write_text({json.dumps(REPORT | {'summary': {}})!r})",
-    "broken": "raise ValueError('no such thing')",
+    "broken": "import sys; sys.stderr.write('ValueError: no such thing\\n---\\nFor simplicity, ...\\n'); sys.exit(1)",
     "killed": "import os; os.kill(os.getpid(), 9)",
     "slow": "import time; time.sleep(60)",
 }

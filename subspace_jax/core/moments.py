@@ -74,6 +74,8 @@ def _gram(rows: Inexact[Array, "*lead n d"]) -> Inexact[Array, "*lead d d"]:
     n, d = rows.shape[-2:]
     if jax.default_backend() != "cpu" or d < WIDE or n < d:
         return _product(rows, rows)
+    if n < CHUNK:
+        return _by_halves(rows)
 
     def add(total, start):
         return total + _by_halves(jax.lax.dynamic_slice_in_dim(rows, start, CHUNK, -2)), None

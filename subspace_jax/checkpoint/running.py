@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 from subspace_jax.checkpoint.folder import Manager, manager, whole
 from subspace_jax.checkpoint.reading import check_arrays, check_kept, read
 from subspace_jax.core import processes
-from subspace_jax.core.keys import as_keys
 from subspace_jax.training import Hook, TrainState, fit, initial_carries, variables
 from subspace_jax.typing import PyTree
 
@@ -84,9 +83,8 @@ def restore(
         item: read(source, epoch, item, _template(tree), way_out=_move_away)
         for item, tree in (("variables", variables(state)), ("state", _rest(state, carries)))
     }
+    found = jax.tree.map(_like, {"variables": variables(state), "state": _rest(state, carries)}, found)
     restored = TrainState(**found["variables"], **{k: found["state"][k] for k in ("step", "opt_state", "key")})
-    if jax.process_count() > 1 and jax.dtypes.issubdtype(state.key.dtype, jax.dtypes.prng_key):
-        restored = restored._replace(key=as_keys(restored.key))
     return epoch, restored, found["state"]["carries"]
 
 
@@ -106,6 +104,14 @@ def _move_away(damaged: int, newest: int) -> str:
 
 def _rest(state: TrainState, carries: PyTree) -> dict[str, PyTree]:
     return {"step": state.step, "opt_state": state.opt_state, "key": state.key, "carries": carries or {}}
+
+
+def _like(before: Any, found: Any) -> Any:
+    """What several processes read as NumPy, as the array or key it was."""
+    if not isinstance(before, jax.Array) or not isinstance(found, np.ndarray):
+        return found
+    is_key, array = jax.dtypes.issubdtype(before.dtype, jax.dtypes.prng_key), jax.numpy.asarray(found)
+    return jax.random.wrap_key_data(array, impl=jax.random.key_impl(before)) if is_key else array
 
 
 def _template(tree: PyTree) -> PyTree:

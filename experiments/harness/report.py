@@ -8,6 +8,7 @@ import jinja2
 import numpy as np
 
 from experiments.harness import plots
+from subspace_jax.files import written
 
 
 class Section(NamedTuple):
@@ -90,7 +91,8 @@ def write(path: pathlib.Path, name: str, doc: str, run: dict[str, Any], sections
         for s in sections
     ]
     page = jinja2.Environment(autoescape=True).from_string(PAGE)
-    path.write_text(page.render(name=name, question=question, rest=rest.strip("\n"), run=run, sections=shown))
+    with written(path) as file:
+        file.write(page.render(name=name, question=question, rest=rest.strip("\n"), run=run, sections=shown))
 
 
 def _encode(path: pathlib.Path) -> str:

@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 
 from subspace_jax.checkpoint.folder import Manager, manager, whole
 from subspace_jax.checkpoint.reading import check_arrays, check_kept, read
+from subspace_jax.checkpoint.sums import is_key, with_sums
 from subspace_jax.training import Hook, TrainState, fit, initial_carries, variables
 from subspace_jax.typing import PyTree
 
@@ -46,11 +47,9 @@ def save(
       NotSavedError: a full disk or a folder that cannot be written; possibly raised by a later call, since this one
         returns before everything is written.
     """
-    items = {
-        "variables": ocp.args.StandardSave(_saved(variables(state))),
-        "state": ocp.args.StandardSave(_saved(_rest(state, carries))),
-        "config": ocp.args.JsonSave(config | {"epoch": epoch, "versions": versions()}),
-    }
+    trees = {"variables": _saved(variables(state)), "state": _saved(_rest(state, carries))}
+    whole = with_sums(config | {"epoch": epoch, "versions": versions()}, trees)
+    items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()} | {"config": ocp.args.JsonSave(whole)}
     to.save(epoch, args=ocp.args.Composite(**items), metrics=metrics, force=True)
 
 
@@ -76,7 +75,7 @@ def restore(
     epoch = kept[-1] if epoch is None else epoch
     check_kept(directory, epoch)
     found = {
-        item: read(source, epoch, item, _template(tree), way_out=_move_away)
+        item: jax.tree.map(_typed, tree, read(source, epoch, item, _template(tree), way_out=_move_away))
         for item, tree in (("variables", variables(state)), ("state", _rest(state, carries)))
     }
     restored = TrainState(**found["variables"], **{k: found["state"][k] for k in ("step", "opt_state", "key")})
@@ -93,8 +92,9 @@ def latest_config(source: Manager) -> dict[str, Any] | None:
     return read(source, kept[-1], "config", None, way_out=_move_away) if kept else None
 
 
-def _move_away(damaged: int, newest: int) -> str:
-    return f"move the folder {damaged} away and continue with --resume"
+def _move_away(damaged: int, newest: int | None) -> str:
+    start = "" if newest is not None else ", which starts this part anew"
+    return f"move the folder {damaged} away and continue with --resume{start}"
 
 
 def _rest(state: TrainState, carries: PyTree) -> dict[str, PyTree]:
@@ -103,6 +103,11 @@ def _rest(state: TrainState, carries: PyTree) -> dict[str, PyTree]:
 
 def _template(tree: PyTree) -> PyTree:
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, _saved(tree))
+
+
+def _typed(wanted: Any, found: Any) -> Any:
+    """Random keys as keys; where a file of theirs is missing, or several processes saved them, they are numbers."""
+    return jax.random.wrap_key_data(found) if is_key(wanted) and not is_key(found) else found
 
 
 def _saved(tree: PyTree) -> PyTree:

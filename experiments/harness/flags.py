@@ -14,6 +14,7 @@ import tyro
 
 from experiments.harness import guide, launch
 from experiments.harness.published import numbered
+from subspace_jax.files import written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +82,13 @@ def opened(name: str, config: C) -> C:
     workdir.mkdir(parents=True, exist_ok=True)
     config = dataclasses.replace(config, workdir=str(workdir))
     if launch.first():
-        (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2))
+        _write(config)
     return config
+
+
+def _write(config: Config) -> None:
+    with written(pathlib.Path(config.workdir) / "config.json") as file:
+        json.dump(dataclasses.asdict(config), file, indent=2)
 
 
 def resumed(name: str, config: C, argv: list[str], description: str) -> C:
@@ -103,7 +109,7 @@ def resumed(name: str, config: C, argv: list[str], description: str) -> C:
         raise ValueError(f"the run at {workdir} was started with {flag} = {was}; resume it unchanged or start another.")
     config = dataclasses.replace(again, preset=old.preset, workdir=str(workdir), resume=True)
     if differ:  # the processes that a parent starts read it
-        (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2))
+        _write(config)
     return config
 
 
@@ -175,7 +181,7 @@ def locked(workdir: str) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise ValueError(f"process {holder} writes in {workdir}: wait for it, stop it, or use another.") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without a name in it
+            file.truncate(0)
+            os.write(file.fileno(), str(os.getpid()).encode())
         yield

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.harness import launch
+from subspace_jax.files import written
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +24,8 @@ def save(figure: Figure, workdir: str, name: str) -> pathlib.Path:
     if not launch.first():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    with written(path, "wb") as file:
+        figure.savefig(file, dpi=110, bbox_inches="tight")
     return path
 
 

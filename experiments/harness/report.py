@@ -9,6 +9,7 @@ import jinja2
 import numpy as np
 
 from experiments.harness import plots
+from subspace_jax.files import written
 
 
 class Section(NamedTuple):
@@ -100,10 +101,9 @@ def write(path: pathlib.Path, name: str, doc: str, run: dict[str, Any], sections
         for s in sections
     ]
     template = jinja2.Environment(autoescape=True).from_string(PAGE)
-    page = template.render(
-        name=name, question=question, rest=rest.strip("\n"), run=run, sections=shown, by_seed=by_seed
-    )
-    path.write_text(page)
+    about = {"name": name, "question": question, "rest": rest.strip("\n"), "run": run, "sections": shown}
+    with written(path) as file:
+        file.write(template.render(**about, by_seed=by_seed))
 
 
 def _encode(path: pathlib.Path) -> str:

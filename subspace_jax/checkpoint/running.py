@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from subspace_jax.checkpoint.folder import Manager, manager, whole
 from subspace_jax.checkpoint.reading import check_arrays, check_kept, read
+from subspace_jax.checkpoint.sums import is_key, with_sums
 from subspace_jax.core import processes
 from subspace_jax.training import Hook, TrainState, fit, initial_carries, variables
 from subspace_jax.typing import PyTree
@@ -49,11 +50,9 @@ def save(
       NotSavedError: a full disk or a folder that cannot be written; possibly raised by a later call, since this one
         returns before everything is written.
     """
-    items = {
-        "variables": ocp.args.StandardSave(_saved(variables(state))),
-        "state": ocp.args.StandardSave(_saved(_rest(state, carries))),
-        "config": ocp.args.JsonSave(config | {"epoch": epoch, "versions": versions()}),
-    }
+    trees = {"variables": _saved(variables(state)), "state": _saved(_rest(state, carries))}
+    whole = with_sums(config | {"epoch": epoch, "versions": versions()}, trees)
+    items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()} | {"config": ocp.args.JsonSave(whole)}
     to.save(epoch, args=ocp.args.Composite(**items), metrics=metrics, force=True)
 
 
@@ -80,10 +79,9 @@ def restore(
         epoch = latest
     check_kept(directory, epoch)
     found = {
-        item: read(source, epoch, item, _template(tree), way_out=_move_away)
+        item: jax.tree.map(_like, tree, read(source, epoch, item, _template(tree), way_out=_move_away))
         for item, tree in (("variables", variables(state)), ("state", _rest(state, carries)))
     }
-    found = jax.tree.map(_like, {"variables": variables(state), "state": _rest(state, carries)}, found)
     restored = TrainState(**found["variables"], **{k: found["state"][k] for k in ("step", "opt_state", "key")})
     return epoch, restored, found["state"]["carries"]
 
@@ -98,20 +96,21 @@ def latest_config(source: Manager) -> dict[str, Any] | None:
     return read(source, kept[-1], "config", None, way_out=_move_away) if kept else None
 
 
-def _move_away(damaged: int, newest: int) -> str:
-    return f"move the folder {damaged} away and continue with --resume"
+def _move_away(damaged: int, newest: int | None) -> str:
+    start = "" if newest is not None else ", which starts this part anew"
+    return f"move the folder {damaged} away and continue with --resume{start}"
 
 
 def _rest(state: TrainState, carries: PyTree) -> dict[str, PyTree]:
     return {"step": state.step, "opt_state": state.opt_state, "key": state.key, "carries": carries or {}}
 
 
-def _like(before: Any, found: Any) -> Any:
-    """What several processes read as NumPy, as the array or key it was."""
-    if not isinstance(before, jax.Array) or not isinstance(found, np.ndarray):
-        return found
-    is_key, array = jax.dtypes.issubdtype(before.dtype, jax.dtypes.prng_key), jax.numpy.asarray(found)
-    return jax.random.wrap_key_data(array, impl=jax.random.key_impl(before)) if is_key else array
+def _like(wanted: Any, found: Any) -> Any:
+    """What was read as the array or key it is to be: several processes read NumPy, and of keys the numbers alone."""
+    if is_key(wanted) and not is_key(found):
+        impl = jax.random.key_impl(wanted) if isinstance(wanted, jax.Array) else None
+        return jax.random.wrap_key_data(jax.numpy.asarray(found), impl=impl)
+    return jax.numpy.asarray(found) if isinstance(wanted, jax.Array) and isinstance(found, np.ndarray) else found
 
 
 def _template(tree: PyTree) -> PyTree:

@@ -25,6 +25,7 @@ import optax
 from subspace_jax import training
 from subspace_jax.core import checks, processes
 from subspace_jax.core.keys import as_key
+from subspace_jax.files import reserve, written
 from subspace_jax.nn import Model
 from subspace_jax.typing import ApplyFn, Array, Bool, Float, Key, Shaped, Variables
 
@@ -180,7 +181,10 @@ class _Store:
         self.progress = folder / "progress.json"
         if not self.progress.exists():
             return
-        saved = json.loads(self.progress.read_text())
+        try:
+            saved = json.loads(self.progress.read_text())
+        except ValueError as error:
+            raise ValueError(f"{self.progress} is damaged ({error}): remove {folder} and train anew.") from None
         if differ := [name for name in settings if saved["settings"].get(name) != self.settings[name]]:
             raise ValueError(f"{folder} holds shadow models with another {differ[0]}: give another directory.")
         self.done = saved["done"]
@@ -194,12 +198,12 @@ class _Store:
                 array = np.lib.format.open_memmap(path, "r+")
             else:
                 array = np.lib.format.open_memmap(path, "w+", rows.dtype, (self.models, *rows.shape[1:]))
+                reserve(path)
             array[start : start + len(rows)] = rows
             array.flush()
         self.done = start + len(found["logits"])
-        partial = self.progress.with_suffix(".partial")
-        partial.write_text(json.dumps({"settings": self.settings, "done": self.done}, indent=2))
-        partial.replace(self.progress)
+        with written(self.progress) as file:
+            json.dump({"settings": self.settings, "done": self.done}, file, indent=2)
 
     def read(self) -> dict[str, np.ndarray]:
         return {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in self.names}

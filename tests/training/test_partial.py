@@ -144,3 +144,15 @@ def test_no_pass_is_kept_without_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(None, X[:16])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_part_of_a_pass_is_computed_again(tmp_path):
+    whole = run(tmp_path)
+    cut = tmp_path / "512.npz"
+    cut.write_bytes(cut.read_bytes()[:-9])
+    with pytest.warns(UserWarning, match=r"512.npz is damaged \(.*\): its results are computed again"):
+        jax.tree.map(np.testing.assert_array_equal, run(tmp_path), whole)
+    jax.tree.map(np.testing.assert_array_equal, run(tmp_path), whole)
+    (tmp_path / "pass.json").write_text("{")
+    with pytest.raises(ValueError, match=r"pass.json is damaged .*: remove .*, and the pass starts anew"):
+        run(tmp_path)

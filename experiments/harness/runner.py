@@ -27,6 +27,8 @@ from experiments.harness import contents, flags, interrupt, launch, report
 from experiments.harness.flags import Config
 from subspace_jax import checkpoint, files
 
+KEPT = "checkpoints", "stages", "models", "edited", "shadows"  # folders of a run that --resume reads
+
 
 class Claim(NamedTuple):
     """A figure against its threshold: holds when value >= threshold (give both negated for an upper bound)."""
@@ -245,7 +247,7 @@ def _leave(module: str, doc: str, workdir: str, status: int) -> NoReturn:
     """Say by which command the run goes on; a refusal before anything was finished leaves its folder free."""
     folder = pathlib.Path(workdir)
     if workdir and launch.first():
-        finished = any((folder / part).exists() for part in ("checkpoints", "stages"))
+        finished = any((folder / part).exists() for part in KEPT)
         if status == 2 and not finished:  # the same flags would be refused again
             with contextlib.suppress(OSError):
                 (folder / "config.json").unlink(missing_ok=True)

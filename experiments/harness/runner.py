@@ -30,6 +30,8 @@ from subspace_jax.core import processes
 
 F = TypeVar("F")  # figures
 
+KEPT = "checkpoints", "stages", "models", "edited", "shadows"  # folders of a run that --resume reads
+
 
 class Claim(NamedTuple):
     """A figure against its threshold: holds when value >= threshold (give both negated for an upper bound)."""
@@ -269,7 +271,7 @@ def _leave(module: str, doc: str, workdir: str, status: int) -> NoReturn:
     """Say by which command the run goes on; a refusal before anything was finished leaves its folder free."""
     folder = pathlib.Path(workdir)
     if workdir and launch.first():
-        finished = any((folder / part).exists() for part in ("checkpoints", "stages"))
+        finished = any((folder / part).exists() for part in KEPT)
         if status == 2 and not finished:  # the same flags would be refused again
             with contextlib.suppress(OSError):
                 (folder / "config.json").unlink(missing_ok=True)

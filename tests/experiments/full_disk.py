@@ -47,7 +47,11 @@ class Disk:
         subprocess.run(["umount", "-l", str(self.folder)], check=True)
 
     def grow(self, size: int) -> None:
-        self._mount(f"remount,size={size}")
+        self._mount(f"remount,rw,size={size}")
+
+    def protect(self) -> None:
+        """Nobody may write."""
+        self._mount("remount,ro")
 
     def _mount(self, options: str) -> None:
         subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.folder)], check=True)
@@ -67,8 +71,11 @@ def run(folder: pathlib.Path, name: str, shares: list[float]) -> None:
             stopped = asked(name, *flags, cwd=disk.folder, draw=True)
             line = {state: (stopped.workdir / f"{file}.json").exists() for state, file in STATES.items()}
             line |= {"share": share, "status": stopped.status, "err": stopped.err}
+            further = ["--resume"] if line["begun"] else flags
+            disk.protect()
+            line["protected"] = asked(name, *further, cwd=disk.folder)[2:]
             disk.grow(MARGIN * room)
-            again = asked(name, *(["--resume"] if line["begun"] else flags), cwd=disk.folder, draw=True)
+            again = asked(name, *further, cwd=disk.folder, draw=True)
             line |= {"again": again.status, "said": again.err}
             line["left"] = [str(path) for path in again.workdir.rglob("*.partial")]
             line["same"] = bool(again.status == 0 and same(outcome(again.workdir), expected))

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -43,6 +44,9 @@ def check(row, name):
     assert all(part in error for part in MESSAGE), row
     if row["begun"]:
         assert last == f"what was finished is kept: python -m experiments.{name} --resume --workdir w"
+    protected, status = row["protected"]
+    assert re.fullmatch(r"error: .* \(Read-only file system\): make the folder writable.\n", protected), row
+    assert status == 2
     assert not row["finished"]
     assert not row["left"]
     assert (row["again"], row["same"]) == (0, True), row["said"]

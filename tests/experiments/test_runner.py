@@ -169,6 +169,16 @@ def test_a_report_that_does_not_fit_leaves_an_unfinished_run(run, tmp_path):
     assert json.loads(run("--resume", "--workdir", "w")[1])["figures"] == {"a/sum": 3.0}
 
 
+def test_of_runs_that_start_at_once_each_has_its_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(flags, "numbered", lambda folder: [])  # as long as none has made its own
+    assert [flags.opened("q", Config()).workdir for _ in range(3)] == ["runs/q/1", "runs/q/2", "runs/q/3"]
+    flags.opened("q", Config(workdir="w", fails="first"))
+    with pytest.raises(ValueError, match="w already holds a run"):
+        flags.opened("q", Config(workdir="w", fails="second"))
+    assert json.loads((tmp_path / "w" / "config.json").read_text())["fails"] == "first"
+
+
 def test_flags_that_do_not_fit_leave_no_half_file(run, tmp_path):
     with limited(180):
         status, out, err = run("--workdir", "w")

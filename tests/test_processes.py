@@ -26,6 +26,7 @@ X = np.random.default_rng(0).normal(size=(N, 6)).astype(np.float32)
 Y = (X[:, 0] > 0).astype(np.int32)
 MODEL = nn.build("mlp", classes=2, widths=(8,))
 TX = training.optimizer(training.Recipe(lr=0.1), 100)
+CONFIG = {"model": {"name": "mlp", "kwargs": {"classes": 2, "widths": [8]}}, "input_shape": [6]}
 EPOCH = training.train_epoch(MODEL, TX, batch=BATCH)
 
 
@@ -42,7 +43,7 @@ def stopping(state, x, y):
 def fitted(folder, mesh, epoch_fn=EPOCH):
     state = jax.jit(training.create, static_argnums=(1, 2))(jax.random.key(1), MODEL, TX, X[:1])
     return checkpoint.resumable_fit(
-        folder, epoch_fn, state, (X, Y), epochs=EPOCHS, config={}, save_every=1, mesh=mesh
+        folder, epoch_fn, state, (X, Y), epochs=EPOCHS, config=CONFIG, save_every=1, mesh=mesh
     )[0]  # fmt: skip
 
 
@@ -66,6 +67,7 @@ def everything(folder):
     with pytest.raises(Stopped):
         fitted(folder / "stopped", mesh, stopping)
     found["mesh"] = fitted(folder / "whole", mesh).params
+    found["loaded"] = checkpoint.load_model(folder / "whole")[1]["params"]
     return {path: np.asarray(leaf) for path, leaf in trees.flatten(found).items()}
 
 

@@ -72,12 +72,3 @@ def test_a_process_is_killed_and_three_go_on_to_what_one_finds(ask, tmp_path):
     assert not (tmp_path / "several" / "summary.json").exists()
     again = spawn("memorization", "--resume", "--processes", "3", cwd=tmp_path)
     assert_same(again, "memorization", ask("memorization", *flags))
-
-
-@pytest.mark.process
-def test_two_processes_score_a_saved_network(ask, tmp_path):
-    flags = [*TINY, *QUESTIONS["memorization"].split(), "--no-refits"]
-    saved = ask("memorization", *flags, workdir="saved")
-    flags = ["--preset", "smoke", "--probes", "1", "--scores", "fd_norm", "--checkpoint", str(saved.workdir)]
-    process = spawn("memorization", *flags, "--processes", "2", cwd=tmp_path)
-    assert_same(process, "memorization", ask("memorization", *flags))

@@ -140,13 +140,14 @@ def check() -> dict[str, dict[str, dict[str, float]]]:
         found = launched(processes, LOCAL)
         alone = launched(1, LOCAL // processes)["step"] if processes > 1 else found["step"]
         model = predicted(found, alone, processes, cores)
+        bandwidth = found["bandwidth"] / 1e6 if processes > 1 else 0.0
         rows[f"{processes} processes"] = {
             "agents_each": LOCAL / processes, "alone_ms": alone, "calls": found["calls"],
             "received_kilobytes": found["wire"] / 1e3, "latency_ms": found["latency"],
-            "megabytes_a_second": found["bandwidth"] / 1e6, "model_ms": model, "measured_ms": found["step"],
+            "megabytes_a_second": bandwidth, "model_ms": model, "measured_ms": found["step"],
             "measured_over_model": found["step"] / model,
         }  # fmt: skip
-    title = f"D-PSGD, {LOCAL} agents in processes of one device each, {cores} cores"
+    title = f"D-PSGD, {LOCAL} agents in processes of one device each, cores to run on: {cores}"
     show(title, rows)
     return {title: rows}
 

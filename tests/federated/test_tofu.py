@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from subspace_jax import trees
@@ -87,11 +87,11 @@ def test_any_update_of_rank_one_has_a_proxy(seed):
     params, (x, e, update) = cases.draw(seed), rank_one(seed)
     p = cases.softmax(x @ np.asarray(params["kernel"], np.float64) + np.asarray(params["bias"], np.float64))[0]
     a = 2 * np.abs(e).max() / p.min()
+    assume(a < 1e3)  # it multiplies the rounding of the probabilities
     one = Proxy(*(np.asarray(part, np.float32) for part in (x, np.log(p - e / a)[None], [a], 1.0)))
     decoded = tofu.decode(cases.LINEAR, params, one)
     assert fedavg.distance(update, decoded) < NEAR_ONE
-    rounding = np.finfo(np.float32).eps * a * max(1, np.abs(x).max())  # of probabilities, times a large weight
-    close(decoded, update, atol=2 * rounding)
+    close(decoded, update, atol=1e-3)  # differences of probabilities, times a large weight
 
 
 def test_the_encoder_finds_it_from_one_of_a_few_random_starts():

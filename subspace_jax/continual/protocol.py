@@ -17,6 +17,7 @@ import optax
 from subspace_jax import training
 from subspace_jax.continual.tasks import Task, check_tasks
 from subspace_jax.core import losses, shares
+from subspace_jax.core.checks import check_axes
 from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 from subspace_jax.typing import Array, Float, Key, PyTree, Variables
@@ -158,6 +159,7 @@ def own_head(logits: Any, t: Any) -> Any:
     Raises:
       ValueError: logits of several heads and no task, or (where it is known) a task that has none.
     """
+    check_axes("logits", logits, 2)
     if logits.ndim == 2:
         return logits
     if t is None or (isinstance(t, int) and not 0 <= t < logits.shape[1]):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from subspace_jax.core.checks import check_finite, check_lengths, check_number
 from subspace_jax.core.keys import as_key
 from subspace_jax.core.losses import check_labels
 from subspace_jax.typing import Array, Float, Int, Key
@@ -51,6 +52,7 @@ def rotated(data: Task, *, tasks: int, degrees: float = 180.0) -> list[Task]:
     from scipy.ndimage import rotate
 
     _at_least_one(tasks)
+    check_number("degrees", degrees)
 
     def turned(x: np.ndarray, angle: float) -> np.ndarray:
         return rotate(np.asarray(x), angle, axes=(1, 2), reshape=False, order=1).astype(np.float32)
@@ -67,13 +69,17 @@ def split(data: Task, *, groups: Sequence[Sequence[int]]) -> list[Task]:
       groups: classes of each task, the same number in each; the first of a group becomes label 0.
 
     Raises:
-      ValueError: no group, groups of different sizes, a class that is in two groups or without samples.
+      ValueError: no group, groups of different sizes, a class that is in two groups or without samples; labels that
+        are no integers, one a sample.
     """
     flat = [label for group in groups for label in group]
     sizes = {len(group) for group in groups}
     if len(sizes) != 1 or 0 in sizes or len(set(flat)) != len(flat):
         raise ValueError(f"groups are disjoint and of one size of at least 1; got {[list(g) for g in groups]}.")
+    check_lengths(x=data.x, y=data.y)
+    check_lengths(test_x=data.test_x, test_y=data.test_y)
     for labels in (data.y, data.test_y):
+        check_labels(labels)
         if len(missing := np.setdiff1d(flat, labels)):
             raise ValueError(f"class {missing[0]} has no sample; there are {np.unique(labels).tolist()}.")
     return [_only(data, np.asarray(group)) for group in groups]
@@ -87,8 +93,8 @@ def check_tasks(tasks: Sequence[Task], *, classes: int) -> None:
       classes: outputs of the network, or of each of its heads.
 
     Raises:
-      ValueError: no task; a task without samples; inputs of another shape than the first task's; labels outside
-        [0, classes): those of a task with its own head count from 0.
+      ValueError: no task; a task without samples; inputs that are not finite, or of another shape than the first
+        task's; labels outside [0, classes): those of a task with its own head count from 0.
     """
     _at_least_one(len(tasks))
     for number, task in enumerate(tasks):
@@ -96,8 +102,10 @@ def check_tasks(tasks: Sequence[Task], *, classes: int) -> None:
             raise ValueError(f"task {number} has {len(task.x)} training and {len(task.test_x)} test samples.")
         if task.x.shape[1:] != tasks[0].x.shape[1:]:
             raise ValueError(f"task {number} has inputs {task.x.shape[1:]}, task 0 {tasks[0].x.shape[1:]}: use one.")
-        for labels in (task.y, task.test_y):
+        for inputs, labels in ((task.x, task.y), (task.test_x, task.test_y)):
             try:
+                check_lengths(x=inputs, y=labels)
+                check_finite("x", inputs)
                 check_labels(labels, classes)
             except ValueError as error:
                 raise ValueError(f"task {number}: {error} Labels of a task with its own head count from 0.") from error

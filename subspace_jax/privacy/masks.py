@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from subspace_jax.core.checks import check_count
 from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Bool, Key
 
@@ -29,6 +30,7 @@ def shadow_masks(key: Key[Array, ""], models: int, samples: int) -> Bool[np.ndar
     """
     key = as_key(key)
     _check_pairs(models)
+    check_count("the number of samples", samples, 0)
     if samples < 2:
         raise ValueError(f"halves need at least 2 samples; got {samples}.")
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))

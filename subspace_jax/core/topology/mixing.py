@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from subspace_jax.core import checks
 from subspace_jax.typing import Array, Bool, Float, Num, Shaped
 
 TOLERANCE = 1e-8  # of a row or column sum: far above float64 rounding, far below any weight of a graph
@@ -45,6 +46,7 @@ def spectral_radius(W: Matrix) -> float:
       ValueError: no square matrix.
     """
     w = square(W)
+    checks.check_finite("mixing weights", w, remedy="repair these weights")
     return float(np.sort(np.abs(np.linalg.eigvals(w)))[-2]) if len(w) > 1 else 0.0
 
 

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from subspace_jax.core.checks import check_count
 from subspace_jax.core.keys import as_key
 from subspace_jax.core.topology.mixing import metropolis_hastings
 from subspace_jax.parallel.asap.policies import Numbers, checked_times
@@ -54,10 +55,12 @@ def lognormal_times(
       straggler: factor of worker 0, above 0.
 
     Raises:
-      ValueError: sigma below 0, straggler not above 0.
+      ValueError: sigma below 0, straggler not above 0, no worker, a negative number of iterations.
     """
     if not sigma >= 0 or not straggler > 0:
         raise ValueError(f"sigma is at least 0 and straggler above 0; got {sigma} and {straggler}.")
+    check_count("iterations", iterations, 0)
+    check_count("workers", workers)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(as_key(key))))
     times = np.exp(sigma * rng.normal(size=(iterations, workers)) - sigma**2 / 2)
     times[:, 0] *= straggler

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from subspace_jax.core import topology
+from subspace_jax.core.checks import check_finite
 from subspace_jax.core.topology.mixing import square
 from subspace_jax.parallel.asap.policies import Numbers
 
@@ -47,6 +48,7 @@ def contraction(weights: Numbers) -> float:
     `topology.spectral_radius` where W is symmetric; on a directed graph it may be larger, even 1.
     """
     w = square(weights)
+    check_finite("weights", w, remedy="repair these weights")
     return float(np.linalg.svd(w - 1 / len(w), compute_uv=False)[0])
 
 

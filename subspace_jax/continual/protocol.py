@@ -16,7 +16,7 @@ import optax
 
 from subspace_jax import training
 from subspace_jax.continual.tasks import Task, check_tasks
-from subspace_jax.core import losses, shares
+from subspace_jax.core import checks, losses, shares
 from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 from subspace_jax.typing import Array, Float, Key, PyTree, Variables
@@ -94,6 +94,7 @@ class Measures(NamedTuple):
     anytime: float
 
 
+@checks.on_host
 def measures(matrix: Matrix) -> Measures:
     """All `Measures` of R.
 

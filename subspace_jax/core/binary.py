@@ -28,8 +28,8 @@ MOST = 8  # bits of a level: products of two levels, summed, are then exact in f
 
 @jax.custom_jvp
 def sign(x: Values) -> Float[Array, "*shape"]:
-    """1 for x >= 0, else -1; the gradient passes where |x| < 1 and is zero elsewhere."""
-    return jnp.where(x >= 0, 1, -1).astype(x.dtype)
+    """1 for x >= 0, else -1, NaN of NaN; the gradient passes where |x| < 1 and is zero elsewhere."""
+    return jnp.where(jnp.isnan(x), x, jnp.where(x >= 0, 1, -1).astype(x.dtype))
 
 
 @sign.defjvp

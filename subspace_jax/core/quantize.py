@@ -235,7 +235,7 @@ def stochastic_round(key: Key[Array, ""], x: Float[Array, "*shape"]) -> Float[Ar
 
 @jax.custom_jvp
 def _straight_through(x: Array, value: Array) -> Array:
-    return value
+    return jnp.where(jnp.isnan(x), x, value)  # a code has no NaN
 
 
 _straight_through.defjvps(lambda tangent, out, x, value: tangent, None)

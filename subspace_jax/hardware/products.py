@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from subspace_jax.core import checks
 from subspace_jax.typing import Float
 
 Kind = Literal["mc_mean", "mc_std", "nominal_fit", "ideal"]
@@ -84,6 +85,7 @@ def product_table(kind: Kind = "mc_mean", bits: int = BITS) -> Float[np.ndarray,
     return MILLIVOLT * np.array([row.split() for row in rows], float)
 
 
+@checks.on_host
 def factors(
     table: Float[np.ndarray, "w v"], rank: int
 ) -> tuple[Float[np.ndarray, "w rank"], Float[np.ndarray, "v rank"]]:

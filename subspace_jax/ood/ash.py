@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from subspace_jax.core import shares
+from subspace_jax.core import checks, shares
 from subspace_jax.ood.detectors import Cost, Detector, Outputs, State, check, feature, wide
 from subspace_jax.ood.vim import check_width, checked_head
 from subspace_jax.typing import Array, Float
@@ -21,6 +21,7 @@ from subspace_jax.typing import Array, Float
 KINDS = "s", "b", "p"
 
 
+@checks.on_host
 def ash(head: tuple[Any, Any], *, kind: str = "s", percentile: float = 0.9) -> Detector:
     """The energy of shaped features; p at percentile 0 is the plain energy.
 

@@ -32,7 +32,7 @@ def ggn_exact(apply: ApplyFn, variables: Variables, x: Inputs, *, precision: str
       precision: of matrix products; the trace tolerates "tensorfloat32" and bfloat16 networks (1 %).
 
     Raises:
-      ValueError: x not floating, logits not (b, C).
+      ValueError: x not floating or without samples, logits not (b, C).
     """
     with jax.default_matmul_precision(precision):
         row, classes = _rows(apply, variables, x)
@@ -84,6 +84,8 @@ def _rows(apply: ApplyFn, variables: Variables, x: Inputs) -> tuple[Callable, in
     """The function u (b or 1, C) -> J'R u (b, *d), from one forward pass, and C."""
     check_inputs(x)
     (count,) = samples(x)
+    if not count:
+        raise ValueError("x holds no sample: give at least one.")
 
     def logits(x):
         z = apply(variables, x)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from subspace_jax.core import topology
+from subspace_jax.core import checks, topology
 from subspace_jax.core.topology.mixing import square
 from subspace_jax.parallel.asap.policies import Numbers
 
@@ -17,6 +17,7 @@ class Cost(NamedTuple):
     messages: float
 
 
+@checks.on_host
 def stochastic_reduce(x: Numbers, weights: Numbers, *, rounds: int) -> Numbers:
     """Every worker's weighted mean after some rounds over its neighbours: W^rounds x.
 
@@ -41,6 +42,7 @@ def stochastic_reduce(x: Numbers, weights: Numbers, *, rounds: int) -> Numbers:
     return x
 
 
+@checks.on_host
 def contraction(weights: Numbers) -> float:
     """The second largest singular value of W (N, N): what a round leaves of the distance from the mean, at most.
 
@@ -50,6 +52,7 @@ def contraction(weights: Numbers) -> float:
     return float(np.linalg.svd(w - 1 / len(w), compute_uv=False)[0])
 
 
+@checks.on_host
 def reduce_cost(weights: Numbers, *, error: float) -> Cost:
     """Rounds until the distance from the mean has fallen to `error` of itself, and the messages a worker sends in them.
 

@@ -84,6 +84,7 @@ def spectra(
 def rank_at(spectrum: Spectrum, energy: float) -> Int[np.ndarray, "*lead"]:
     """Dimension of the smallest leading subspace that keeps the share `energy`, by the rule of `subspace.from_gram`."""
     checks.check_finite("energies", spectrum.energies)
+    checks.check_number("energy", energy, 0, 1)
     values = spectrum.energies
     before = np.cumsum(values, -1) - values
     # at energy 1 rounding of the sums must not decide

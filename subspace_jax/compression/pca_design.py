@@ -189,6 +189,7 @@ def depth_kept(dims: Sequence[int], *, slack: float | int = 0.05) -> int:
     >>> depth_kept([10, 20, 20, 30]), depth_kept([10, 20, 30, 25, 8]), depth_kept([100, 98, 120])
     (4, 3, 3)
     """
+    checks.check_number("slack", slack, 0, 1)
     falls = [i for i in range(1, len(dims)) if dims[i] < (1 - slack) * dims[i - 1]]
     return falls[0] if falls else len(dims)
 
@@ -206,6 +207,7 @@ def uniform_widths(
     >>> uniform_widths((8, 4), sum, target=6)
     (4, 2)
     """
+    checks.check_number("target", target)
     edges = sorted({(k + 0.5) / width for width in widths for k in range(width)} | {1.0})
     tried = {tuple(max(1, int(factor * width + 0.5 + 1e-9)) for width in widths) for factor in (1e-9, *edges)}
     return min(sorted(tried), key=lambda one: (abs(cost(one) - target), one))

@@ -24,7 +24,7 @@ Garg, Roy, ICLR 2021, arXiv 2103.09762.
 """
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -145,6 +145,19 @@ def grow(
     return {path: _grown(space, moments[path], shares[path], fewer) for path, space in bases.items()}
 
 
+def check_energy(energy: Energy | Callable[[int], Energy]) -> None:
+    """Refuse a share outside [0, 1], of one or all layers; a function of the task's number is not asked.
+
+    Raises:
+      ValueError: names the share.
+    """
+    if callable(energy):
+        return
+    for path, share in (energy if isinstance(energy, Mapping) else {"all layers": energy}).items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"energy is the kept share of squared singular values, in [0, 1]; got {share} for {path}.")
+
+
 def _check(path: str, space: Subspace, moments: Mapping[str, Moments], energy: float | int) -> None:
     if not 0 <= energy <= 1:
         raise ValueError(f"energy is the kept share of squared singular values, in [0, 1]; got {energy} for {path!r}.")
@@ -153,7 +166,7 @@ def _check(path: str, space: Subspace, moments: Mapping[str, Moments], energy: f
     gram, count = moments[path].gram, moments[path].count
     if gram.shape != space.basis.shape:
         raise ValueError(f"the Gram of {path!r} is {gram.shape}, its basis {space.basis.shape}: sizes may not change.")
-    if not np.all(np.asarray(count) >= 1) or not np.isfinite(gram).all():
+    if not (np.isfinite(count) & (np.asarray(count) >= 1)).all() or not np.isfinite(gram).all():
         raise ValueError(f"moments of {path!r} hold {np.min(count):g} rows, or a NaN: give samples of the task.")
 
 

@@ -7,7 +7,7 @@ import optax
 
 from subspace_jax.continual import gpm, leak, sgp
 from subspace_jax.continual.protocol import Learner, learner
-from subspace_jax.core import capture
+from subspace_jax.core import capture, checks
 from subspace_jax.core.capture import Layers
 from subspace_jax.core.moments import Moments
 from subspace_jax.nn import Model
@@ -41,6 +41,7 @@ def gpm_learner(
     Raises:
       ValueError: samples below 1; as `gpm.gpm` and `gpm.update`.
     """
+    gpm.check_energy(energy)
 
     def grown(opt_state: Any, moments: dict[str, Moments], t: int) -> Any:
         bases = gpm.update(optax.tree.get(opt_state, "bases"), moments, energy=_at(energy, t), rule=rule)
@@ -62,6 +63,8 @@ def sgp_learner(
     told: bool = False,
 ) -> Learner:
     """As `gpm_learner` with `sgp.sgp`, which weighs each direction by its importance; a as in `sgp.update`."""
+    gpm.check_energy(energy)
+    checks.check_number("a", a, 0)
 
     def grown(opt_state: Any, moments: dict[str, Moments], t: int) -> Any:
         state = sgp.update(optax.tree.get(opt_state, "SGPState"), moments, energy=_at(energy, t), a=a)

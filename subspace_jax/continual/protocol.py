@@ -16,7 +16,8 @@ import optax
 
 from subspace_jax import training
 from subspace_jax.continual.tasks import Task, check_tasks
-from subspace_jax.core import checks, losses, shares
+from subspace_jax.core import losses, shares
+from subspace_jax.core.checks import check_axes, on_host
 from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 from subspace_jax.typing import Array, Float, Key, PyTree, Variables
@@ -94,7 +95,7 @@ class Measures(NamedTuple):
     anytime: float
 
 
-@checks.on_host
+@on_host
 def measures(matrix: Matrix) -> Measures:
     """All `Measures` of R.
 
@@ -159,6 +160,7 @@ def own_head(logits: Any, t: Any) -> Any:
     Raises:
       ValueError: logits of several heads and no task, or (where it is known) a task that has none.
     """
+    check_axes("logits", logits, 2)
     if logits.ndim == 2:
         return logits
     if t is None or (isinstance(t, int) and not 0 <= t < logits.shape[1]):

@@ -124,6 +124,7 @@ def trgp_learner(
 
     Trained are the kernels, by `tx` and the projection, and the scales of the current task, by `tx` alone.
     """
+    gpm.check_energy(energy)
     chain, own = optax.chain(tx, gpm.gpm(table, heads=heads)), projection.beside(table, heads)
     plain = learner(model, chain, told=True)
     made = Trgp(model, tx, chain, table, own, plain, tasks, energy, samples)

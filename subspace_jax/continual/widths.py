@@ -32,6 +32,7 @@ def pca_count(cov: Square, *, v: float | int) -> int:
       0 ... m - 1; 0 where one component holds v, and where nothing varies.
     """
     check_share(v)
+    checks.check_finite("the covariance", cov)
     values = np.linalg.eigvalsh(np.asarray(cov, np.float64))
     return int(significant_dims(np.where(values > NOISE * values.sum(), values, 0.0), tau=v, rule="below"))
 
@@ -55,6 +56,7 @@ def residual_count(cov: Float[Array, "m m"], core: Int[Array, ""] | int, *, v: f
       ValueError: v outside (0, 1].
     """
     check_share(v)
+    checks.check_finite("the covariance", cov)
     old = jnp.arange(len(cov)) < core
     values, vectors = jnp.linalg.eigh(jnp.where(old[:, None] & old[None], cov, 0))
     kept = values > NOISE * values[-1]

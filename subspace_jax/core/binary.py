@@ -11,12 +11,13 @@ filters; the one before: input channels. Rastegari et al. 2016 (XNOR-Net); Chakr
 """
 
 import functools
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from subspace_jax.core.checks import check_axes, check_filled
 from subspace_jax.core.quantize import check_bits
 from subspace_jax.typing import Array, Float, Int
 
@@ -99,7 +100,14 @@ def filter_scale(w: Kernel, bits: int, *, scale: Scale = "mean") -> Float[Array,
 
     "mean" is mean |W|: the best for one bit, about half of the best for more, which is harmless before a norm and wrong
     before a sum. "least_squares" is <W, q> / <q, q>, which minimises ||W - alpha q|| for any bits.
+
+    Raises:
+      ValueError: bits outside 1..8, no weights, another scale.
     """
+    check_levels(bits)
+    check_filled("a kernel", w)
+    if scale not in get_args(Scale):
+        raise ValueError(f"scale is one of {', '.join(get_args(Scale))}; got {scale!r}.")
     w, axes = jnp.asarray(w), tuple(range(w.ndim - 1))
     if scale == "mean":
         return jnp.abs(w).mean(axes)
@@ -112,6 +120,7 @@ def recentred(w: Kernel) -> Array:
 
     Clipping moves the mean again: twice is not once.
     """
+    check_axes("a kernel", w, 2)
     return jnp.clip(jnp.asarray(w) - w.mean(-2, keepdims=True), -1, 1)
 
 

@@ -5,6 +5,8 @@ Data of users pass these checks. Every error is one sentence that names the valu
 """
 
 import functools
+import math
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
@@ -123,6 +125,61 @@ def check_labels(y: Any, classes: int | None = None, *, name: str = "labels") ->
             f"{name} must lie in [0, {classes}); got {y[wrong[0]]} at position {wrong[0]} "
             f"({len(wrong)} of {len(y)}): map them to 0..{classes - 1} or build the network with more classes."
         )
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Refuse anything but a whole number of at least `least`; under `jit` nothing is checked.
+
+    Raises:
+      ValueError: a fraction, NaN, text or None, or a number that is too small.
+    """
+    if not is_known(value):
+        return
+    if isinstance(value, np.ndarray | jax.Array) and not np.shape(value):
+        value = np.asarray(value)[()]
+    if not isinstance(value, numbers.Integral) or value < least:
+        raise ValueError(f"{name} is a whole number, at least {least}; got {value!r}.")
+
+
+def check_number(name: str, value: Any, least: float | int = -math.inf, most: float | int = math.inf) -> None:
+    """Refuse anything but a finite number in [least, most]; under `jit` nothing is checked.
+
+    Raises:
+      ValueError: NaN, an infinity, a number outside the bounds; names the value and the bounds.
+    """
+    if is_known(value) and not (math.isfinite(value) and least <= value <= most):
+        raise ValueError(f"{name} is a finite number in [{least:g}, {most:g}]; got {value}.")
+
+
+def check_shape(name: str, shape: Any) -> None:
+    """Refuse sizes of axes that are no whole numbers of at least 1.
+
+    Raises:
+      ValueError: names the shape.
+    """
+    for size in shape:
+        if not isinstance(size, numbers.Integral) or size < 1:
+            raise ValueError(f"{name} is made of whole numbers, at least 1; got {tuple(shape)}.")
+
+
+def check_axes(name: str, x: Any, least: int) -> None:
+    """Refuse an array of fewer axes than a method needs, inside `jit` too.
+
+    Raises:
+      ValueError: names the array, its shape and the number of axes.
+    """
+    if np.ndim(x) < least:
+        raise ValueError(f"{name} has at least {least} axes; got shape {np.shape(x)}.")
+
+
+def check_filled(name: str, x: Any) -> None:
+    """Refuse an array without entries, inside `jit` too.
+
+    Raises:
+      ValueError: names the array and its shape.
+    """
+    if not np.size(x):
+        raise ValueError(f"{name} is empty, of shape {np.shape(x)}: give at least one entry.")
 
 
 def check_several(y: Any, purpose: str) -> None:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from subspace_jax.core import checks
 from subspace_jax.typing import Array, Bool, Num
 
 Padding = str | Sequence[tuple[int, int]]
@@ -47,6 +48,8 @@ def patches(
     """
     ones = (1,) * len(window)
     strides, dilation, input_dilation = strides or ones, dilation or ones, input_dilation or ones
+    checks.check_shape("a window", window)
+    checks.check_filled("the images", x)
     if x.shape[-1] % groups:
         raise ValueError(f"{x.shape[-1]} channels do not divide into {groups} groups.")
     if isinstance(padding, str):
@@ -76,6 +79,7 @@ def kernel_matrix(kernel: Num[Array, "*window c_in c_out"], *, groups: int = 1) 
 
 def matrix_kernel(matrix: Num[Array, "..."], window: Sequence[int], *, groups: int = 1) -> Num[Array, "..."]:
     """The HWIO kernel of a matrix (inverse of `kernel_matrix`); it may have any number of columns."""
+    checks.check_shape("a window", window)
     columns = jnp.moveaxis(matrix, 0, 1) if groups > 1 else matrix[:, None]
     return columns.reshape(*window, -1, groups * matrix.shape[-1])
 

@@ -189,8 +189,8 @@ def conversion_energy(bits: np.ndarray | int, model: str = "linear") -> np.ndarr
     if model not in CONVERSIONS:
         raise ValueError(f"models of a converter are {', '.join(CONVERSIONS)}; got {model!r}.")
     bits = np.asarray(bits)
-    if bits.size and bits.min() < 0:
-        raise ValueError(f"a converter has 0 bits or more; got {bits.min()}.")
+    if bits.dtype.kind not in "iuf" or (bits.size and not bits.min() >= 0):
+        raise ValueError(f"a converter has 0 bits or more; got {bits}.")
     return np.where(bits > 0, CONVERSIONS[model].energy(bits.astype(float)), 0.0)
 
 

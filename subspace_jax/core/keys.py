@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from subspace_jax.core import checks
 from subspace_jax.typing import Array, Float, Int, Key
 
 WORD = 32  # signs drawn from one random word
@@ -64,6 +65,7 @@ def rademacher(
 
     One random word gives 32 signs: `jax.random.rademacher` spends a word per sign and is as slow as a small network.
     """
+    checks.check_count("the number of a probe", number, 0)
     keys, size = as_keys(keys), math.prod(shape)
 
     def signs(key):

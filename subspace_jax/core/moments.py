@@ -35,6 +35,8 @@ class Moments(NamedTuple):
 
 def zeros(*shape: int, dtype: jax.typing.DTypeLike = jnp.float32) -> Moments:
     """Moments of zero rows; the shape is (..., d)."""
+    for size in shape:
+        checks.check_count("the size of an axis", size, 0)
     count = jnp.zeros((), jnp.finfo(dtype).dtype)  # real, of complex rows too
     return Moments(jnp.zeros((*shape, shape[-1]), dtype), jnp.zeros(shape, dtype), count)
 
@@ -53,6 +55,7 @@ def from_rows(
     Raises:
       ValueError: float64 outside `jax.enable_x64(True)`; rows that are not finite (inside `jit` the moments are NaN).
     """
+    checks.check_axes("rows", rows, 2)
     dtype = check_dtype(dtype)
     rows = rows.astype(of_rows(dtype, rows.dtype))
     count = jnp.asarray(rows.shape[-2], dtype)

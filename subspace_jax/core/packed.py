@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from subspace_jax.core.checks import check_count, check_filled
 from subspace_jax.typing import Array, Bool, Int, Num
 
 WORDS = {8: np.uint8, 16: np.uint16, 32: np.uint32}  # by their bits
@@ -21,11 +22,13 @@ WORDS = {8: np.uint8, 16: np.uint16, 32: np.uint32}  # by their bits
 
 def word_bits(count: int) -> int:
     """Bits of the words for so many values."""
+    check_count("the number of values", count, 0)
     return next((bits for bits in WORDS if count <= bits), 32)
 
 
 def pack(bits: Bool[Array | np.ndarray, "*lead n"]) -> Num[Array, "*lead words"]:
     """The bits as unsigned words, the first one lowest; those that are missing in the last word are 0."""
+    check_filled("the bits", bits)
     count = bits.shape[-1]
     size = word_bits(count)
     padded = jnp.pad(bits, [(0, 0)] * (bits.ndim - 1) + [(0, -count % size)]).astype(jnp.uint32)
@@ -36,6 +39,7 @@ def pack(bits: Bool[Array | np.ndarray, "*lead n"]) -> Num[Array, "*lead words"]
 
 def unpack(words: Num[Array, "*lead words"], count: int) -> Bool[Array, "*lead n"]:
     """The first `count` bits: the inverse of `pack`."""
+    check_filled("the words", words)
     size = words.dtype.itemsize * 8
     shifts = jnp.arange(size, dtype=words.dtype).reshape(*(1,) * words.ndim, -1)
     bits = (words[..., None] >> shifts) & np.ones((), words.dtype)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspace_jax.core.checks import check_real, is_known
+from subspace_jax.core.checks import check_filled, check_real, is_known
 from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Float, Key, Num, PyTree
 
@@ -47,6 +47,7 @@ def quantize(
     """Q(x) with the straight-through estimator: dQ/dx is one everywhere, dQ/dlo and dQ/dhi are zero.
 
     Inside [lo, hi] within s / 2 of x (s with stochastic rounding); outside clipped to lo or hi; Q(Q(x)) = Q(x).
+    NaN stays NaN.
 
     Args:
       x: any shape, one range for all of it.
@@ -188,6 +189,7 @@ def tensor_range(x: Float[Array, "..."]) -> tuple[Float[Array, ""], Float[Array,
 
 def batch_range(x: Float[Array, "b *shape"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Batch means of each sample's minimum and maximum: the range of activations; outliers are clipped."""
+    check_filled("the batch", x)
     rows = x.reshape(len(x), -1)
     return rows.min(1).mean(), rows.max(1).mean()
 
@@ -223,6 +225,7 @@ def check_bits(bits: int, least: int = 1) -> None:
 
 def code_dtype(bits: int) -> np.dtype:
     """The narrowest unsigned integer that holds a code."""
+    check_bits(bits)
     return np.dtype(np.uint8 if bits <= 8 else np.uint16)
 
 

@@ -7,6 +7,7 @@ give int(.29 * 100) = 28 and int(10 * (1 - .9)) = 0. Exact for fractions with a 
 (29, 1, 144)
 """
 
+import math
 from fractions import Fraction
 
 FINEST = 10**7  # such fractions are 1e-14 apart, floats near 1 only 1e-16: a float has one of them beside it
@@ -29,4 +30,6 @@ def kept(n: int, dropped: Share) -> int:
 
 
 def _typed(share: Share) -> Fraction:
+    if not -math.inf < share < math.inf:
+        raise ValueError(f"a share is a finite number; got {share}.")
     return Fraction(share if isinstance(share, Fraction) else float(share)).limit_denominator(FINEST)

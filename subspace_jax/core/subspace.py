@@ -98,6 +98,8 @@ def from_gram(gram: Square, *, energy: float | int, capacity: int | None = None,
     """
     if not 0 <= energy <= 1:
         raise ValueError(f"energy is the kept share of squared singular values, in [0, 1]; got {energy}.")
+    if capacity is not None:
+        checks.check_count("capacity", capacity, 0)
     return _from_gram(gram, energy, capacity=capacity, rows=_few(rows, gram))
 
 
@@ -158,6 +160,8 @@ def grow(space: Subspace, gram: Square, *, energy: Scalar | Share, rows: int | N
       energy: share of tr(gram) to reach, in [0, 1]; one number, or one per leading entry.
       rows: as in `from_gram`.
     """
+    if checks.is_known(energy) and not ((np.asarray(energy) >= 0) & (np.asarray(energy) <= 1)).all():
+        raise ValueError(f"energy is the share of tr(gram) to reach, in [0, 1]; got {energy}.")
     return _grow(space, gram, energy, rows=_few(rows, gram))
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from subspace_jax.core.checks import check_count
 from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Int, Key
 
@@ -24,11 +25,12 @@ def epoch_order(key: Key[Array, ""], epoch: int | Int[Array, ""], n: int, batch:
       int32 (n // batch, batch), no sample twice.
 
     Raises:
-      ValueError: batch outside [1, n].
+      ValueError: batch outside [1, n], a negative epoch.
     """
     key = as_key(key)
     if not 1 <= batch <= n:
         raise ValueError(f"batch is in [1, {n}], the number of samples; got {batch}.")
+    check_count("epoch", epoch, 0)
     order = jax.random.permutation(jax.random.fold_in(key, epoch), n)
     return order[: n // batch * batch].reshape(-1, batch).astype(jnp.int32)
 

@@ -205,10 +205,12 @@ def histogram(labels: Labels, parts: Parts, *, classes: int) -> Int[np.ndarray, 
     """How many samples of each class every agent holds.
 
     Raises:
-      ValueError: labels that are no integers in [0, classes), (n,).
+      ValueError: labels that are no integers in [0, classes), (n,); parts that are no positions of labels.
     """
     checks.check_labels(labels, classes)
     labels = np.asarray(labels)
+    for part in parts:
+        checks.check_positions("parts", part, len(labels))
     return np.stack([np.bincount(labels[part], minlength=classes) for part in parts])
 
 
@@ -221,6 +223,7 @@ def skewness(histogram: Num[np.ndarray, "agents classes"]) -> float:
     Raises:
       ValueError: an agent that holds nothing.
     """
+    checks.check_filled("histogram", histogram)
     checks.check_finite("histogram", histogram)
     total = histogram.sum(1, keepdims=True)
     for agent in np.flatnonzero(total == 0)[:1]:
@@ -263,6 +266,7 @@ def _checked(labels: Labels, agents: int) -> tuple[Int[np.ndarray, " n"], int]:
     """The labels, and how many samples there are for each agent."""
     checks.check_labels(labels)
     labels = np.asarray(labels)
+    checks.check_count("agents", agents, 0)
     if not 1 <= agents <= len(labels):
         raise ValueError(
             f"agents is in [1, {len(labels)}], so that nobody's part of {len(labels)} samples is empty; got {agents}."

@@ -8,7 +8,7 @@ import optax
 
 from subspace_jax.core.exchange import Comm
 from subspace_jax.decentralized.gossip import Weights, mixing, toward
-from subspace_jax.decentralized.state import Info, Loop, State, check_share, cosine, gradient, start
+from subspace_jax.decentralized.state import Info, Loop, State, check_rates, check_share, cosine, gradient, start
 from subspace_jax.typing import Algorithm
 
 
@@ -49,6 +49,7 @@ def qgm(
     """
     for name, value in (("mu", mu), ("beta", beta), ("gamma", gamma)):
         check_share(name, value)
+    check_rates(lr, weight_decay=weight_decay)
     mix, grad = mixing(comm, weights), gradient(loss, loop)
 
     def init(key, variables):

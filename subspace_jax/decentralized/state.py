@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from subspace_jax.core import losses
+from subspace_jax.core import checks, losses
 from subspace_jax.typing import Array, Int, PyTree, Variables
 
 Loop = Literal["vmap", "map"]
@@ -53,9 +53,24 @@ class Info(NamedTuple):
 
 
 def optimizer(lr: float | optax.Schedule, *, momentum: float, weight_decay: float) -> optax.GradientTransformation:
-    """SGD on the gradient that a method hands it: g += weight_decay x; v = momentum v + g; step g + momentum v."""
+    """SGD on the gradient that a method hands it: g += weight_decay x; v = momentum v + g; step g + momentum v.
+
+    Raises:
+      ValueError: a learning rate, a momentum or a decay that is negative or not finite.
+    """
+    check_rates(lr, momentum=momentum, weight_decay=weight_decay)
     decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
     return optax.chain(*decay, optax.sgd(lr, momentum or None, nesterov=bool(momentum)))
+
+
+def check_rates(lr: float | optax.Schedule, **rates: float) -> None:
+    """Refuse rates of a step that are negative or not finite; a schedule is not asked.
+
+    Raises:
+      ValueError: names the rate.
+    """
+    for name, value in (rates if callable(lr) else rates | {"lr": lr}).items():
+        checks.check_number(name, value, 0)
 
 
 def start(variables: Variables, tx: optax.GradientTransformation, memory: PyTree = ()) -> State:
@@ -96,9 +111,9 @@ def classification(train_apply: Callable) -> Callable:
 
 
 def cosine(a: PyTree, b: PyTree) -> Array:
-    """Cosine of two trees; 0 where one of them is zero."""
+    """Cosine of two trees; 0 where one of them is zero, NaN where one holds a NaN."""
     product, lengths = optax.tree.vdot(a, b), optax.tree.norm(a) * optax.tree.norm(b)
-    return jnp.where(lengths > 0, product / jnp.where(lengths > 0, lengths, 1), 0)
+    return jnp.where(lengths == 0, 0, product / jnp.where(lengths == 0, 1, lengths))  # NaN stays
 
 
 def check_share(name: str, value: float) -> None:

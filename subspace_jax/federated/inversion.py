@@ -76,6 +76,8 @@ def inverting_gradients(
         with samples that are no images; labels that are no integers.
     """
     checks.check_labels(labels)
+    checks.check_shape("an image", shape)
+    checks.check_finite("params", params)
     _check_numbers(steps=steps, restarts=restarts, labels=len(labels))
     if not (lr > 0 and tv >= 0 and low < high):
         raise ValueError(f"lr is above 0, tv at least 0, low below high; got {lr}, {tv}, {low} and {high}.")
@@ -115,9 +117,12 @@ def dlg(
       steps: of L-BFGS, each with its line search.
 
     Raises:
-      ValueError: fewer than 1 image or step.
+      ValueError: fewer than 1 image, step or class; weights or a gradient that are not finite.
     """
-    _check_numbers(images=images, steps=steps)
+    _check_numbers(images=images, steps=steps, classes=classes)
+    checks.check_shape("an image", shape)
+    checks.check_finite("params", params)
+    checks.check_finite("gradient", gradient)
     first, second = jax.random.split(as_key(key))
     dtype = jax.tree.leaves(params)[0].dtype
     start = jax.random.normal(first, (images, *shape), dtype), jax.random.normal(second, (images, classes), dtype)
@@ -170,7 +175,13 @@ def guess_random(key: Key[Array, ""], images: Images, *, count: int) -> Images:
 
 
 def total_variation(x: Float[Array, "n h w c"]) -> Float[Array, ""]:
-    """Mean absolute difference of neighbouring pixels, down plus across."""
+    """Mean absolute difference of neighbouring pixels, down plus across; 0 without neighbours.
+
+    Raises:
+      ValueError: no images, or not (n, h, w, c).
+    """
+    checks.check_axes("images (n, h, w, c)", x, 4)
+    checks.check_filled("images", x)
     return jnp.abs(jnp.diff(x, axis=1)).mean() + jnp.abs(jnp.diff(x, axis=2)).mean()
 
 

@@ -69,6 +69,8 @@ def ssim(x: Private, y: Made) -> Float[Array, "n m"]:
     """
     if np.ndim(x) != 4:
         raise ValueError(f"images are (n, height, width, channels); got {np.shape(x)}: reshape them.")
+    checks.check_filled("images", x)
+    checks.check_filled("images", y)
     if np.shape(x)[1:] != np.shape(y)[1:]:
         raise ValueError(f"images have one size; got {np.shape(x)[1:]} and {np.shape(y)[1:]}.")
     if min(np.shape(x)[1:3]) < WINDOW:

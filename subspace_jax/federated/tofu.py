@@ -110,6 +110,7 @@ def encode(
         not finite, with the step.
     """
     _check_settings(proxies=proxies, steps=steps, lr=lr, init_std=init_std, scale=scale)
+    checks.check_finite("params", params)
     _check_tree(params, update)
     _check_loss(loss, params, (proxies, *shape), (proxies, classes))
     key, dtype = as_key(key), jnp.result_type(*jax.tree.leaves(update))
@@ -241,7 +242,7 @@ def _scales(update: PyTree, gradient: PyTree, scale: Scale, layerwise: bool) -> 
     ]
     product, own, square = (jnp.stack(column) if layerwise else sum(column) for column in zip(*rows, strict=True))
     top, below = (product, square) if scale == "least_squares" else (jnp.sqrt(own), jnp.sqrt(square))
-    return jnp.where(square > 0, top / jnp.where(square > 0, below, 1), 0)
+    return jnp.where(square == 0, 0, top / jnp.where(square == 0, 1, below))  # NaN stays
 
 
 def _check_settings(*, proxies: int, steps: int = 0, lr: float = 1, init_std: float = 1, scale: Scale = "norm", **_):

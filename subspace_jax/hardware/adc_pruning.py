@@ -135,7 +135,7 @@ def group_lasso(kernels: Kernels, rows: int, *, structure: Structure = "tile") -
     total = jnp.zeros(())
     for blocks, _ in _tiles(kernels, rows):
         square = (blocks**2).sum(axes[structure])
-        total += jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0).sum()
+        total += jnp.where(square == 0, 0.0, jnp.sqrt(jnp.where(square == 0, 1.0, square))).sum()
     return total
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from subspace_jax.core import capture, costs, quantize
-from subspace_jax.core.checks import check_finite, on_host
+from subspace_jax.core.checks import check_axes, check_finite, on_host
 from subspace_jax.hardware import sram
 from subspace_jax.hardware.adc_pruning import check_rows
 from subspace_jax.typing import ApplyFn, Array, Float, Int, Num, Variables
@@ -72,7 +72,7 @@ def adc_matmul(
 ) -> Float[Array, "n m"]:  # fmt: skip
     """The product x w from clipped sums of single bits, added with their signs and powers of two.
 
-    Exact where every tile has log2(n) + 1 bits for n weights in its densest column.
+    Exact where every tile has log2(n) + 1 bits for n weights in its densest column. NaN of a sample or an output stays.
 
     Args:
       x: magnitudes of inputs, whole numbers of 0..2^planes - 1.
@@ -85,11 +85,14 @@ def adc_matmul(
       ValueError: as `check_rows`; bits that are not one number a tile.
     """
     check_rows(rows)
+    for name, part in (("x", x), ("w", w)):
+        check_axes(name, part, 2)
     (n, k), m = x.shape, w.shape[1]
     groups, down = -(-k // rows), -(-m // rows)
     if np.shape(bits) != (down, groups):
         raise ValueError(f"{m} outputs of {k} inputs are {down} x {groups} tiles; got bits of shape {np.shape(bits)}.")
     most = jnp.repeat(2.0 ** jnp.asarray(bits).T - 1, rows, axis=1)[None, :, :m]  # (1, groups, m)
+    lost = jnp.isnan(x).any(1)[:, None] | jnp.isnan(w).any(0)[None]  # whole numbers have no NaN
     x = jnp.pad(x.astype(jnp.int32), ((0, 0), (0, groups * rows - k))).reshape(n, groups, rows)
     w = jnp.pad(w.astype(jnp.int32), ((0, groups * rows - k), (0, 0))).reshape(groups, rows, m)
 
@@ -100,7 +103,7 @@ def adc_matmul(
         return total + sign * 2.0 ** (of_x + of_w) * jnp.minimum(sums, most).sum(1), None
 
     of_x, of_w, sign = (jnp.asarray(part.ravel()) for part in np.meshgrid(range(planes), range(planes), [1, -1]))
-    return jax.lax.scan(read, jnp.zeros((n, m)), (of_x, of_w, sign))[0]
+    return jnp.where(lost, jnp.nan, jax.lax.scan(read, jnp.zeros((n, m)), (of_x, of_w, sign))[0])
 
 
 def run_converted(

@@ -92,8 +92,10 @@ def factors(
     """A and B with A B' next to the table in least squares: a sum of products becomes `rank` matrix products.
 
     Raises:
-      ValueError: a rank below 1 or above the size of the table.
+      ValueError: no table, or values that are not finite; a rank below 1 or above the size of the table.
     """
+    checks.check_axes("a table of products", table, 2)
+    checks.check_finite("a table of products", table, remedy="take one of product_table")
     if rank not in range(1, len(table) + 1):
         raise ValueError(f"the rank is in [1, {len(table)}]; got {rank}.")
     u, s, vt = np.linalg.svd(table)

@@ -14,7 +14,7 @@ import numpy as np
 
 from subspace_jax import training
 from subspace_jax.core import capture, convolution
-from subspace_jax.core.checks import check_data, check_finite, check_host
+from subspace_jax.core.checks import check_data, check_filled, check_finite, check_host
 from subspace_jax.hardware import adc_pruning
 from subspace_jax.hardware.adc_pruning import Kernels, check_rows
 from subspace_jax.typing import ApplyFn, Array, Float, Int, Variables
@@ -199,6 +199,8 @@ def _last(rows: int) -> int:
 def _tiles(kernel: Any, rows: int) -> tuple[np.ndarray, np.ndarray]:
     check_rows(rows)
     check_host("snapping", kernel)
+    check_filled("a kernel", kernel)
+    check_finite("a kernel", kernel)
     return convolution.tiles(np.asarray(kernel), rows)
 
 

@@ -28,7 +28,7 @@ def branch_weights(steps: int) -> Callable:
     Raises:
       ValueError: steps below 1.
     """
-    if steps < 1:
+    if not steps >= 1:
         raise ValueError(f"a run has at least 1 step; got {steps}.")
     starts = np.ceil(np.array(BRANCH_STARTS) * steps).astype(np.int32)
     table = np.array(BRANCH_WEIGHTS, np.float32)

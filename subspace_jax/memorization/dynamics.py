@@ -24,6 +24,7 @@ class Dynamics(NamedTuple):
 
 def init(samples: int) -> Dynamics:
     """The state before the first epoch."""
+    checks.check_count("the number of samples", samples, 0)
     zeros, whole = jnp.zeros(samples), jnp.zeros(samples, jnp.int32)
     return Dynamics(jnp.int32(0), zeros, zeros, whole - 1, whole, jnp.zeros(samples, bool), zeros)
 
@@ -55,6 +56,7 @@ def margin(logits: Float[Array, "n c"], y: Int[Any, " n"]) -> Float[Array, " n"]
     Raises:
       ValueError: labels that are no integers (n,), outside [0, c) (not checked under `jit`), or not one per row.
     """
+    checks.check_axes("logits (n, classes)", logits, 2)
     checks.check_labels(y, logits.shape[1])
     checks.check_lengths(logits=logits, labels=y)
     own = jnp.take_along_axis(logits, y[:, None], axis=1)[:, 0]

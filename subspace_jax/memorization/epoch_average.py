@@ -28,7 +28,8 @@ def init(samples: int, *, history: int = 1) -> EpochAverage:
     Raises:
       ValueError: history < 1.
     """
-    if history < 1:
+    checks.check_count("the number of samples", samples, 0)
+    if not history >= 1:
         raise ValueError(f"history must keep at least 1 epoch; got {history}.")
     blank = jnp.zeros(samples)
     return EpochAverage(blank, blank, jnp.int32(0), jnp.full((history, samples), jnp.nan, jnp.float32))

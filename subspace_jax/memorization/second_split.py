@@ -21,6 +21,7 @@ class SecondSplit(NamedTuple):
 
 def init(samples: int) -> SecondSplit:
     """The initial state; call `update` once before the second training, with the logits after the first."""
+    checks.check_count("the number of samples", samples, 0)
     return SecondSplit(jnp.int32(0), jnp.full(samples, -1, jnp.int32))
 
 

@@ -5,6 +5,7 @@ influence of i on a test point is the same difference in that point's correctnes
 tables: which samples each model was trained on, and which points it got right.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -177,8 +178,14 @@ def high_influence(
     `top` pairs are returned per test point.
 
     Raises:
-      ValueError: as `influence_sums`; labels that are no integers (n,), or of other samples than mem, mask and outcome.
+      ValueError: as `influence_sums`; labels that are no integers (n,), or of other samples than mem, mask and outcome;
+        thresholds that are NaN, top or block below 1.
     """
+    for name, least in (("mem_above", mem_above), ("influence_above", influence_above)):
+        if math.isnan(least):
+            raise ValueError(f"{name} is the least value that counts; got NaN.")
+    checks.check_count("top", top)
+    checks.check_count("block", block)
     checks.check_labels(labels)
     checks.check_labels(test_labels, name="test_labels")
     checks.check_lengths(labels=labels, mem=mem, mask=mask.T)

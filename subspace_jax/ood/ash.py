@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from subspace_jax.core import checks, shares
+from subspace_jax.core import shares
+from subspace_jax.core.checks import check_axes, on_host
 from subspace_jax.ood.detectors import Cost, Detector, Outputs, State, check, feature, wide
 from subspace_jax.ood.vim import check_width, checked_head
 from subspace_jax.typing import Array, Float
@@ -21,7 +22,7 @@ from subspace_jax.typing import Array, Float
 KINDS = "s", "b", "p"
 
 
-@checks.on_host
+@on_host
 def ash(head: tuple[Any, Any], *, kind: str = "s", percentile: float = 0.9) -> Detector:
     """The energy of shaped features; p at percentile 0 is the plain energy.
 
@@ -33,10 +34,7 @@ def ash(head: tuple[Any, Any], *, kind: str = "s", percentile: float = 0.9) -> D
     Raises:
       ValueError: another kind; a percentile outside [0, 1); a head of another shape, or that does not fit the features.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind is one of {', '.join(KINDS)}; got {kind!r}.")
-    if not 0 <= percentile < 1:
-        raise ValueError(f"percentile is the share of features that is dropped, in [0, 1); got {percentile}.")
+    _check(kind, percentile)
     kernel, bias = checked_head(head)
 
     def update(sums: Any, outputs: Outputs, labels: Any) -> State:
@@ -62,7 +60,13 @@ def _score(kind: str, percentile: float):
 
 
 def shape(h: Float[Any, "n d"], kind: str, percentile: float) -> Float[Array, "n d"]:
-    """The features that are left; of equal ones the first are kept."""
+    """The features that are left; of equal ones the first are kept.
+
+    Raises:
+      ValueError: as `ash`; features that are no (n, d).
+    """
+    _check(kind, percentile)
+    check_axes("features (n, d)", h, 2)
     count = max(shares.kept(h.shape[1], percentile), 1)
     kept, place = jax.lax.top_k(jnp.asarray(h), count)
     before, after = h.sum(axis=1, keepdims=True), kept.sum(axis=1, keepdims=True)
@@ -71,3 +75,10 @@ def shape(h: Float[Any, "n d"], kind: str, percentile: float) -> Float[Array, "n
     elif kind == "b":
         kept = jnp.broadcast_to(before / count, kept.shape)
     return jnp.zeros_like(h).at[jnp.arange(len(h))[:, None], place].set(kept)
+
+
+def _check(kind: str, percentile: float) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"kind is one of {', '.join(KINDS)}; got {kind!r}.")
+    if not 0 <= percentile < 1:
+        raise ValueError(f"percentile is the share of features that is dropped, in [0, 1); got {percentile}.")

@@ -21,12 +21,15 @@ def known_logits(logits: Float[Any, "n outputs"], *, classes: int) -> Float[Any,
     Raises:
       ValueError: logits without the auxiliary class.
     """
+    checks.check_axes("logits (n, outputs)", logits, 2)
     check_outputs(logits.shape[1], classes)
     return logits[:, :classes]
 
 
 def flagged(logits: Float[Any, "n outputs"]) -> Any:
     """Whether the auxiliary class, the last, is the largest: the decision without a threshold."""
+    checks.check_axes("logits (n, outputs)", logits, 2)
+    checks.check_finite("logits", logits)
     return logits.argmax(axis=1) == logits.shape[1] - 1
 
 

@@ -64,8 +64,10 @@ def class_quantiles(
     """The q-quantile of the known scores of each class: where they differ, one threshold is not one level of doubt.
 
     Raises:
-      ValueError: a class without samples, scores and labels of other lengths.
+      ValueError: a class without samples, scores and labels of other lengths, q outside [0, 1].
     """
+    if not 0 <= q <= 1:
+        raise ValueError(f"q is a share of the scores of a class, in [0, 1]; got {q}.")
     checks.check_labels(labels, classes)
     checks.check_lengths(scores=scores, labels=labels)
     mine = [np.asarray(scores, np.float64)[np.asarray(labels) == k] for k in range(classes)]

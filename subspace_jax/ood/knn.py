@@ -28,7 +28,7 @@ def knn(*, k: int = 50) -> Detector:
     Raises:
       ValueError: k below 1; by `finish`, fewer than k training samples.
     """
-    if k < 1:
+    if not k >= 1:
         raise ValueError(f"k numbers the neighbours from 1; got {k}.")
 
     def finish(sums: tuple) -> State:

@@ -166,14 +166,27 @@ def weight(head: tuple[Any, Any], *, kind: str = "msp") -> Detector:
 
 @checks.on_host
 def mean_confidence(logits: Float[np.ndarray, "n classes"], temperature: float) -> float:
-    """Mean of max softmax(z / T), in float64."""
+    """Mean of max softmax(z / T), in float64.
+
+    Raises:
+      ValueError: a temperature that is not positive and finite, no logits, logits that are not finite.
+    """
+    check_temperature(temperature)
+    checks.check_filled("logits", logits)
+    checks.check_finite("logits", logits)
     shifted = (logits - logits.max(axis=1, keepdims=True)) / temperature
     return float((1 / np.exp(shifted).sum(axis=1)).mean())
 
 
 @checks.on_host
 def matching_temperature(logits: Float[np.ndarray, "n classes"], wanted: float) -> float:
-    """T at which the mean largest probability is `wanted`, by bisection in log T; the nearest end where none has it."""
+    """T at which the mean largest probability is `wanted`, by bisection in log T; the nearest end where none has it.
+
+    Raises:
+      ValueError: as `mean_confidence`; `wanted` outside [0, 1].
+    """
+    if not 0 <= wanted <= 1:
+        raise ValueError(f"wanted is a mean probability, in [0, 1]; got {wanted}.")
     low, high = np.log(COLDEST), np.log(HOTTEST)
     for _ in range(60):
         middle = (low + high) / 2

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspace_jax.core import losses
+from subspace_jax.core import checks, losses
 from subspace_jax.ood.detectors import Cost, Detector, Outputs, Sizes, State, check, feature
 from subspace_jax.ood.scores import check_temperature, log_odds
 from subspace_jax.typing import ApplyFn, Array, Float, Variables
@@ -31,9 +31,9 @@ def odin(
       std: by which pixels were divided, per channel or one number, so that the step is one of the same pixels.
 
     Raises:
-      ValueError: a temperature or step that is not positive and finite; inputs that are not floats.
+      ValueError: a temperature, step or std that is not positive and finite; inputs that are not floats.
     """
-    check_settings(temperature, step)
+    check_settings(temperature, step, std)
 
     def update(sums: Any, outputs: Outputs, labels: Any) -> State:
         check(outputs, labels)
@@ -64,12 +64,12 @@ def confidence(
     Raises:
       ValueError: as `odin`.
     """
-    check_settings(temperature, step)
+    check_settings(temperature, step, std)
     return _score(apply, variables, x, temperature, step, std)
 
 
-def check_settings(temperature: float, step: float) -> None:
-    """Refuse a temperature or a step that is not positive and finite.
+def check_settings(temperature: float, step: float, std: Any = 1.0) -> None:
+    """Refuse a temperature, a step or a deviation that is not positive and finite.
 
     Raises:
       ValueError: names the value.
@@ -77,6 +77,8 @@ def check_settings(temperature: float, step: float) -> None:
     check_temperature(temperature)
     if not 0 < step < float("inf"):
         raise ValueError(f"step is the change of a pixel, in (0, inf); got {step}.")
+    if checks.is_known(std) and not ((np.asarray(std) > 0) & (np.asarray(std) < np.inf)).all():
+        raise ValueError(f"std divided the pixels, in (0, inf); got {std}.")
 
 
 def _score(apply: ApplyFn, variables: Variables, x: Any, temperature: Any, step: Any, std: Any) -> Float[Array, " n"]:

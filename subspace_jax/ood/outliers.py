@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspace_jax.core import checks
+from subspace_jax.core.checks import check_shape, on_host
 from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Float, Key
 
@@ -21,37 +21,42 @@ LUMA = 0.299, 0.587, 0.114  # of red, green and blue: ITU-R BT.601
 
 def gaussian(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "n h w c"]:
     """Normal noise of mean .5 and deviation .25, cut to [0, 1]."""
+    check_shape("a shape of images", shape)
     return jnp.clip(0.5 + 0.25 * jax.random.normal(as_key(key), shape), 0, 1)
 
 
 def uniform(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "n h w c"]:
     """Every pixel and channel uniform."""
+    check_shape("a shape of images", shape)
     return jax.random.uniform(as_key(key), shape)
 
 
 def salt_pepper(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "n h w c"]:
     """Every pixel and channel 0 or 1."""
+    check_shape("a shape of images", shape)
     return jax.random.bernoulli(as_key(key), 0.5, shape).astype(jnp.float32)
 
 
 def blur(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "n h w c"]:
     """3x3 uniform noise, enlarged bilinearly: smooth, unlike all noise a pixel at a time."""
+    check_shape("a shape of images", shape)
     coarse = jax.random.uniform(as_key(key), (shape[0], COARSE, COARSE, shape[-1]))
     return jax.image.resize(coarse, shape, "bilinear")
 
 
 def constant(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "n h w c"]:
     """One value for all pixels of an image, uniform, for each channel its own."""
+    check_shape("a shape of images", shape)
     return jnp.broadcast_to(jax.random.uniform(as_key(key), (shape[0], 1, 1, shape[-1])), shape)
 
 
-@checks.on_host
+@on_host
 def inverted(image: Float[Any, "n h w c"]) -> Float[np.ndarray, "n h w c"]:
     """1 - x of known images."""
     return 1 - np.asarray(image)
 
 
-@checks.on_host
+@on_host
 def permuted(key: Key[Array, ""], image: Float[Any, "n h w c"]) -> Float[np.ndarray, "n h w c"]:
     """Known images with their pixels in another order, the same for all."""
     image = np.asarray(image)
@@ -65,7 +70,7 @@ NOISES: dict[str, Callable] = {
 }  # fmt: skip
 
 
-@checks.on_host
+@on_host
 def fitted(image: Any, shape: tuple[int, int, int], *, grey: bool = False) -> Any:
     """Images (n, h, w, c) of another set at the height, width and channels of the known ones.
 

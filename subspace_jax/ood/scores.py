@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from subspace_jax.core.checks import is_known
 from subspace_jax.ood.detectors import Cost, Detector, Outputs, State, check, wide
 from subspace_jax.typing import Array, Float, PyTree
 
@@ -64,7 +65,7 @@ def gen(*, gamma: float = 0.1, top: int = 100) -> Detector:
 
     Source: Liu, Lochman and Zach, GEN, CVPR 2023.
     """
-    if not 0 < gamma <= 1 or top < 1:
+    if not 0 < gamma <= 1 or not top >= 1:
         raise ValueError(f"gen takes gamma in (0, 1] and at least 1 class; got {gamma} and {top}.")
     return of_logits(_generalised(gamma, top), lambda classes: 50 * classes)
 
@@ -84,6 +85,7 @@ def log_odds(logits: Float[Array, "n classes"], temperature: Any = 1.0) -> Float
 
     With d_k = (z_k - max z) / T of the other classes it is -log mean_k exp(d_k).
     """
+    _check_known(temperature)
     gaps, is_top = (logits - logits.max(axis=1, keepdims=True)) / temperature, _is_top(logits)
     count = logits.shape[1] - 1
     above = jnp.expm1(gaps).sum(axis=1) / count  # the top's own gap is 0
@@ -93,7 +95,13 @@ def log_odds(logits: Float[Array, "n classes"], temperature: Any = 1.0) -> Float
 
 def free_energy(logits: Float[Array, "n classes"], temperature: Any = 1.0) -> Float[Array, " n"]:
     """The score of `energy`."""
+    _check_known(temperature)
     return temperature * jax.nn.logsumexp(logits / temperature, axis=1)
+
+
+def _check_known(temperature: Any) -> None:
+    if is_known(temperature):
+        check_temperature(float(temperature))
 
 
 def _largest(logits: Any) -> Float[Array, " n"]:

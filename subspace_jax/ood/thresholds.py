@@ -50,7 +50,7 @@ def fit(
 
 @checks.on_host
 def known(threshold: Threshold, scores: Float[Any, " n"], predicted: Int[Any, " n"] | None = None) -> Bool[Any, " n"]:
-    """Which samples are taken for known.
+    """Which samples are taken for known; one whose score is NaN is not.
 
     Raises:
       ValueError: thresholds of classes and no predictions, or the reverse.

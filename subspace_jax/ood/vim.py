@@ -74,6 +74,7 @@ def check_width(features: Any, kernel: Any) -> None:
     Raises:
       ValueError: names both widths.
     """
+    checks.check_axes("features (n, d)", features, 2)
     if np.shape(features)[1] != len(kernel):
         raise ValueError(f"the head reads {len(kernel)} features; got {np.shape(features)[1]}: W is (d, classes).")
 

@@ -60,6 +60,7 @@ def noise_like(x: Float[Any, "n ..."]) -> Noise:
     """
     x = np.asarray(x)
     _check_floats(x)
+    checks.check_filled("x", x)
     checks.check_finite("x", x)
     flat = x.reshape(-1, x.shape[-1]) if x.ndim > 2 else x.reshape(-1, 1)
     return tuple(flat.mean(axis=0, dtype=np.float64).tolist()), tuple(flat.std(axis=0, dtype=np.float64).tolist())
@@ -155,7 +156,13 @@ def within_class(key: Key[Array, ""], x: Float[Any, "b ..."], y: Int[Any, " b"],
 
 
 def shares_of(key: Key[Array, ""], alpha: float, count: int) -> Float[Array, " b"]:
-    """Shares l ~ Beta(alpha, alpha), one a sample; uniform at alpha = 1."""
+    """Shares l ~ Beta(alpha, alpha), one a sample; uniform at alpha = 1.
+
+    Raises:
+      ValueError: an alpha that is not positive and finite, a negative count.
+    """
+    check_settings(alpha=alpha)
+    checks.check_count("the number of samples", count, 0)
     if alpha == 1:
         return jax.random.uniform(as_key(key), (count,))  # the general sampler rejects and repeats, and is slow
     return jax.random.beta(as_key(key), alpha, alpha, (count,))
@@ -186,10 +193,15 @@ def auxiliary(
       share_max: see target.
 
     Raises:
-      ValueError: an alpha that is not positive and finite; raised by the objective: a network without the output more,
+      ValueError: an alpha that is not positive and finite, a weight that is negative, no class, noise that is not
+        finite; raised by the objective: a network without the output more,
         inputs that are not floats.
     """
     check_settings(alpha=alpha, share_max=share_max)
+    checks.check_count("classes", classes)
+    checks.check_finite("noise", np.asarray(noise, np.float64), remedy="measure it by noise_like")
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"weight of the unknown half is finite and not negative; got {weight}.")
 
     def objective(params, batch_stats, batches, constants, key):
         ((x, y),) = batches

@@ -80,8 +80,10 @@ def noise_multiplier_for(
 
     Raises:
       ValueError: a target outside [.01, 1000]; one that no noise tried reaches, naming the smallest that can be reached
-        and where; as `epsilon`.
+        and where; a tolerance that is not above 0; as `epsilon`.
     """
+    if not 0 < tolerance < math.inf:
+        raise ValueError(f"tolerance is a share of sigma, above 0; got {tolerance}.")
     if not EPSILONS[0] <= target <= EPSILONS[1]:
         raise ValueError(
             f"epsilon is looked for in [{EPSILONS[0]:g}, {EPSILONS[1]:g}]; got {target}: above it nothing is "

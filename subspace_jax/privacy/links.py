@@ -215,6 +215,8 @@ def violations(
     value, stderr = np.asarray(value, np.float64), np.asarray(stderr, np.float64)
     checks.check_finite("value", value)
     checks.check_finite("stderr", stderr)
+    if np.isnan(bound).any():
+        raise ValueError("bound is NaN: with what no guarantee holds it is infinite, and nothing violates it.")
     z = -ndtri(significance / max(len(value), 1))
     return np.abs(value) - bound > z * stderr
 

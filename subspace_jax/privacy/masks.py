@@ -3,12 +3,12 @@
 import jax
 import numpy as np
 
-from subspace_jax.core import checks
+from subspace_jax.core.checks import check_count, on_host
 from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Bool, Key
 
 
-@checks.on_host
+@on_host
 def shadow_masks(key: Key[Array, ""], models: int, samples: int) -> Bool[np.ndarray, "models n"]:
     """Row 2j is a random half of the samples, row 2j + 1 the other half: each sample is IN for half of the models.
 
@@ -31,6 +31,7 @@ def shadow_masks(key: Key[Array, ""], models: int, samples: int) -> Bool[np.ndar
     """
     key = as_key(key)
     _check_pairs(models)
+    check_count("the number of samples", samples, 0)
     if samples < 2:
         raise ValueError(f"halves need at least 2 samples; got {samples}.")
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
@@ -46,7 +47,7 @@ def shadow_masks(key: Key[Array, ""], models: int, samples: int) -> Bool[np.ndar
     return masks
 
 
-@checks.on_host
+@on_host
 def independent_masks(key: Key[Array, ""], models: int, samples: int) -> Bool[np.ndarray, "models n"]:
     """Row 2j holds each sample with chance 1/2, independently of all others; row 2j + 1 holds the others.
 

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from subspace_jax.core import checks
 from subspace_jax.privacy.accounting import Accountant, Segment, total
 
 NEIGHBOURING = "add_or_remove_one"
@@ -58,7 +59,14 @@ def merged(segments: Sequence[Segment]) -> tuple[Segment, ...]:
 
 
 def check_delta(delta: float, samples: int) -> None:
-    """Warn of a delta above 1 / samples: publishing one random sample whole would keep it."""
+    """Warn of a delta above 1 / samples: publishing one random sample whole would keep it.
+
+    Raises:
+      ValueError: delta outside (0, 1), no sample.
+    """
+    checks.check_count("the number of samples", samples)
+    if not 0 < delta < 1:
+        raise ValueError(f"delta is the chance of no guarantee, in (0, 1); got {delta}.")
     if delta > 1 / samples:
         warnings.warn(
             f"delta should be below 1/N = {1 / samples:.2g}; got {delta:g}: publishing a random sample would pass.",

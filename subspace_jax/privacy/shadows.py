@@ -133,8 +133,16 @@ def logits(
 @checks.on_host
 def ask(fn: Callable, inputs: Shaped[Any, "n ..."], queries: int = 1) -> Shaped[np.ndarray, "models queries n ..."]:
     """What fn(inputs) -> (models, n, ...) says of every query: the inputs, and for queries = 2 their mirror images."""
+    _check_queries(inputs, queries)
     asked = [inputs, *([inputs[:, :, ::-1]] if queries == QUERIES else [])]
     return np.stack([np.asarray(fn(part)) for part in asked], axis=1)
+
+
+def _check_queries(inputs: Any, queries: int) -> None:
+    if queries not in (1, QUERIES):
+        raise ValueError(f"queries is 1, or 2 for images and their mirror images; got {queries}.")
+    if queries == QUERIES and np.ndim(inputs) != 4:
+        raise ValueError(f"queries = 2 mirrors images (n, h, w, channels); got inputs of shape {np.shape(inputs)}.")
 
 
 def _check(x: Any, y: Any, keep: Any, inputs: Any, queries: int) -> None:
@@ -149,10 +157,7 @@ def _check(x: Any, y: Any, keep: Any, inputs: Any, queries: int) -> None:
             f"shadow models are 2 or more that train on equally many samples; got {len(keep)} with {used.min()} to "
             f"{used.max()}: draw them by masks.shadow_masks."
         )
-    if queries not in (1, QUERIES):
-        raise ValueError(f"queries is 1, or 2 for images and their mirror images; got {queries}.")
-    if queries == QUERIES and np.ndim(inputs) != 4:
-        raise ValueError(f"queries = 2 mirrors images (n, h, w, channels); got inputs of shape {np.shape(inputs)}.")
+    _check_queries(inputs, queries)
     checks.check_labels(y)
     checks.check_lengths(x=x, y=y)
     checks.check_finite("inputs", inputs)

@@ -88,11 +88,14 @@ def discriminator_loss(on_codes: Float[Array, " n"], on_prior: Float[Array, " m"
 
     The best logits are log p(z) - log q(z), prior over codes: of N(0, 1) over N(m, 1) m^2 / 2 - m z.
     """
+    checks.check_filled("on_codes", on_codes)
+    checks.check_filled("on_prior", on_prior)
     return jax.nn.softplus(on_codes).mean() + jax.nn.softplus(-on_prior).mean()
 
 
 def encoder_loss(on_codes: Float[Array, " n"]) -> Value:
     """-mean log D(z), which an encoder descends to be taken for the prior; its gradient does not vanish."""
+    checks.check_filled("on_codes", on_codes)
     return jax.nn.softplus(-on_codes).mean()
 
 

@@ -102,7 +102,13 @@ def moving_average(
 def jacobian_bound(
     h: Rows, position: Positions, embedding: Embeddings, *, neighbors: int, tau: float,
 ) -> Float[Array, " b"]:  # fmt: skip
-    """(2 / tau) max_i ||E_i - v|| max_i ||R_i - mean R||: at least the spectral norm of dv/dh, for constant tau."""
+    """(2 / tau) max_i ||E_i - v|| max_i ||R_i - mean R||: at least the spectral norm of dv/dh, for constant tau.
+
+    Raises:
+      ValueError: as `neighborhood`; a tau that is not above 0.
+    """
+    if not 0 < tau < np.inf:
+        raise ValueError(f"tau divides the distances, above 0 and finite; got {tau}.")
     v, found = neighborhood(h, position, embedding, neighbors=neighbors, weighting="constant", tau=tau)
     near = position[found.index]
     mean = jnp.einsum("bk,bkd->bd", found.weight, near)
@@ -126,9 +132,10 @@ def neighbor_loss(
       negatives: random others of each sample.
 
     Raises:
-      ValueError: a batch of k samples or fewer.
+      ValueError: a batch of k samples or fewer, no negatives.
     """
     key, count = as_key(key), len(h)
+    checks.check_count("negatives", negatives)
     if not 1 <= neighbors < count:
         raise ValueError(f"a batch of {count} has {count - 1} neighbours a sample at most; got neighbors={neighbors}.")
     h, own = jax.lax.stop_gradient(h), jnp.eye(count, dtype=bool)

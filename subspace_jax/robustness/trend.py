@@ -123,6 +123,8 @@ def fit_strength(eps: Sequence[float], counts: Num[np.ndarray, "sources models s
 @checks.on_host
 def transfer_metric(fit: Fit, eps: float) -> Float[np.ndarray, "sources models"]:
     """The fitted count of a pair over that of its source at one strength, 1 on the diagonal; NaN without a success."""
+    if not eps > 0:
+        raise ValueError(f"eps is the strength of the attack, above 0; got {eps}.")
     fitted = fit.a * (1 - np.exp(fit.b * eps))
     own = np.diagonal(fitted)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -191,6 +193,8 @@ def voters(fn: Callable) -> tuple[Callable, ...]:
 
 def vote(keys: Key[Array, " b"], logits: Float[Array, "members b classes"]) -> Int[Array, " b"]:
     """The class most members name; where no two agree, the answer of a member drawn by the image's key."""
+    checks.check_axes("logits (members, b, classes)", logits, 3)
+    checks.check_finite("logits", logits)
     answers = logits.argmax(2)
     votes = jax.nn.one_hot(answers, logits.shape[2], dtype=jnp.int32).sum(0)
     drawn = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(logits)))(as_keys(keys))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspace_jax.core.checks import is_known
+from subspace_jax.core.checks import check_count, is_known
 from subspace_jax.core.keys import sample_keys
 from subspace_jax.typing import Array, Float, Int, Key, Shaped
 
@@ -24,6 +24,7 @@ CHROMA = np.array([0.0, 128 / 255, 128 / 255], np.float32)
 
 def dct_matrix(n: int) -> Float[np.ndarray, "n n"]:
     """The orthonormal DCT-II: row i holds sqrt(2 / n) cos((2 j + 1) i pi / (2 n)), row 0 sqrt(1 / n)."""
+    check_count("the size of a block", n)
     i, j = np.mgrid[:n, :n]
     rows = np.sqrt(2 / n) * np.cos((2 * j + 1) * i * np.pi / (2 * n))
     rows[0] = np.sqrt(1 / n)
@@ -36,6 +37,7 @@ def zigzag(n: int) -> Int[np.ndarray, "bases 2"]:
     >>> zigzag(2).tolist()
     [[0, 0], [0, 1], [1, 0], [1, 1]]
     """
+    check_count("the size of a block", n)
     order = sorted(
         ((m, k) for m in range(n) for k in range(n)),
         key=lambda at: (sum(at), at[0] if sum(at) % 2 else -at[0]),

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from subspace_jax.core import attacks, losses
+from subspace_jax.core import attacks, checks, losses
 from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 from subspace_jax.typing import Array, Float, Int, Key, Shaped, Variables
@@ -28,8 +28,9 @@ def adversarial(model: Model, *, eps: float, attack: attacks.Attack | None = Non
       attack: 7 steps of PGD, eps / 3 each, when None.
 
     Raises:
-      ValueError: as `core.attacks.run`, at the first step.
+      ValueError: a negative eps; as `core.attacks.run`, at the first step.
     """
+    checks.check_number("eps", eps, 0)
     attack = attack or HARDENING
 
     def objective(params, batch_stats, batches, constants, key):

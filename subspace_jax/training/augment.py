@@ -6,6 +6,7 @@ from functools import lru_cache
 import jax
 import jax.numpy as jnp
 
+from subspace_jax.core.checks import check_axes, check_count
 from subspace_jax.core.keys import as_key
 from subspace_jax.data import Scaling, scale
 from subspace_jax.typing import Array, Key, Shaped
@@ -33,6 +34,8 @@ def crop_flip(key: Key[Array, ""], x: Shaped[Array, "b h w c"], *, pad: int = 4)
     Works on raw uint8 pixels as on floats: apply it before scaling, so that the padding is black.
     """
     key = as_key(key)
+    check_count("pad", pad, 0)
+    check_axes("images (b, h, w, c)", x, 4)
     batch, height, width, channels = x.shape
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     corner_key, flip_key = jax.random.split(key)

@@ -125,6 +125,7 @@ def fit(
     Raises:
       ValueError: inputs that are not finite, or not as many as labels.
     """
+    checks.check_count("epochs", epochs, 0)
     checks.check_lengths(x=data[0], y=data[1])
     checks.check_finite("x", data[0])
     hooks = hooks or {}

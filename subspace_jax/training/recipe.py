@@ -2,16 +2,22 @@
 
 import dataclasses
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import optax
+
+from subspace_jax.core.checks import check_number
+
+Optimizer = Literal["sgd", "nesterov", "adam"]
+Schedule = Literal["constant", "step", "cosine", "one_cycle"]
+OPTIMIZERS, SCHEDULES = get_args(Optimizer), get_args(Schedule)
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """Optimiser, schedule and batch; saved in every checkpoint."""
 
-    optimizer: Literal["sgd", "nesterov", "adam"] = "sgd"
+    optimizer: Optimizer = "sgd"
     """SGD with momentum, its Nesterov form, or Adam (optax defaults; `momentum` is then not used)."""
     lr: float = 0.05
     """Learning rate; the peak of a schedule."""
@@ -19,7 +25,7 @@ class Recipe:
     """Momentum of SGD."""
     weight_decay: float = 1e-4
     """L2 penalty added to the gradient of every parameter, as PyTorch's SGD does."""
-    schedule: Literal["constant", "step", "cosine", "one_cycle"] = "constant"
+    schedule: Schedule = "constant"
     """Constant; x0.1 at 60 and 90 % of the steps; cosine to zero; linear warm-up over 30 %, then cosine to zero."""
     epochs: int = 60
     """Passes over the data; the last partial batch of each is dropped."""
@@ -43,10 +49,15 @@ def optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformation:
     """The optax chain of a recipe, for a run of `steps` steps.
 
     Raises:
-      ValueError: learning rate or number of steps that is not positive.
+      ValueError: learning rate or number of steps that is not positive, an unknown optimiser or schedule.
     """
-    if recipe.lr <= 0:
+    if not 0 < recipe.lr < float("inf"):
         raise ValueError(f"lr must be above 0; got {recipe.lr}.")
+    check_number("momentum", recipe.momentum, 0)
+    check_number("weight_decay", recipe.weight_decay, 0)
+    for field, names in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        if getattr(recipe, field) not in names:
+            raise ValueError(f"{field} is one of {', '.join(names)}; got {getattr(recipe, field)!r}.")
     if steps < 1:
         raise ValueError(f"a run needs at least one step; got {steps}: lower batch or raise epochs.")
     rate = schedule(recipe, steps)

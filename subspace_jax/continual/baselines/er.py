@@ -9,6 +9,7 @@ import optax
 
 from subspace_jax.continual.protocol import Learner, State, descend, learner, own_head
 from subspace_jax.core import losses
+from subspace_jax.core.checks import check_count
 from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 
@@ -81,6 +82,7 @@ def fill(rng: np.random.Generator, buffer: Buffer, task, t: int) -> Buffer:
 def draw(key: Any, buffer: Buffer, count: int) -> tuple:
     """(x, y, t) of so many samples of the buffer, with replacement; zeros while it is empty."""
     key = as_key(key)
+    check_count("the number of samples", count, 0)
     filled = jnp.clip(buffer["seen"], 1, len(buffer["y"]))
     rows = jax.random.randint(key, (count,), 0, filled)
     return buffer["x"][rows], buffer["y"][rows], buffer["t"][rows]

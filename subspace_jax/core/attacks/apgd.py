@@ -60,6 +60,7 @@ def apgd(*, steps: int = 100, norm: balls.Norm = "linf", objective: str = "ce", 
       ValueError: steps or restarts below 1, an unknown objective.
     """
     objectives.check_objective(objective)
+    balls.check_norm(norm)
     check_steps(steps, restarts=restarts)
     return Attack(*_search(steps, norm, objective), steps, norm, restarts, objectives.CLASSES[objective])
 

@@ -101,7 +101,12 @@ def run(
 
 
 def right(keys: Keys, logits_fn: Callable, x: Images, y: Labels, *, draws: int | None = None) -> Bool[Array, " b"]:
-    """Whether the largest logit is the label's; of a random network the largest mean probability over the draws."""
+    """Whether the largest logit is the label's; of a random network the largest mean probability over the draws.
+
+    Raises:
+      ValueError: images that are not finite, where they are known.
+    """
+    checks.check_finite("images", x)
     return _right(draws, bound(logits_fn), as_keys(keys), jnp.asarray(x), jnp.asarray(y))
 
 

@@ -1,6 +1,6 @@
 """Balls around images, in the largest (linf) and the Euclidean (l2) change, cut to pixels in [0, 1]."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,16 @@ def lift(values: Shaped[Array, " b"], x: Float[Array, "b *image"]) -> Array:
 def lengths(x: Float[Array, "b *image"]) -> Float[Array, " b"]:
     """Euclidean length of each image."""
     return jnp.sqrt((x.reshape(len(x), -1) ** 2).sum(1))
+
+
+def check_norm(norm: str) -> None:
+    """Refuse a norm that has no ball here.
+
+    Raises:
+      ValueError: names both norms.
+    """
+    if norm not in get_args(Norm):
+        raise ValueError(f"norm is one of {', '.join(get_args(Norm))}; got {norm!r}.")
 
 
 def project(norm: Norm, x: Float[Array, "b *image"], around: Float[Array, "b *image"], eps: Array) -> Array:

@@ -58,7 +58,7 @@ def cw_l2(
       ValueError: steps or rounds below 1, sizes that are not positive, a negative confidence.
     """
     check_steps(steps, step_size, rounds)
-    if confidence < 0 or not weight > 0:
+    if not confidence >= 0 or not weight > 0:
         raise ValueError(f"confidence is at least 0 and weight positive; got {confidence} and {weight}.")
     return Attack(*_search(steps, step_size, confidence, weight), steps * rounds, "l2")
 

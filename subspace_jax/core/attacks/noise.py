@@ -16,6 +16,7 @@ def noise(*, tries: int = 1, norm: balls.Norm = "linf") -> Attack:
     Raises:
       ValueError: tries below 1.
     """
+    balls.check_norm(norm)
     check_steps(tries)
     return Attack(*_draws(norm), tries, norm)
 

@@ -58,7 +58,7 @@ def mi_fgsm(*, steps: int = 10, momentum: float = 1.0, objective: str = "ce") ->
     """
     objectives.check_objective(objective)
     check_steps(steps)
-    if momentum < 0:
+    if not momentum >= 0:
         raise ValueError(f"momentum is the kept share of earlier gradients, at least 0; got {momentum}.")
     return Attack(*_momentum(objective, steps, momentum), steps, "linf", 1, objectives.CLASSES[objective])
 
@@ -74,7 +74,12 @@ def steps_of(
       step_size: as a share of eps.
       norm: of the ball.
       random_start: from a uniform draw of the ball.
+
+    Raises:
+      ValueError: an unknown norm, a step size that is not positive.
     """
+    balls.check_norm(norm)
+    check_steps(1, step_size)
 
     def init(problem):
         if not random_start:

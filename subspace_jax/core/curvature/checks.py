@@ -40,7 +40,7 @@ def _remedy(dtype: Any) -> str:
 
 def check_settings(*, probes: int = 10, step: float = 1e-3) -> None:
     """At least one probe, a positive step: known before there is any data."""
-    if probes < 1:
+    if not probes >= 1:
         raise ValueError(f"probes must be at least 1; got {probes}: 10 is the published choice.")
     if not step > 0:
         raise ValueError(f"step must be positive; got {step}: 1e-3 is the published choice.")

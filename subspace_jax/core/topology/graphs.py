@@ -1,6 +1,7 @@
 """Graphs by construction, by name, and from networkx. "Agent i hears j" means that i receives from j: A[i, j]."""
 
 import math
+import numbers
 import warnings
 from typing import Any
 
@@ -26,6 +27,7 @@ def exponential(n: int) -> Bool[np.ndarray, "n n"]:
 
     Assran et al., "Stochastic gradient push", ICML 2019.
     """
+    _check_size(n)
     return _circulant(n, _hops(n))
 
 
@@ -175,7 +177,7 @@ def _hops(n: int) -> list[int]:
 
 
 def _check_size(n: int) -> None:
-    if n < 2:
+    if not isinstance(n, numbers.Integral) or n < 2:
         raise ValueError(f"a graph takes at least 2 agents, got {n}.")
 
 

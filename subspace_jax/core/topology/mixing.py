@@ -49,6 +49,7 @@ def spectral_radius(W: Matrix) -> float:
       ValueError: no square matrix.
     """
     w = square(W)
+    checks.check_finite("mixing weights", w, remedy="repair these weights")
     return float(np.sort(np.abs(np.linalg.eigvals(w)))[-2]) if len(w) > 1 else 0.0
 
 

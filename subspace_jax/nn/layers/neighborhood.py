@@ -99,6 +99,8 @@ def neighborhood(
     """
     check_table(h, position, embedding, neighbors)
     h, position, embedding = (jnp.asarray(part) for part in (h, position, embedding))
+    if checks.is_known(tau) and not 0 < tau < float("inf"):
+        raise ValueError(f"tau divides the distances, above 0 and finite; got {tau}.")
     index = nearest(jax.lax.stop_gradient(h), jax.lax.stop_gradient(position), neighbors, chunk=chunk)
     distance = _distances(h, position, index)
     weight = jax.nn.softmax(_logits(distance, weighting, tau, held), axis=1)
@@ -106,7 +108,15 @@ def neighborhood(
 
 
 def nearest(h: Rows, position: Positions, neighbors: int, *, chunk: int | None = None) -> Int[Array, "b k"]:
-    """Numbers of the k nearest entries, nearest first, the lower number of equally near ones."""
+    """Numbers of the k nearest entries, nearest first, the lower number of equally near ones.
+
+    Raises:
+      ValueError: k outside [1, entries]; values that are not finite, where they are known.
+    """
+    checks.check_finite("h", h)
+    checks.check_finite("position", position)
+    if not 1 <= neighbors <= len(position):
+        raise ValueError(f"neighbors are 1 to {len(position)}, the entries of the table; got {neighbors}.")
     h, position, entries = jnp.asarray(h), jnp.asarray(position), len(position)
     size = min(chunk or entries, entries)
     if size == entries:
@@ -127,6 +137,7 @@ def nearest(h: Rows, position: Positions, neighbors: int, *, chunk: int | None =
 
 def log_memberships(distance: Chosen, *, held: bool = True) -> Chosen:
     """-max(0, length - nearest) / width of UMAP, 0 for the nearest; the width such that they sum to log2 k."""
+    checks.check_axes("distances (b, k)", distance, 2)
     length = jnp.sqrt(jnp.maximum(distance, TINY))
     beyond = jnp.maximum(length - _held(length[:, :1], held), 0)
     return -beyond / _held(_width(beyond), held)
@@ -138,6 +149,8 @@ def check_table(h: Any, position: Any, embedding: Any, neighbors: int) -> None:
     Raises:
       ValueError: names the sizes, or the first value that is not finite.
     """
+    for name, part in (("inputs of the layer", h), ("positions of the table", position)):
+        checks.check_axes(name, part, 2)
     entries, width = position.shape
     if len(embedding) != entries:
         raise ValueError(f"a table has as many positions as embeddings; got {entries} and {len(embedding)}.")
@@ -147,6 +160,7 @@ def check_table(h: Any, position: Any, embedding: Any, neighbors: int) -> None:
         raise ValueError(f"neighbors are 1 to {entries}, the entries of the table; got {neighbors}.")
     checks.check_finite("inputs of the layer", h, remedy="the encoder diverged, or its parameters are not finite")
     checks.check_finite("positions of the table", position, remedy="make the table anew")
+    checks.check_finite("embeddings of the table", embedding, remedy="make the table anew")
 
 
 def _nearness(h: Array, position: Array) -> Array:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from subspace_jax.core.checks import is_known
 from subspace_jax.typing import Array, Float
 
 Order = Literal["spike_first", "update_first"]
@@ -48,7 +49,7 @@ def lif(
         1 / (1 + (pi z)^2).
 
     Raises:
-      ValueError: no step; an unknown order or surrogate.
+      ValueError: no step; an unknown order or surrogate; a threshold or a leak that is not above 0, where known.
 
     >>> spikes, _ = lif(jnp.full((6,), 0.75), 1.0)
     >>> spikes.tolist()
@@ -59,6 +60,10 @@ def lif(
             f"lif takes at least one step, order spike_first or update_first, surrogate {', '.join(SURROGATES)}; got "
             f"{len(drive)} steps, {order!r}, {surrogate!r}."
         )
+    if is_known(threshold) and not (np.asarray(threshold) > 0).all():
+        raise ValueError(f"threshold, which a membrane has to pass, is above 0; got {threshold}.")
+    if is_known(leak) and not (np.asarray(leak) > 0).all():
+        raise ValueError(f"leak is the share of the membrane that stays, in (0, 1]; got {leak}.")
     drive, threshold = jnp.asarray(drive, jnp.float32), jnp.asarray(threshold, jnp.float32)
 
     def step(membrane, own):

@@ -3,14 +3,14 @@
 import jax
 import numpy as np
 
-from subspace_jax.core import checks
+from subspace_jax.core.checks import check_count, on_host
 from subspace_jax.core.keys import as_key
 from subspace_jax.core.topology.mixing import metropolis_hastings
 from subspace_jax.parallel.asap.policies import Numbers, checked_times
 from subspace_jax.typing import Array, Bool, Float, Key
 
 
-@checks.on_host
+@on_host
 def makespan(times: Numbers, adjacency: Bool[np.ndarray, "n n"]) -> Float[np.ndarray, "iterations n"]:
     """When each worker ends each iteration under NOTIFY-ACK, if messages take no time.
 
@@ -41,7 +41,7 @@ def barriers(times: Numbers) -> Float[np.ndarray, " iterations"]:
     return np.cumsum(np.max(times, axis=1))
 
 
-@checks.on_host
+@on_host
 def lognormal_times(
     key: Key[Array, ""], iterations: int, workers: int, *, sigma: float, straggler: float = 1.0
 ) -> Float[np.ndarray, "iterations n"]:
@@ -57,10 +57,12 @@ def lognormal_times(
       straggler: factor of worker 0, above 0.
 
     Raises:
-      ValueError: sigma below 0, straggler not above 0.
+      ValueError: sigma below 0, straggler not above 0, no worker, a negative number of iterations.
     """
     if not sigma >= 0 or not straggler > 0:
         raise ValueError(f"sigma is at least 0 and straggler above 0; got {sigma} and {straggler}.")
+    check_count("iterations", iterations, 0)
+    check_count("workers", workers)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(as_key(key))))
     times = np.exp(sigma * rng.normal(size=(iterations, workers)) - sigma**2 / 2)
     times[:, 0] *= straggler

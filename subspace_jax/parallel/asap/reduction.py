@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from subspace_jax.core import checks, topology
+from subspace_jax.core import topology
+from subspace_jax.core.checks import check_finite, on_host
 from subspace_jax.core.topology.mixing import square
 from subspace_jax.parallel.asap.policies import Numbers
 
@@ -17,7 +18,7 @@ class Cost(NamedTuple):
     messages: float
 
 
-@checks.on_host
+@on_host
 def stochastic_reduce(x: Numbers, weights: Numbers, *, rounds: int) -> Numbers:
     """Every worker's weighted mean after some rounds over its neighbours: W^rounds x.
 
@@ -42,17 +43,18 @@ def stochastic_reduce(x: Numbers, weights: Numbers, *, rounds: int) -> Numbers:
     return x
 
 
-@checks.on_host
+@on_host
 def contraction(weights: Numbers) -> float:
     """The second largest singular value of W (N, N): what a round leaves of the distance from the mean, at most.
 
     `topology.spectral_radius` where W is symmetric; on a directed graph it may be larger, even 1.
     """
     w = square(weights)
+    check_finite("weights", w, remedy="repair these weights")
     return float(np.linalg.svd(w - 1 / len(w), compute_uv=False)[0])
 
 
-@checks.on_host
+@on_host
 def reduce_cost(weights: Numbers, *, error: float) -> Cost:
     """Rounds until the distance from the mean has fallen to `error` of itself, and the messages a worker sends in them.
 

@@ -12,18 +12,22 @@ without a step, so that what comes on top of the simulated time is the exchange,
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks.table import header, show, tell, write
+from benchmarks.table import Ratio, Summary, curve, header, run, show, tell
 from subspace_jax.core import topology
 from subspace_jax.parallel import asap
 
 TARGETS = {"simulated events a second, 16 workers, times alone": 50_000.0}
 ROUNDING = 1e-9  # of times added in another order
+PRESETS = {
+    "cpu": {"threads": [2, 8], "events": 20_000, "iterations": 40, "repeats": 3},
+    "gpu": {},  # events and threads are the host's
+}
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
@@ -106,8 +110,22 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         show(name, report[name])
     report["claims"] = claims(report["simulator"])
     tell(report["claims"])
-    write(report, args.out)
     return report
+
+
+def summary(report: Mapping[str, Any]) -> Summary:
+    """Rows of the table of all benchmarks."""
+    ratios = [
+        Ratio(f"simulated clock, {name}", "plain", "the recursion of end times alone",
+              1e3 * row["events"] / row["events a second, times alone"], 1 / row["simulated over recursion"])
+        for name, row in report["simulator"].items()
+    ] + [
+        Ratio(f"NOTIFY-ACK, {name}", "limit", "the simulated time",
+              1e3 * row["NOTIFY-ACK, simulated s"] * over, 1 / over)
+        for name, row in report["threads"].items() for over in [row["NOTIFY-ACK, real over it"]]
+    ]  # fmt: skip
+    of_event = {name: {"ms": 1e7 / row["events a second, with models"]} for name, row in report["simulator"].items()}
+    return Summary(ratios, curve("10,000 simulated events with models", "workers", of_event, "ms"))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -120,9 +138,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--iterations", type=int, default=60, help="of the threads")
     found.add_argument("--compute-ms", type=float, default=10.0, help="mean time of a step, slept")
     found.add_argument("--repeats", type=int, default=5, help="turns")
-    found.add_argument("--out", help="file for the report as JSON")
     return found
 
 
 if __name__ == "__main__":
-    main(parser().parse_args())
+    run(main, parser(), PRESETS, summary)

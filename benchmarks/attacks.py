@@ -14,7 +14,7 @@ once and 500 entries at a time, over the product of inputs and table alone.
 
 import argparse
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.spiking import turns
-from benchmarks.table import header, show, tell, write
+from benchmarks.table import Ratio, Summary, absent, curve, header, run, show, tell
 from subspace_jax import nn, trees
 from subspace_jax.core import attacks, capture, costs, keys
 from subspace_jax.nn.layers.neighborhood import nearest
@@ -37,6 +37,10 @@ STRENGTHS = 0.025, 0.05, 0.075, 0.1
 APART = 0.05  # by which the networks of one family differ, in units of their weights
 WIDTH, NEIGHBORS, CHUNK = 256, 10, 500
 Rows = dict[str, dict[str, float]]
+PRESETS = {
+    "cpu": {"models": 6, "entries": [500, 2000, 8000], "repeats": 5},
+    "gpu": {"widths": [1024, 1024], "images": 10_000, "models": 16, "entries": [2000, 8000, 32_000, 128_000]},
+}
 
 
 def family(args: argparse.Namespace, models: int) -> tuple[nn.Model, Any]:
@@ -92,7 +96,7 @@ def foolbox_calls(fn: Callable, x: jax.Array, y: jax.Array) -> dict[str, Callabl
     try:
         import foolbox
     except Exception as error:  # a peer that is broken on this machine is no reason to stop
-        print(f"no rows of foolbox: {type(error).__name__}: {error}", flush=True)
+        absent("foolbox", error)
         return {}
     attack = foolbox.attacks.LinfPGD(rel_stepsize=1 / 8, steps=STEPS, random_start=False)
 
@@ -253,8 +257,30 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         show(name, report[name])
     report["claims"] = claims(report)
     tell(report["claims"])
-    write(report, args.out)
     return report
+
+
+def summary(report: Mapping[str, Any]) -> Summary:
+    """Rows of the table of all benchmarks."""
+    own, name = report["pgd"]["ours"], f"PGD, {report['arguments']['images']} images"
+    ratios = [Ratio(name, "limit", "a matrix product", own["ms"], own["share of the limit"])]
+    ratios += [
+        Ratio(name, "peer", peer, own["ms"], row["over ours"]) for peer, row in report["pgd"].items() if peer != "ours"
+    ]
+    alone, pairs = report["transfer"]["one program"]["ms"], f"transfer, {report['arguments']['models']} networks"
+    ratios += [
+        Ratio(pairs, "plain", f"a {way}", alone, row["over one program"])
+        for way, row in report["transfer"].items() if way != "one program"
+    ]  # fmt: skip
+    ratios += [
+        Ratio(f"nearest of {size}", "limit", "the product alone", row["ms"], 1 / row["over the product"])
+        for size, row in report["neighbours"].items()
+    ]
+    curves = curve(f"nearest {NEIGHBORS} of a table", "entries", report["neighbours"], "ms")
+    for axis in ("networks", "steps", "images"):
+        rows = {name: row for name, row in report["growth"].items() if name.endswith(axis)}
+        curves += curve("PGD", axis, rows, "ms")
+    return Summary(ratios, curves)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -265,9 +291,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--models", type=int, default=9, help="networks of the transfer matrix")
     found.add_argument("--entries", type=int, nargs="+", default=[500, 2000, 8000, 32000], help="sizes of the table")
     found.add_argument("--repeats", type=int, default=9, help="turns")
-    found.add_argument("--out", help="file for the report as JSON")
     return found
 
 
 if __name__ == "__main__":
-    main(parser().parse_args())
+    run(main, parser(), PRESETS, summary)

@@ -11,16 +11,15 @@ numbers as the quantised network has it, and in float32. Timed in turns; medians
 """
 
 import argparse
-import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from sklearn.decomposition import PCA
 
-from benchmarks.table import header, write
+from benchmarks.table import Ratio, Summary, curve, header, run
 from subspace_jax import nn
 from subspace_jax.compression import pca_design
 from subspace_jax.core import capture
@@ -30,6 +29,10 @@ from subspace_jax.nn.layers.binary import QuantConv, packed_kernel
 TAU, CALL, SIDE = 0.99, 100, 16
 SHAPES = (64, 16), (128, 8), (256, 8)  # channels and side of a convolution
 BATCH = 8
+PRESETS = {
+    "cpu": {"images": [100, 400], "repeats": 3},
+    "gpu": {"images": [400, 1600, 6400], "widths": [64, 128]},
+}
 
 
 def counting(images: int, widths: tuple[int, int], repeats: int) -> dict[str, float]:
@@ -106,12 +109,32 @@ def main(args: argparse.Namespace) -> dict:
     return report
 
 
+def summary(report: Mapping[str, Any]) -> Summary:
+    """Rows of the table of all benchmarks."""
+    what = "counts of two convolutions"
+    ratios = [
+        Ratio(f"{what}, {name}", "peer", "PCA, scikit-learn", 1e3 * row["seconds"], row["times_faster"])
+        for name, row in report["counting"].items()
+    ]
+    for name, row in report["packed"].items():
+        others = {"whole numbers": row["of_levels"], "float32": row["of_float"]}
+        ratios += [
+            Ratio(f"packed convolution, {name}", "plain", other, row["packed_ms"], 1 / over)
+            for other, over in others.items()
+        ]
+    rows = {name: {"ms": 1e3 * row["seconds"]} for name, row in report["counting"].items()}
+    return Summary(ratios, curve(what, "images", rows, "ms"))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--images", nargs="+", type=int, default=[100, 400, 1600], help="measured (%(default)s)")
+    found.add_argument("--widths", nargs=2, type=int, default=[32, 64], help="of the network (%(default)s)")
+    found.add_argument("--repeats", type=int, default=5, help="turns of the timing; medians are shown (%(default)s)")
+    found.set_defaults(shapes=SHAPES)
+    return found
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", nargs="+", type=int, default=[100, 400, 1600], help="measured (%(default)s)")
-    parser.add_argument("--widths", nargs=2, type=int, default=[32, 64], help="of the network (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of the timing; medians are shown (%(default)s)")
-    parser.add_argument("--out", type=pathlib.Path, help="write everything as JSON here")
-    parser.set_defaults(shapes=SHAPES)
-    arguments = parser.parse_args()
-    write(main(arguments), arguments.out)
+    run(main, parser(), PRESETS, summary)

@@ -11,15 +11,15 @@ forward pass is not counted. In a step: `projection.project` alone, in a compile
 """
 
 import argparse
-import pathlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.table import header, write
+from benchmarks.table import Ratio, Summary, header, run
 from subspace_jax import nn
 from subspace_jax.continual import gpm, projection
 from subspace_jax.core import capture
@@ -28,6 +28,7 @@ from subspace_jax.core.subspace import Subspace
 ENERGY, NETWORK, SIDE = 0.97, "alexnet", 32
 SHAPES = (784, 100, 300), (576, 128, 300), (1024, 2048, 250), (2048, 2048, 250)  # d, d_out, k: MLP, conv, dense
 STEPS = 20  # of one compiled loop
+PRESETS = {"cpu": {"repeats": 5}, "gpu": {"samples": 125}}
 
 
 def patches_by_loops(x: np.ndarray, kernel: int) -> np.ndarray:
@@ -148,10 +149,25 @@ def main(args: argparse.Namespace) -> dict:
     return report
 
 
+def summary(report: Mapping[str, Any]) -> Summary:
+    """Rows of the table of all benchmarks."""
+    task = report["after"]["task"]
+    ratios = [Ratio(f"bases after a task, {NETWORK}, {task['samples']} samples", "authors", "patches by loops, SVDs",
+                    1e3 * task["ours"], task["times_faster"])]  # fmt: skip
+    ratios += [
+        Ratio(f"a projection, {name}", "limit", "its products alone", row["milliseconds"], 1 / row["ratio"])
+        for name, row in report["step"].items()
+    ]
+    return Summary(ratios, [])
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--samples", type=int, default=24, help="of each task (%(default)s)")
+    found.add_argument("--repeats", type=int, default=7, help="turns of the timing; medians are shown (%(default)s)")
+    return found
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=24, help="of each task (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=7, help="turns of the timing; medians are shown (%(default)s)")
-    parser.add_argument("--out", type=pathlib.Path, help="write everything as JSON here")
-    arguments = parser.parse_args()
-    write(main(arguments), arguments.out)
+    run(main, parser(), PRESETS, summary)

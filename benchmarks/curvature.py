@@ -1,7 +1,7 @@
 """What does curvature cost: in forward passes, against the released way, against PyTorch and a general trace library?
 
     uv run python -m benchmarks.curvature                                       # MLP and LeNet-5, 2 min on 2 cores
-    uv run python -m benchmarks.curvature --networks resnet18 --out gpu.json    # one GPU, with the precision frontier
+    uv run python -m benchmarks.curvature --preset gpu --out gpu.json           # one GPU, with the precision frontier
     expected, 2 cores:   ggn_exact within 1.4 x of its 11 forwards; fd_norm at most .7 of the released way
     expected, one H200:  ResNet-18, against PyTorch as released: ggn_exact 4 x (TF32), 7 x (bf16), fd_norm 2 x (TF32)
 
@@ -13,18 +13,15 @@ convolutions. Errors are medians, relative to `exact` on the first samples, of w
 
 import argparse
 import itertools
-import json
-import os
-import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.table import show
+from benchmarks.table import Ratio, Summary, absent, curve, header, run, show, write
 from subspace_jax import data, nn, training
 from subspace_jax.core import curvature, losses, metrics
 from subspace_jax.core.keys import sample_keys
@@ -36,7 +33,14 @@ TRACES = ("fd_quad", "hutchinson", "ggn_exact", "ggn_probe", "ggn_spectrum", "ma
 STEP = 1e-3
 EXACT_SAMPLES, EXACT_INPUTS = 8, 1024  # a convolutional network keeps as many tangents of a sample as it has inputs
 RELEASED, TORCH = "as released", "as released, torch"
+CLASSES = 10
+AXES = ("probes", "fd_norm"), ("classes", "ggn_exact"), ("width", "fd_norm"), ("samples", "fd_norm")
 SHORTEST = 0.02  # seconds a timing lasts at least, by repetition
+PRECISIONS = "highest", "tensorfloat32", "bfloat16"
+PRESETS = {
+    "cpu": {"parts": ["growth"], "epochs": 1, "repeats": 3},
+    "gpu": {"networks": ["resnet18"], "precisions": list(PRECISIONS), "device_batch": 512},
+}
 
 
 class Case(NamedTuple):
@@ -64,7 +68,7 @@ class Case(NamedTuple):
         return self.call(scorer(name, model.apply, precision=precision, **options))
 
 
-def network(name: str, *, factor: int = 1, classes: int = 10, dtype: str = "float32") -> nn.Model:
+def network(name: str, *, factor: int = 1, classes: int = CLASSES, dtype: str = "float32") -> nn.Model:
     sizes = {"mlp": {"widths": (256 * factor, 128 * factor)}, "lenet5": {"filters": (6 * factor, 16 * factor)}}
     return nn.build(name, classes=classes, dtype=dtype, **sizes.get(name, {"width": 64 * factor}))
 
@@ -150,7 +154,7 @@ def estimators(on: Case, args: argparse.Namespace) -> dict[str, dict]:
         try:
             calls[row] = peer(on, args.probes)
         except ModuleNotFoundError as error:
-            print(f"{error.name} not installed: no row {row!r}", flush=True)
+            absent(row, error)
     seconds = timings({row: call for row, (call, _) in calls.items()}, args.repeats)
     few = on._replace(**{field: getattr(on, field)[:EXACT_SAMPLES] for field in ("x", "y", "keys")})
     exact = few.score("exact")[0]() if on.x[0].size <= EXACT_INPUTS else None
@@ -218,12 +222,9 @@ def claims(name: str, rows: dict[str, dict]) -> list[dict]:
     return [{"name": n, "value": v, "threshold": t, "holds": bool(sign * v >= sign * t)} for n, v, t, sign in found]
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> dict[str, Any]:
     """Measure the parts that are asked for, one after the other."""
-    flags = " ".join(["--networks", *args.networks, "--parts", *args.parts])
-    report: dict[str, Any] = {"command": f"python -m benchmarks.curvature {flags}", "networks": {}}
-    report |= {"device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "jax": jax.__version__}
-    report["arguments"] = vars(args)
+    report: dict[str, Any] = header("curvature", args) | {"networks": {}}
     for name in args.networks:
         on = case(name, args.device_batch, epochs=args.epochs)
         rows = estimators(on, args)
@@ -231,43 +232,61 @@ def main(args: argparse.Namespace) -> None:
         report["networks"][name] = {"estimators": rows, "claims": claims(name, rows)}
         for claim in report["networks"][name]["claims"]:
             print("{name} {threshold}: {value:.2f}, {holds}".format_map(claim))
-        keep(report, args.out)
+        write(report, args.out)
     last = args.networks[-1]
     if "growth" in args.parts:
         report["growth"] = growth(last, args)
         show(f"growth of {last}", report["growth"])
-        keep(report, args.out)
+        write(report, args.out)
     if "frontier" in args.parts and len(args.precisions) > 1:
         report["frontier"] = frontier(last, args)
         show(f"frontier of {last}: speed against agreement with {args.precisions[0]}", report["frontier"])
-        keep(report, args.out)
+    return report
 
 
-def keep(report: dict, path: pathlib.Path | None) -> None:
-    """Write what is measured so far."""
-    if path:
-        path.write_text(json.dumps(report, indent=1, default=str))
+def summary(report: Mapping[str, Any]) -> Summary:
+    """Rows of the table of all benchmarks."""
+    ratios = []
+    for network, measured in report["networks"].items():
+        rows = measured["estimators"]
+        ms = {row: 1e3 * report["arguments"]["device_batch"] / v["samples_per_second"] for row, v in rows.items()}
+        for row in (row for row in rows if row.startswith("fd_norm")):
+            ratios.append(Ratio(f"{row}, {network}", "authors", RELEASED, ms[row], 1 / rows[row]["of_released"]))
+            if TORCH in rows:
+                ratios.append(Ratio(f"{row}, {network}", "peer", TORCH, ms[row], ms[TORCH] / ms[row]))
+        passes, exact = 1 + CLASSES, rows["ggn_exact"]["forwards"]
+        ratios.append(
+            Ratio(f"ggn_exact, {network}", "plain", f"{passes} forward passes", ms["ggn_exact"], passes / exact)
+        )
+        if "matfree" in rows:
+            ratios.append(
+                Ratio(f"hutchinson, {network}", "peer", "matfree", ms["hutchinson"], ms["matfree"] / ms["hutchinson"])
+            )
+    curves, last = [], report["arguments"]["networks"][-1]
+    for axis, score in AXES:
+        rows = {k: v for k, v in report.get("growth", {}).items() if k.startswith(axis) and k.endswith(f" {score}")}
+        curves += curve(f"{score}, {last}", axis, rows, "milliseconds")
+    return Summary(ratios, curves)
 
 
-def parse() -> argparse.Namespace:
-    gpu, precisions = jax.default_backend() != "cpu", ["highest", "tensorfloat32", "bfloat16"]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     # fmt: off
-    parser.add_argument("--networks", nargs="+", choices=SHAPES, default=["resnet18"] if gpu else ["mlp", "lenet5"],
-                        help="networks to measure; growth and frontier are those of the last (here %(default)s)")
-    parser.add_argument("--precisions", nargs="+", choices=precisions, default=precisions if gpu else ["highest"],
+    found.add_argument("--networks", nargs="+", choices=SHAPES, default=["mlp", "lenet5"],
+                        help="networks to measure; growth and frontier are those of the last (%(default)s)")
+    found.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["highest"],
                         help="of matrix products, bfloat16: of the network; two or more draw the frontier against "
-                        "the first (here %(default)s)")
-    parser.add_argument("--device-batch", type=int, default=512 if gpu else 64, help="samples a call (%(default)s)")
-    parser.add_argument("--probes", type=int, default=10, help="random directions, 10 as published")
-    parser.add_argument("--epochs", type=int, default=5, help="training before scoring (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=9, help="turns of the timing; medians are shown (%(default)s)")
-    parser.add_argument("--parts", nargs="*", choices=["growth", "frontier"], default=["growth", "frontier"],
+                        "the first (%(default)s)")
+    found.add_argument("--device-batch", type=int, default=64, help="samples a call (%(default)s)")
+    found.add_argument("--probes", type=int, default=10, help="random directions, 10 as published")
+    found.add_argument("--epochs", type=int, default=5, help="training before scoring (%(default)s)")
+    found.add_argument("--repeats", type=int, default=9, help="turns of the timing; medians are shown (%(default)s)")
+    found.add_argument("--parts", nargs="*", choices=["growth", "frontier"], default=["growth", "frontier"],
                         help="what follows the table of estimators (%(default)s)")
-    parser.add_argument("--out", type=pathlib.Path, help="write everything as JSON here")
     # fmt: on
-    return parser.parse_args()
+    return found
 
 
 if __name__ == "__main__":
-    main(parse())
+    run(main, parser(), PRESETS, summary)

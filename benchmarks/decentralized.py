@@ -19,13 +19,14 @@ import functools
 import json
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
 from benchmarks.decentralized_counts import GRAPHS, LR, NETWORKS, SENDERS, Problem, graphs, one_step, problem, traffic
-from benchmarks.table import header, show, write
+from benchmarks.table import Ratio, Summary, curve, header, run, show
 from subspace_jax.core import exchange, topology
 from subspace_jax.core.exchange import Comm
 from subspace_jax.decentralized import gossip, ngc
@@ -37,6 +38,10 @@ LINKS = {  # bytes a second, seconds
     "10 Gbit/s, 10 us": (1.25e9, 1e-5), "1 Gbit/s, 0.1 ms": (1.25e8, 1e-4), "100 Mbit/s, 1 ms": (1.25e7, 1e-3),
     "10 Mbit/s, 10 ms": (1.25e6, 1e-2), "1 Mbit/s, 50 ms": (1.25e5, 5e-2),
 }  # fmt: skip
+PRESETS = {
+    "cpu": {"agents": [4, 8, 16], "repeats": 3},
+    "gpu": {"networks": ["resnet20"], "agents": [4, 8, 16], "devices": 1},
+}
 
 
 def ours(make: Callable, given: Problem, weights: np.ndarray, comm: Comm, runner: Callable) -> Callable:
@@ -221,19 +226,34 @@ def main(args: argparse.Namespace) -> dict:
     return report
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def summary(report: Mapping[str, Any]) -> Summary:
+    """Rows of the table of all benchmarks."""
+    ratios, curves = [], []
+    for title, rows in report["step"].items():
+        step = title.removesuffix(", milliseconds a step")
+        for name, row in rows.items():
+            what, most = f"a step of {step}, {name}", row["one_network_on_all_samples"] / row["vmap"]
+            ratios.append(Ratio(what, "plain", "agent after agent", row["vmap"], row["vmap_times_faster"]))
+            ratios.append(Ratio(what, "plain", "one gradient of all samples", row["vmap"], most))
+        curves += curve(f"a step of {step}", "agents", rows, "vmap")
+    return Summary(ratios, curves)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     # fmt: off
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["mlp"], help="bytes and links: the first")
-    parser.add_argument("--agents", nargs="+", type=int, default=[4, 8, 16, 32], help="multiples of --devices")
-    parser.add_argument("--batch", type=int, default=32, help="samples per agent and step (%(default)s)")
-    parser.add_argument("--devices", type=int, default=4, help="of shard_map, on a CPU simulated (%(default)s)")
-    parser.add_argument("--graph-agents", type=int, default=16, help="of graphs of any size (%(default)s)")
-    parser.add_argument("--run", type=pathlib.Path, help="folder of experiments.decentralized, of that network")
-    parser.add_argument("--target", type=float, default=0.9, help="accuracy to be reached in it (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=7, help="turns of the timing; medians are shown (%(default)s)")
-    parser.add_argument("--out", type=pathlib.Path, help="write everything as JSON here")
+    found.add_argument("--networks", nargs="+", choices=NETWORKS, default=["mlp"], help="bytes and links: the first")
+    found.add_argument("--agents", nargs="+", type=int, default=[4, 8, 16, 32], help="multiples of --devices")
+    found.add_argument("--batch", type=int, default=32, help="samples per agent and step (%(default)s)")
+    found.add_argument("--devices", type=int, default=4, help="of shard_map, on a CPU simulated (%(default)s)")
+    found.add_argument("--graph-agents", type=int, default=16, help="of graphs of any size (%(default)s)")
+    found.add_argument("--run", type=pathlib.Path, help="folder of experiments.decentralized, of that network")
+    found.add_argument("--target", type=float, default=0.9, help="accuracy to be reached in it (%(default)s)")
+    found.add_argument("--repeats", type=int, default=7, help="turns of the timing; medians are shown (%(default)s)")
     # fmt: on
-    arguments = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", max(arguments.devices, SENDERS))
-    write(main(arguments), arguments.out)
+    return found
+
+
+if __name__ == "__main__":
+    run(main, parser(), PRESETS, summary, devices=lambda args: max(args.devices, SENDERS))

@@ -14,15 +14,14 @@ clients in one program (vmap), and one after the other (map).
 
 import argparse
 import functools
-import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from benchmarks.table import header, show, write
+from benchmarks.table import Ratio, Summary, curve, header, number, run, show
 from subspace_jax import nn, trees
 from subspace_jax.core import compress
 from subspace_jax.federated import fedavg, tofu
@@ -34,6 +33,10 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {  # name and
     "resnet8": ("resnet20", {"blocks": (1, 1, 1), "width": 64, "norm": "evonorm"}, (32, 32, 3)),
 }
 AGREE = 1e-3  # of 1 - cos, in float32
+PRESETS = {
+    "cpu": {"proxies": [1, 16, 64], "clients": [1, 5], "steps": 100, "repeats": 3},
+    "gpu": {"networks": ["resnet8"], "clients": [1, 10]},
+}
 
 
 class Problem(NamedTuple):
@@ -146,17 +149,38 @@ def main(args: argparse.Namespace) -> dict:
     return report
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def summary(report: Mapping[str, Any]) -> Summary:
+    """Rows of the table of all benchmarks."""
+    ratios, curves = [], []
+    for title, rows in report["encoding"].items():
+        network = title.split(",")[0]
+        for name, row in rows.items():
+            others = {"top-k of as many bytes": row["encode_of_top_k"], "the local epoch": row["encode_of_epoch"]}
+            ratios += [
+                Ratio(f"encoding, {network}, {name}", "plain", other, row["encode_ms"], 1 / over)
+                for other, over in others.items()
+            ]
+        curves += curve(f"encoding, {network}", "proxies", rows, "encode_ms")
+    for title, rows in report["clients"].items():
+        total = {name: {"ms": number(name) * row["vmap_ms"]} for name, row in rows.items()}
+        curves += curve(f"encoding, {title.removesuffix(', milliseconds a client')}", "clients", total, "ms")
+    return Summary(ratios, curves)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     # fmt: off
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["mlp"], help="(%(default)s)")
-    parser.add_argument("--proxies", nargs="+", type=int, default=[1, 4, 16, 64, 256], help="(%(default)s)")
-    parser.add_argument("--clients", nargs="+", type=int, default=[1, 5, 20], help="in one program (%(default)s)")
-    parser.add_argument("--steps", type=int, default=200, help="of the encoder (%(default)s)")
-    parser.add_argument("--local-steps", type=int, default=9, help="of a client (%(default)s)")
-    parser.add_argument("--batch", type=int, default=32, help="samples of a local step (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=7, help="turns of the timing; medians are shown (%(default)s)")
-    parser.add_argument("--out", type=pathlib.Path, help="write everything as JSON here")
+    found.add_argument("--networks", nargs="+", choices=NETWORKS, default=["mlp"], help="(%(default)s)")
+    found.add_argument("--proxies", nargs="+", type=int, default=[1, 4, 16, 64, 256], help="(%(default)s)")
+    found.add_argument("--clients", nargs="+", type=int, default=[1, 5, 20], help="in one program (%(default)s)")
+    found.add_argument("--steps", type=int, default=200, help="of the encoder (%(default)s)")
+    found.add_argument("--local-steps", type=int, default=9, help="of a client (%(default)s)")
+    found.add_argument("--batch", type=int, default=32, help="samples of a local step (%(default)s)")
+    found.add_argument("--repeats", type=int, default=7, help="turns of the timing; medians are shown (%(default)s)")
     # fmt: on
-    arguments = parser.parse_args()
-    write(main(arguments), arguments.out)
+    return found
+
+
+if __name__ == "__main__":
+    run(main, parser(), PRESETS, summary)

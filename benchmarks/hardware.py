@@ -16,7 +16,7 @@ import argparse
 import importlib.metadata
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.table import header, show, tell, write
+from benchmarks.table import Ratio, Summary, header, run, show, tell
 from subspace_jax import nn, training
 from subspace_jax.hardware import adc_pruning, products, snapping, sram
 from subspace_jax.hardware.circuit import CIRCUIT, group_sums
@@ -32,6 +32,7 @@ from subspace_jax.hardware.circuit import CIRCUIT, group_sums
 TARGETS = {"sums, gather over low rank": 3.0, "snap, loop over tiles at once": 10.0}
 PEERS = "aihwkit", "cross-sim"
 CROSSBAR = 16
+PRESETS = {"cpu": {"chips": 50, "repeats": 3}, "gpu": {"chips": 1000, "batch": 1024}}
 
 
 def gathered(v: jax.Array, w: jax.Array, table: jax.Array, rows: int) -> jax.Array:
@@ -190,8 +191,21 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         show(name, {"": row})
     print("\n" + ", ".join(f"{name}: {version}" for name, version in report["peers"].items()))
     tell(report["claims"])
-    write(report, args.out)
     return report
+
+
+def summary(report: Mapping[str, Any]) -> Summary:
+    """Rows of the table of all benchmarks."""
+    sums, chips, snap, step = (report[name] for name in ("sums", "chips", "snap", "step"))
+    of_chips, penalty = f"{report['arguments']['chips']} chips", "a training step with penalty"
+    over = step["penalty over it"]
+    return Summary([
+        Ratio("group sums", "plain", "gather", sums["low rank ms"], sums["gather over it"]),
+        Ratio("group sums", "plain", "one-hot products", sums["low rank ms"], sums["one-hot over it"]),
+        Ratio(of_chips, "plain", "one by one", chips["vmap ms"], chips["one by one over it"]),
+        Ratio("snapping a kernel", "authors", "a loop over tiles", snap["at once ms"], snap["loop over it"]),
+        Ratio(penalty, "plain", "a step without", step["plain ms"] * over, 1 / over),
+    ], [])  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:
@@ -202,9 +216,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--channels", type=int, default=128, help="of the kernel that is snapped")
     found.add_argument("--chips", type=int, default=100, help="chips")
     found.add_argument("--repeats", type=int, default=5, help="turns")
-    found.add_argument("--out", help="file for the report as JSON")
     return found
 
 
 if __name__ == "__main__":
-    main(parser().parse_args())
+    run(main, parser(), PRESETS, summary)

@@ -1,13 +1,14 @@
-"""What does kill -9 cost? Five long pipelines, each killed at random moments and continued; what is lost, how long?
+"""What does kill -9, or Ctrl-C, cost? Five long pipelines, each stopped at random moments and continued.
 
     uv run python -m benchmarks.kills                      (ten kills of each of five pipelines, 10 min on 2 cores)
-    uv run python -m benchmarks.kills --pipelines train score --kills 3
+    uv run python -m benchmarks.kills --pipelines train score --kills 3 --signal INT
     uv run pytest -m campaign                              the same, as a test
 
 A kill takes the whole process group with SIGKILL. Half of them fall between the first and the last file that an
 undisturbed run saves, the others anywhere in it. Then the command that the run itself would have named goes on
 (--resume; the first command again where nothing had begun). A result is lost where figures, rows, saved arrays or
-parameters differ in any bit from those of the undisturbed run; times apart.
+parameters differ in any bit from those of the undisturbed run; times apart. After Ctrl-C (--signal INT) also where the
+run did not end with status 130, or showed a traceback.
 """
 
 import argparse
@@ -50,7 +51,9 @@ class Whole(NamedTuple):
     last: float
 
 
-def campaign(name: str, base: pathlib.Path, *, kills: int, seed: int) -> dict[str, float | None]:
+def campaign(
+    name: str, base: pathlib.Path, *, kills: int, seed: int, by: signal.Signals = signal.SIGKILL
+) -> dict[str, float | None]:
     """Kill one pipeline `kills` times at moments drawn from `seed`, and compare each end with the undisturbed one."""
     if name == "score":
         _finished(PIPELINES["train"], base, "train")
@@ -59,13 +62,17 @@ def campaign(name: str, base: pathlib.Path, *, kills: int, seed: int) -> dict[st
     for number in range(kills):
         inside = number % 2 == 0
         span = whole.last - whole.first if inside else whole.seconds
-        while not killed(name, base / f"{name}{number}", wait=float(rng.uniform(0, span)), inside=inside):
+        while not (said := killed(name, base / f"{name}{number}", wait=rng.uniform(0, span), inside=inside, by=by)):
             span /= 2  # it was faster than the undisturbed run
+        rude = by == signal.SIGINT and not polite(*said)
+        if rude:
+            print(f"{name}{number} ended with {said[0]}:\n{said[1][-2000:]}", file=sys.stderr)
         between += inside
         started = time.monotonic()
         again = _finished(PIPELINES[name], base, f"{name}{number}")
         seconds.append(time.monotonic() - started)
-        lost += not (again and same(outcome(base / f"{name}{number}"), whole.outcome))
+        lost += rude or not (again and same(outcome(base / f"{name}{number}"), whole.outcome))
+        (base / f"{name}{number}.log").unlink()
         shutil.rmtree(base / f"{name}{number}")
     return {
         "kills": kills, "between_saves": between, "lost": lost, "seconds_per_recovery": float(np.mean(seconds)),
@@ -87,17 +94,29 @@ def undisturbed(name: str, base: pathlib.Path) -> Whole:
     return Whole(outcome(base / f"{name}_whole"), time.monotonic() - started, moments[0], moments[-1])
 
 
-def killed(name: str, workdir: pathlib.Path, *, wait: float, inside: bool) -> bool:
-    """Kill a new run after `wait` seconds, counted from its first save where `inside`; False where it ended before."""
+def killed(
+    name: str, workdir: pathlib.Path, *, wait: float, inside: bool, by: signal.Signals
+) -> tuple[int, str] | None:
+    """Kill a new run after `wait` seconds, counted from its first save where `inside`; None where it ended before.
+
+    Returns:
+      Its exit status and what it said.
+    """
     shutil.rmtree(workdir, ignore_errors=True)
-    with _start(PIPELINES[name], workdir.parent, workdir.name) as run:
+    log = workdir.with_suffix(".log")
+    with _start(PIPELINES[name], workdir.parent, workdir.name, log=log) as run:
         while inside and run.poll() is None and not saved(workdir):
             time.sleep(POLL)
         time.sleep(wait)
         ended = run.poll() is not None
         if not ended:
-            os.killpg(run.pid, signal.SIGKILL)
-    return not ended and not (workdir / "summary.json").exists()
+            os.killpg(run.pid, by)
+    return None if ended or (workdir / "summary.json").exists() else (run.returncode, log.read_text())
+
+
+def polite(status: int, text: str) -> bool:
+    """Whether a run stopped as it should after Ctrl-C."""
+    return status == 128 + signal.SIGINT and "stopped" in text.splitlines() and "Traceback" not in text
 
 
 def saved(workdir: pathlib.Path) -> int:
@@ -138,13 +157,18 @@ def _timeless(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if "seconds" not in name}
 
 
-def _start(pipeline: str, base: pathlib.Path, workdir: str, *flags: str) -> subprocess.Popen:
+def _start(
+    pipeline: str, base: pathlib.Path, workdir: str, *flags: str, log: pathlib.Path | None = None
+) -> subprocess.Popen:
     command = [sys.executable, "-m", f"experiments.{pipeline.split()[0]}", *(flags or pipeline.split()[1:])]
-    with (base / "log").open("a") as log:
-        return subprocess.Popen(
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    with (log or base / "log").open("w" if log else "a") as file:
+        run = subprocess.Popen(
             [*command, "--workdir", workdir], cwd=base, env=os.environ | {"PYTHONPATH": str(ROOT)},
-            stdout=log, stderr=log, start_new_session=True,
+            stdout=file, stderr=file, start_new_session=True,
         )  # fmt: skip
+    signal.signal(signal.SIGINT, heard)
+    return run
 
 
 def _finished(pipeline: str, base: pathlib.Path, workdir: str) -> bool:
@@ -158,7 +182,8 @@ def main(args: argparse.Namespace) -> dict:
     rows: dict[str, dict[str, float | None]] = {}
     with tempfile.TemporaryDirectory() as base:
         for name in args.pipelines:
-            rows[name] = campaign(name, pathlib.Path(base), kills=args.kills, seed=args.seed)
+            by = signal.Signals[f"SIG{args.signal}"]
+            rows[name] = campaign(name, pathlib.Path(base), kills=args.kills, seed=args.seed, by=by)
             show(name, {name: rows[name]})
     sums = {key: sum(row[key] or 0 for row in rows.values()) for key in ("kills", "between_saves", "lost")}
     rows["all"] = dict.fromkeys(next(iter(rows.values()))) | sums
@@ -172,6 +197,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipelines", nargs="+", choices=list(PIPELINES), default=list(PIPELINES), help="(all)")
     parser.add_argument("--kills", type=int, default=10, help="of each (%(default)s)")
+    parser.add_argument("--signal", choices=["KILL", "INT"], default="KILL", help="kill -9, or Ctrl-C (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (%(default)s)")
     parser.add_argument("--out", type=pathlib.Path, help="write everything as JSON here")
     return parser.parse_args()

@@ -1,7 +1,7 @@
 """What does a detector cost beside the forward pass: measured against predicted, and against a peer.
 
-    uv run python -m benchmarks.ood                       # a small CNN on 2 cores, 1 min; a ResNet-18 on a GPU
-    uv run python -m benchmarks.ood --network resnet18 --out gpu.json
+    uv run python -m benchmarks.ood                       # a small CNN on 2 cores, 1 min
+    uv run python -m benchmarks.ood --preset gpu --out gpu.json          # a ResNet-18
     expected: the auxiliary class <= 1.02 of the operations of a forward pass, ODIN >= 3; KNN stores more than 1,000
               times as many numbers as the auxiliary class
 
@@ -13,15 +13,14 @@ its scores of the same outputs stand beside ours, with the rank correlation of b
 """
 
 import argparse
-import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks.table import header, show, tell, write
+from benchmarks.table import Ratio, Summary, absent, header, run, show, tell
 from subspace_jax import nn
 from subspace_jax.core import capture, costs, metrics
 from subspace_jax.ood import ash, detectors, knn, mahalanobis, norm_scaling, odin, react, scores, vim
@@ -33,6 +32,11 @@ SHAPES = {
 }  # fmt: skip
 TARGETS = {"aux of_forward flops, negated": -1.02, "odin of_forward flops": 3.0, "numbers stored, knn over aux": 1000.0}
 NEIGHBOURS = 50
+SLOWEST = "vim", "mahalanobis", "knn", "odin"
+PRESETS = {
+    "cpu": {"samples": 2560, "repeats": 10},
+    "gpu": {"network": "resnet18", "samples": 51_200},
+}
 
 
 def program(fn: Callable, *arguments: Any) -> tuple[Callable, float]:
@@ -124,7 +128,7 @@ def peer(train: Outputs, label: np.ndarray, test: Outputs) -> tuple[dict[str, Ca
     try:
         from benchmarks import ood_torch
     except Exception as error:  # a peer that is broken on this machine is no reason to stop
-        print(f"no rows of pytorch-ood: {type(error).__name__}: {error}", flush=True)
+        absent("pytorch-ood", error)
         return {}, {}
     sides = [(np.array(one.logits), np.array(one.features["penultimate"])) for one in (train, test)]
     return ood_torch.calls(sides[0], label, sides[1], k=NEIGHBOURS), ood_torch.VERSIONS
@@ -165,19 +169,32 @@ def main(args: argparse.Namespace) -> dict:
     return report
 
 
-def parse() -> argparse.Namespace:
-    gpu = jax.default_backend() != "cpu"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def summary(report: Mapping[str, Any]) -> Summary:
+    """Rows of the table of all benchmarks."""
+    network, batch = report["arguments"]["network"], report["arguments"]["batch"]
+    ms = {name: 1e-3 * batch * row["microseconds"] for name, row in report["detectors"].items()}
+    ratios = [
+        Ratio(f"{name}, {network}", "peer", "pytorch-ood", ms[name], row["times_faster"])
+        for name, row in report.get("pytorch-ood", {}).items()
+    ] + [
+        Ratio(f"{name} with its forward pass, {network}", "limit", "the pass alone",
+              ms["forward"] * row["of_forward"], 1 / row["of_forward"])
+        for name, row in report["detectors"].items() if name in SLOWEST
+    ]  # fmt: skip
+    return Summary(ratios, [])
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     # fmt: off
-    parser.add_argument("--network", choices=list(SHAPES), default="resnet18" if gpu else "cnn2", help="(%(default)s)")
-    parser.add_argument("--samples", type=int, default=51_200 if gpu else 5_120, help="fitted on (here %(default)s)")
-    parser.add_argument("--batch", type=int, default=128, help="inputs scored in a call (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=20, help="turns of the timing (%(default)s)")
-    parser.add_argument("--out", type=pathlib.Path, help="write everything as JSON here")
+    found.add_argument("--network", choices=list(SHAPES), default="cnn2", help="(%(default)s)")
+    found.add_argument("--samples", type=int, default=5_120, help="fitted on (%(default)s)")
+    found.add_argument("--batch", type=int, default=128, help="inputs scored in a call (%(default)s)")
+    found.add_argument("--repeats", type=int, default=20, help="turns of the timing (%(default)s)")
     # fmt: on
-    return parser.parse_args()
+    return found
 
 
 if __name__ == "__main__":
-    arguments = parse()
-    write(main(arguments), arguments.out)
+    run(main, parser(), PRESETS, summary)

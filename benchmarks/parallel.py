@@ -11,9 +11,8 @@ batch, 1 where spreading costs nothing; it says nothing of the speed of real dev
 """
 
 import argparse
-import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from benchmarks.table import header, show, tell, write
+from benchmarks.table import Kind, Ratio, Summary, curve, header, run, show, tell
 from subspace_jax import nn
 from subspace_jax.core import programs
 from subspace_jax.parallel import splitbrain
@@ -32,6 +31,10 @@ SIDE, CLASSES = 32, 10
 SCHEMES = "one", "bk", "modulo", "jit", "fsdp"
 MOST = 1.2
 OPTIMIZER = optax.sgd(0.01, 0.9)
+PRESETS = {
+    "cpu": {"widths": [256, 1024], "repeats": 5},
+    "gpu": {"widths": [1024, 4096], "split": [1, 1], "batch": 64},  # one device: what the placement itself costs
+}
 
 
 def network(width: int) -> tuple[splitbrain.Network, Any]:
@@ -135,23 +138,37 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     for title, table in rows.items():
         show(f"{title}, {args.split[0]}x{args.split[1]} devices", table)
     tell(report["claims"])
-    write(report, args.out)
     return report
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def summary(report: Mapping[str, Any]) -> Summary:
+    """Rows of the table of all benchmarks."""
+    ratios, growth = [], {}
+    for name, rows in report["widths"].items():
+        own = rows["bk"]
+        growth[name] = {"ms": 1e3 * own["step_seconds"]}
+        others: dict[Kind, tuple[str, float]] = {
+            "peer": ("annotations, jit", own["of_jit"]),
+            "plain": ("one device, whole batch", own["of_one"]),
+        }
+        ratios += [
+            Ratio(f"hybrid step bk, {name}", kind, other, growth[name]["ms"], 1 / over)
+            for kind, (other, over) in others.items()
+        ]
+    return Summary(ratios, curve("hybrid step bk", "width", growth, "ms"))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     # fmt: off
-    parser.add_argument("--widths", type=int, nargs="+", default=[256, 1024, 4096], help="(%(default)s)")
-    parser.add_argument("--split", type=int, nargs=2, default=[2, 4], help="groups and members (%(default)s)")
-    parser.add_argument("--batch", type=int, default=8, help="samples a device (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=10, help="turns of the timing (%(default)s)")
-    parser.add_argument("--out", type=pathlib.Path, help="write everything as JSON here")
+    found.add_argument("--widths", type=int, nargs="+", default=[256, 1024, 4096], help="(%(default)s)")
+    found.add_argument("--split", type=int, nargs=2, default=[2, 4], help="groups and members (%(default)s)")
+    found.add_argument("--batch", type=int, default=8, help="samples a device (%(default)s)")
+    found.add_argument("--repeats", type=int, default=10, help="turns of the timing (%(default)s)")
     # fmt: on
-    return parser.parse_args()
+    return found
 
 
 if __name__ == "__main__":
-    arguments = parse()
-    jax.config.update("jax_num_cpu_devices", arguments.split[0] * arguments.split[1])
-    main(arguments)
+    run(main, parser(), PRESETS, summary, devices=lambda args: args.split[0] * args.split[1])

@@ -15,10 +15,8 @@ jax-privacy must agree before noise. In turns; MiB: temporary memory of the prog
 
 import argparse
 import functools
-import pathlib
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.table import header, show, write
+from benchmarks.table import Ratio, Summary, absent, curve, header, number, run, show
 from subspace_jax import nn, training
 from subspace_jax.core import losses
 from subspace_jax.privacy import clipping, noise
@@ -40,6 +38,12 @@ NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {  # arguments, sh
 LR, CLIP, SIGMA = 0.05, 1.0, 1.0
 AGREE = {"cpu": 1e-3, "other": 3e-2}  # of parameters after an epoch, relative; with the TF32 of a GPU
 SUMMED = {"cpu": 1e-5, "other": 5e-3}  # of the largest entry of a clipped sum, relative
+PRESETS = {
+    "cpu": {
+        "models": [4, 16], "epochs": 2, "model_repeats": 2, "batches": [32, 128], "widths": [32, 128], "repeats": 3,
+    },
+    "gpu": {"networks": ["resnet20", "cnn5"], "models": [4, 8, 16], "batches": [64, 256, 1024]},
+}  # fmt: skip
 
 
 class Problem(NamedTuple):
@@ -136,7 +140,8 @@ def peer(given: Problem) -> dict[str, Callable]:
     """That of jax-privacy under its name; nothing where it is not installed."""
     try:
         import jax_privacy
-    except ImportError:
+    except ImportError as error:
+        absent("jax-privacy", error)
         return {}
     loss = clipping.of_params(losses.cross_entropy(given.model.apply))
     clipped = jax_privacy.clipped_grad(
@@ -198,8 +203,6 @@ def mebibytes(program: Any) -> float:
 
 def main(args: argparse.Namespace) -> dict:
     report = header("privacy", args) | {"models": {}, "step": {}}
-    if not peer(problem("mlp", 8)):
-        print("jax-privacy is not installed: its column stays empty.", file=sys.stderr)
     for name in args.networks:
         title = f"{name}, {args.samples // 2} samples each, {args.epochs} epochs, models a minute"
         numbers = args.samples, args.epochs, args.batch, args.model_repeats
@@ -221,21 +224,46 @@ def main(args: argparse.Namespace) -> dict:
     return report
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def summary(report: Mapping[str, Any]) -> Summary:
+    """Rows of the table of all benchmarks."""
+    ratios, curves = [], []
+    for title, rows in report["models"].items():
+        network = title.split(",")[0]
+        ms = {name: {"ms": 6e4 * number(name) / row["vmap"]} for name, row in rows.items()}
+        ratios += [
+            Ratio(f"training {name}, {network}", "plain", "model after model", ms[name]["ms"], row["vmap_times_faster"])
+            for name, row in rows.items()
+        ]
+        curves += curve(f"training models, {network}", "models", ms, "ms")
+    for title, rows in report["step"].items():
+        what, _, axis = title.partition(", milliseconds a gradient against the ")
+        for name, row in rows.items():
+            gradient, ordinary = f"a private gradient, {what}, {name}", 1 / row["ours_of_ordinary"]
+            ratios.append(Ratio(gradient, "plain", "the ordinary gradient", row["ours"], ordinary))
+            if row["jax_privacy_of_ours"] is not None:
+                ratios.append(Ratio(gradient, "peer", "jax-privacy", row["ours"], row["jax_privacy_of_ours"]))
+        curves += curve(f"a private gradient, {what}", axis.split(",")[0], rows, "ours")
+    return Summary(ratios, curves)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     # fmt: off
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["mlp"], help="(%(default)s)")
-    parser.add_argument("--models", nargs="+", type=int, default=[4, 16, 64], help="shadow models (%(default)s)")
-    parser.add_argument("--samples", type=int, default=1024, help="each model has half of them (%(default)s)")
-    parser.add_argument("--epochs", type=int, default=5, help="of a shadow model (%(default)s)")
-    parser.add_argument("--batch", type=int, default=32, help="of a shadow model (%(default)s)")
-    parser.add_argument("--model-repeats", type=int, default=3, help="turns of the trainings (%(default)s)")
-    parser.add_argument("--batches", nargs="+", type=int, default=[32, 128, 512], help="of a gradient (%(default)s)")
-    parser.add_argument("--microbatch", type=int, default=32, help="samples at a time (%(default)s)")
-    parser.add_argument("--widths", nargs="+", type=int, default=[32, 128, 512], help="of an mlp (%(default)s)")
-    parser.add_argument("--width-batch", type=int, default=128, help="samples there (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=7, help="turns of the timing; medians are shown (%(default)s)")
-    parser.add_argument("--out", type=pathlib.Path, help="write everything as JSON here")
+    found.add_argument("--networks", nargs="+", choices=NETWORKS, default=["mlp"], help="(%(default)s)")
+    found.add_argument("--models", nargs="+", type=int, default=[4, 16, 64], help="shadow models (%(default)s)")
+    found.add_argument("--samples", type=int, default=1024, help="each model has half of them (%(default)s)")
+    found.add_argument("--epochs", type=int, default=5, help="of a shadow model (%(default)s)")
+    found.add_argument("--batch", type=int, default=32, help="of a shadow model (%(default)s)")
+    found.add_argument("--model-repeats", type=int, default=3, help="turns of the trainings (%(default)s)")
+    found.add_argument("--batches", nargs="+", type=int, default=[32, 128, 512], help="of a gradient (%(default)s)")
+    found.add_argument("--microbatch", type=int, default=32, help="samples at a time (%(default)s)")
+    found.add_argument("--widths", nargs="+", type=int, default=[32, 128, 512], help="of an mlp (%(default)s)")
+    found.add_argument("--width-batch", type=int, default=128, help="samples there (%(default)s)")
+    found.add_argument("--repeats", type=int, default=7, help="turns of the timing; medians are shown (%(default)s)")
     # fmt: on
-    arguments = parser.parse_args()
-    write(main(arguments), arguments.out)
+    return found
+
+
+if __name__ == "__main__":
+    run(main, parser(), PRESETS, summary)

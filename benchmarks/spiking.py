@@ -15,14 +15,14 @@ import argparse
 import functools
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.table import header, show, tell, write
+from benchmarks.table import Ratio, Summary, absent, curve, header, run, show, tell
 from subspace_jax import nn
 from subspace_jax.nn.layers.spiking import Order, fire
 from subspace_jax.spiking import encode, network
@@ -30,6 +30,10 @@ from subspace_jax.spiking.network import LEAK, Spiking, drive
 
 TARGETS = {"step by step over layer by layer, 4 steps, forward and backward": 2.0}
 THRESHOLD = 0.5
+PRESETS = {
+    "cpu": {"steps": [4, 16], "repeats": 3},
+    "gpu": {"widths": [64, 128], "side": 32, "batch": 256},
+}
 
 
 def step_by_step(snn: Spiking, spikes: jax.Array) -> jax.Array:
@@ -134,7 +138,7 @@ def peers(args: argparse.Namespace) -> tuple[dict[str, dict[str, float]], dict[s
         try:
             module = importlib.import_module(f"benchmarks.spiking_{name}")
         except Exception as error:  # a peer that is broken on this machine is no reason to stop
-            print(f"no rows of {name}: {type(error).__name__}: {error}", flush=True)
+            absent({"torch": "snnTorch", "spyx": "Spyx"}[name], error)
             continue
         versions |= module.VERSIONS
         way = functools.partial(layer_by_layer, order=own)
@@ -183,8 +187,27 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         show(name, report[name])
     report["claims"] = claims(report["networks"])
     tell(report["claims"])
-    write(report, args.out)
     return report
+
+
+def summary(report: Mapping[str, Any]) -> Summary:
+    """Rows of the table of all benchmarks."""
+    both = "forward and backward"
+    ours = f"{both}, layer by layer ms"
+    ratios = [
+        Ratio(f"{both}, {name}", "plain", "step by step", row[ours], row[f"{both}, step by step over it"])
+        for name, row in report["networks"].items()
+    ]
+    for title, row in report.get("peers", {}).items():
+        name, steps = title.split(", ")
+        for kind in [column.removesuffix(", ms") for column in row if column.endswith(", ms")]:
+            over = row[f"{kind}, over layer by layer"]
+            ratios.append(Ratio(f"{kind}, {steps}", "peer", name, row[f"{kind}, ms"] / over, over))
+    ratios += [
+        Ratio(f"encoding by frequencies, {name}", "authors", "a loop over blocks", row["ms"], row["loop over it"])
+        for name, row in report["encoder"].items()
+    ]
+    return Summary(ratios, curve(both, "steps", report["networks"], ours))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -195,9 +218,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--side", type=int, default=8, help="pixels of an image's side")
     found.add_argument("--batch", type=int, default=64, help="images")
     found.add_argument("--repeats", type=int, default=7, help="turns")
-    found.add_argument("--out", help="file for the report as JSON")
     return found
 
 
 if __name__ == "__main__":
-    main(parser().parse_args())
+    run(main, parser(), PRESETS, summary)

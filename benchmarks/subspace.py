@@ -1,7 +1,7 @@
 """What does the space of a layer's inputs cost: from streamed Grams, against one SVD of all activations?
 
     uv run python -m benchmarks.subspace                          # routes and growth, 2 to 3 min on 2 cores
-    uv run python -m benchmarks.subspace --vit --out gpu.json     # a ViT-B/16-sized edit too: the default on a GPU
+    uv run python -m benchmarks.subspace --preset gpu --out gpu.json     # a ViT-B/16-sized edit too
     expected, 2 cores: at 576 x 14,400 the Cholesky route >= 20 x and the float64 eigh route >= 10 x faster than the SVD
     uv run python -m benchmarks.subspace --vit --vit-depth 12 --vit-images 100    # the whole ViT-B/16, on a CPU too
     expected, one GPU: the ViT-B/16 edit in less than 5 s; with 100 images of each set, without a GPU, about 160 CPU
@@ -17,16 +17,15 @@ that of a float64 SVD.
 import argparse
 import functools
 import math
-import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.table import header, show, write
+from benchmarks.table import Ratio, Summary, curve, header, run, show
 from subspace_jax import nn
 from subspace_jax.core import capture, moments, subspace
 from subspace_jax.unlearning import class_projection
@@ -40,6 +39,10 @@ PAUSE = (
 )
 VIT_BATCH = 111  # images a call: a ninth of 999
 SIDE = 4096  # of the matrices that tell the rate of the machine
+PRESETS = {
+    "cpu": {"sizes": [(576, 14_400)], "repeats": 2},
+    "gpu": {"vit": True, "vit_depth": 12, "vit_images": 999},
+}
 
 
 def activations(d: int, n: int) -> np.ndarray:
@@ -239,21 +242,38 @@ def size(text: str) -> tuple[int, int]:
     return int(d), int(n)
 
 
-def parse() -> argparse.Namespace:
-    gpu = jax.default_backend() != "cpu"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def summary(report: Mapping[str, Any]) -> Summary:
+    """Rows of the table of all benchmarks."""
+    ratios = [
+        Ratio(f"rows to a projector, {name}, {size}", kind, other, 1e3 * row["seconds"], row[column])
+        for size, rows in report["routes"].items()
+        for name, row in rows.items() if name in TARGETS
+        for kind, other, column in (("authors", SVD, "times_faster"), ("peer", XLA_SVD, "of_xla"))
+    ]  # fmt: skip
+    if vit := report.get("vit"):
+        products = "its operations at the measured rate"
+        ratios.append(Ratio("an edit of ViT-B/16", "limit", products, 1e3 * vit["seconds"], 1 / vit["of_its_flops"]))
+    samples = {name: row for name, row in report["growth"].items() if name.endswith("width x1")}
+    widths = {name.split(", ")[1]: row for name, row in report["growth"].items() if name.startswith("samples 256")}
+    what = "capture of LeNet-5"
+    return Summary(
+        ratios, [*curve(what, "samples", samples, "milliseconds"), *curve(what, "width", widths, "milliseconds")]
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     # fmt: off
-    parser.add_argument("--sizes", nargs="+", type=size, default=[(576, 14_400), (576, 57_600), (1152, 14_400)],
+    found.add_argument("--sizes", nargs="+", type=size, default=[(576, 14_400), (576, 57_600), (1152, 14_400)],
                         help="features x rows; the first in --repeats turns, with errors, the others in one")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of the timing; medians are shown (%(default)s)")
-    parser.add_argument("--vit", action=argparse.BooleanOptionalAction, default=gpu, help="(here %(default)s)")
-    parser.add_argument("--vit-depth", type=int, default=12 if gpu else 1, help="blocks (here %(default)s)")
-    parser.add_argument("--vit-images", type=int, default=999 if gpu else 8, help="of each set (here %(default)s)")
-    parser.add_argument("--out", type=pathlib.Path, help="write everything as JSON here")
+    found.add_argument("--repeats", type=int, default=5, help="turns of the timing; medians are shown (%(default)s)")
+    found.add_argument("--vit", action=argparse.BooleanOptionalAction, default=False, help="(%(default)s)")
+    found.add_argument("--vit-depth", type=int, default=1, help="blocks (%(default)s)")
+    found.add_argument("--vit-images", type=int, default=8, help="of each set (%(default)s)")
     # fmt: on
-    return parser.parse_args()
+    return found
 
 
 if __name__ == "__main__":
-    arguments = parse()
-    write(main(arguments), arguments.out)
+    run(main, parser(), PRESETS, summary)

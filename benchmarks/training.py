@@ -18,7 +18,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from unittest import mock
 
@@ -26,13 +26,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.table import header, show, tell, write
+from benchmarks.table import Kind, Ratio, Summary, curve, header, number, run, show, tell, write
 from subspace_jax import nn, training
 
 NETWORKS = "lenet5", "cnn2", "cnn5", "cnn", "lenet", "resnet20", "alexnet", "vgg11"
 SIDE, CLASSES, MATRIX = 32, 10, 1024
 MOST_FORWARDS = 5
 RECIPE = training.Recipe(lr=0.01)
+PRESETS = {
+    "cpu": {
+        "networks": ["lenet5", "cnn5", "resnet20"], "batch": 32, "widths": [], "batches": [], "repeats": 2,
+        "torch": sys.executable,
+    },
+    "gpu": {"batch": 512, "widths": [16, 64], "batches": [128, 2048], "torch": sys.executable},
+}  # fmt: skip
 
 
 def programs(name: str, batch: int, **sizes: Any) -> dict[str, tuple[Callable, float]]:
@@ -96,7 +103,7 @@ def peer(python: str | None, networks: list[str], args: argparse.Namespace) -> d
     done = subprocess.run([*command, *networks], capture_output=True, text=True, env=waits)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"{python} ended with {done.returncode}"])[-1]
-        print(f"no rows of PyTorch: {reason}", file=sys.stderr)
+        print(f"no rows of PyTorch: {reason}", flush=True)
         return {}
     return json.loads(done.stdout)
 
@@ -145,19 +152,43 @@ def finish(report: dict[str, Any], rows: dict[str, dict[str, Any]], path: pathli
     write(report, path)
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def summary(report: Mapping[str, Any]) -> Summary:
+    """Rows of the table of all benchmarks."""
+    batch, ratios = report["arguments"]["batch"], []
+    for name, row in report["networks"].items():
+        others: dict[Kind, str] = {"plain": "JAX's convolutions", "peer": "PyTorch", "limit": "a matrix product"}
+        values: dict[Kind, float | None] = {
+            "plain": 1 / row["of_plain"],
+            "peer": row.get("of_torch"),
+            "limit": row["of_limit"],
+        }
+        ms = 1e3 * batch / row["step_per_second"]
+        ratios += [
+            Ratio(f"a training step, {name}, batch {batch}", kind, others[kind], ms, value)
+            for kind, value in values.items() if value is not None
+        ]  # fmt: skip
+    curves = []
+    for axis in ("width", "batch"):
+        rows = {name: row for name, row in report.get("growth", {}).items() if name.startswith(axis)}
+        ms = {name: {"ms": 1e3 * (number(name) if axis == "batch" else batch) / row["step_per_second"]}
+              for name, row in rows.items()}  # fmt: skip
+        curves += curve("a training step, resnet20", axis, ms, "ms")
+    return Summary(ratios, curves)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     # fmt: off
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="(%(default)s)")
-    parser.add_argument("--batch", type=int, default=64, help="samples a step (%(default)s)")
-    parser.add_argument("--widths", type=int, nargs="*", default=[8, 16, 32], help="of ResNet-20 (%(default)s)")
-    parser.add_argument("--batches", type=int, nargs="*", default=[16, 64, 128], help="of ResNet-20 (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of the timing (%(default)s)")
-    parser.add_argument("--torch", help="an interpreter that imports torch, for the peer")
-    parser.add_argument("--out", type=pathlib.Path, help="write everything as JSON here")
+    found.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="(%(default)s)")
+    found.add_argument("--batch", type=int, default=64, help="samples a step (%(default)s)")
+    found.add_argument("--widths", type=int, nargs="*", default=[8, 16, 32], help="of ResNet-20 (%(default)s)")
+    found.add_argument("--batches", type=int, nargs="*", default=[16, 64, 128], help="of ResNet-20 (%(default)s)")
+    found.add_argument("--repeats", type=int, default=5, help="turns of the timing (%(default)s)")
+    found.add_argument("--torch", help="an interpreter that imports torch, for the peer")
     # fmt: on
-    return parser.parse_args()
+    return found
 
 
 if __name__ == "__main__":
-    main(parse())
+    run(main, parser(), PRESETS, summary)

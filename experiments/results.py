@@ -7,6 +7,7 @@ What a summary cannot know, such as that the data folder held a part of a set, i
 """
 
 import json
+import math
 import pathlib
 import re
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import jinja2
 
 from experiments.harness.published import System, questions, system
+from experiments.harness.report import by_seed
 
 ROOT = pathlib.Path(__file__).parent.parent
 FOLDER = ROOT / "results"
@@ -46,17 +48,38 @@ commit {{ run.environment.commit }}.{{ " " + run.note if run.note }}
 {{ run.omitted }} further figures are in the run's file under `results/`.
 {% endif %}
 {%- if run.claims %}
-| claim | value | at least | |
-|---|---|---|---|
+| claim | value | at least | | lowest three seeds | seeds below |
+|---|---|---|---|---|---|
 {% for claim in run.claims -%}
 | {{ claim.name | replace("|", "&#124;") }} | {{ "%.4f"|format(claim.value) }} \
-| {{ claim.threshold }} | {{ verdict[claim.holds] }} |
+| {{ claim.threshold }} | {{ verdict[claim.holds] }} | {{ by_seed(claim, run.config.seed) | join(" | ") }} |
 {% endfor %}{% endif %}{% endfor %}
 {%- for missing in system.missing %}
 ### {{ missing }}: not run
 {% endfor %}{% endfor %}
 ## Benchmarks
-{% for run in benchmarks %}
+{% for run in overviews %}
+### All at small size, {{ run.devices }}
+
+`{{ run.command }}`, {{ run.minutes }} min. A ratio is their time over ours, above 1 ours is faster; of a limit it is \
+the share that is reached. "Plain" is the obvious way to the same result, or a simpler computation that tells what \
+ours adds.{{ " " + run.note if run.note }}
+
+| | ours, ms | authors' way | plain way | peer | limit, share |
+|---|---|---|---|---|---|
+{% for row, cells in run.rows.items() -%}
+| {{ row }} |{% for cell in cells %} {{ cell }} |{% endfor %}
+{% endfor %}
+| growth of | with | from - to | ms | exponent |
+|---|---|---|---|---|
+{% for cells in run.growth -%}
+| {{ cells | join(" | ") }} |
+{% endfor %}
+An exponent of 1 is time in proportion to the work, of 0 none: the slope between the two ends on logarithmic axes.
+{% if run.missing %}
+Not measured: {{ run.missing | join("; ") }}.
+{% endif %}{% endfor %}
+{%- for run in benchmarks %}
 ### Curvature estimators, {{ run.device }}, {{ run.cores }} cores, jax {{ run.jax }}
 
 `{{ run.command }}`; medians over {{ run.arguments.repeats }} interleaved turns, one trained network each; MiB:
@@ -108,6 +131,8 @@ TABLES = {
     ),
     "parallel": ("Hybrid parallel steps on simulated devices", ("widths",)),
     "decentralized": ("Agents on a graph", ("step", "bytes", "graphs", "links", "accuracy")),
+    "limits": ("Limits of the hottest paths, and what stands in the way", ("rates", "paths", "parts")),
+    "pod": ("Pods on paper", ("work", "pods", "check")),
     "federated": ("Updates encoded by proxies", ("encoding", "clients")),
 }
 
@@ -169,11 +194,47 @@ def page() -> str:
         for name, (title, keys) in TABLES.items()
         for run in (json.loads(path.read_text()) for path in sorted(FOLDER.glob(f"benchmark_{name}_*.json")))
     ]
+    overviews = [overview(json.loads(path.read_text())) for path in sorted(FOLDER.glob("benchmarks_*.json"))]
     template = jinja2.Environment(trim_blocks=False).from_string(PAGE.replace("\\\n", ""))
     text = template.render(
-        systems=systems, verdict=VERDICT, benchmarks=benchmarks.values(), measured_on=benchmarks, tables=tables
+        systems=systems,
+        verdict=VERDICT,
+        by_seed=by_seed,
+        benchmarks=benchmarks.values(),
+        measured_on=benchmarks,
+        tables=tables,
+        overviews=overviews,
     )
     return text.rstrip() + "\n"
+
+
+KINDS = "authors", "plain", "peer", "limit"
+
+
+def overview(run: dict[str, Any]) -> dict[str, Any]:
+    """The tables of results/benchmarks_*.json: ratios, one row for each of our ways, and growth."""
+    entries: dict[str, dict[str, Any]] = run["benchmarks"]
+    rows: dict[str, list[str]] = {}
+    growth = []
+    for name, entry in entries.items():
+        for one in entry.get("ratios", ()):
+            row = rows.setdefault(f"{name}: {one['what']}", [f"{one['ms']:.3g}", *[""] * len(KINDS)])
+            cell = 1 + KINDS.index(one["kind"])
+            row[cell] += f"{'; ' if row[cell] else ''}{one['ratio']:.3g} ({one['against']})"
+        for one in entry.get("curves", ()):
+            ends = [(one["sizes"][i], one["ms"][i]) for i in (0, -1)]
+            (few, least), (many, most) = ends
+            slope = math.log(most / least) / math.log(many / few)
+            spans = [f"{a:,g} - {b:,g}" for a, b in ((few, many), (float(f"{least:.3g}"), float(f"{most:.3g}")))]
+            growth.append([f"{name}: {one['what']}", one["axis"], *spans, f"{slope:.2f}"])
+    ran = [entry for entry in entries.values() if not entry["failed"]]
+    # where devices are simulated, the one that they share
+    places = {f"{entry['device'].split(' of ')[-1]}, {entry['cores']} cores, jax {entry['jax']}" for entry in ran}
+    missing = [f"{name} ({entry['failed']})" for name, entry in entries.items() if entry["failed"]]
+    missing += [f"{name}: {line}" for name, entry in entries.items() for line in entry["absent"]]
+    minutes = f"{sum(entry['seconds'] for entry in entries.values()) / 60:.1f}"
+    found = {"rows": rows, "growth": growth, "missing": missing, "minutes": minutes}
+    return found | {"devices": "; ".join(sorted(places)), "command": run["command"], "note": run.get("note")}
 
 
 def shown(run: dict[str, Any], known: System) -> dict[str, Any]:

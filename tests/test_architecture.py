@@ -11,7 +11,7 @@ import pytest
 from experiments.harness.published import questions
 
 ROOT = pathlib.Path(__file__).parent.parent
-RANKS = {"lazy": 0, "typing": 0, "trees": 1, "core": 2, "nn": 3, "data": 3, "training": 4, "checkpoint": 5}
+RANKS = {"lazy": 0, "files": 0, "typing": 0, "trees": 1, "core": 2, "nn": 3, "data": 3, "training": 4, "checkpoint": 5}
 DOMAIN = 6
 OWNERS = {
     "flax.linen": ("subspace_jax/nn", "experiments/notebooks"),

@@ -1,6 +1,7 @@
 """The kill campaign: one pipeline and one kill with the process tests, all of it by `pytest -m campaign`."""
 
 import copy
+import signal
 
 import numpy as np
 import pytest
@@ -25,6 +26,14 @@ def test_outcomes_are_compared_bit_by_bit():
     assert not benchmark.same(OUTCOME, OUTCOME | {"networks": {}})
 
 
+@pytest.mark.parametrize(
+    ("status", "text", "is_polite"),
+    [(130, "stopped\n", True), (130, "Traceback ...\nstopped\n", False), (1, "stopped\n", False), (130, "", False)],
+)
+def test_ctrl_c_leaves_a_word_and_no_traceback(status, text, is_polite):
+    assert benchmark.polite(status, text) == is_polite
+
+
 @pytest.mark.process
 def test_a_killed_run_goes_on_to_the_same_and_a_changed_one_is_counted(tmp_path, monkeypatch):
     small = "memorization --preset smoke --samples 120 --widths 8 --scores loss --no-refits --epochs 20 --save-every 2"
@@ -38,8 +47,9 @@ def test_a_killed_run_goes_on_to_the_same_and_a_changed_one_is_counted(tmp_path,
 
 
 @pytest.mark.campaign
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT])
 @pytest.mark.parametrize("name", benchmark.PIPELINES)
-def test_nothing_is_lost_at_ten_random_moments(name, tmp_path):
-    row = benchmark.campaign(name, tmp_path, kills=10, seed=0)
+def test_nothing_is_lost_at_ten_random_moments(name, by, tmp_path):
+    row = benchmark.campaign(name, tmp_path, kills=10, seed=0, by=by)
     assert (row["kills"], row["lost"]) == (10, 0)
     assert row["between_saves"] >= 5

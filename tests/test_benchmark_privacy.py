@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +72,7 @@ def test_models_that_end_elsewhere_would_show(monkeypatch):
 
 
 def test_a_peer_that_is_missing_has_an_empty_column(monkeypatch):
-    monkeypatch.setitem(benchmark.sys.modules, "jax_privacy", None)
+    monkeypatch.setitem(sys.modules, "jax_privacy", None)
     given = benchmark.problem("mlp", 8)
     assert benchmark.peer(given) == {}
     monkeypatch.setattr(benchmark, "gradients", lambda *_: {

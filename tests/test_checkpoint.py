@@ -1,7 +1,10 @@
 """Checkpoints: resumed bit for bit, loaded by anyone, and what is said where files are damaged or cannot be written."""
 
+import collections
 import errno
+import json
 import logging
+import re
 import resource
 import shutil
 
@@ -14,6 +17,7 @@ import pytest
 
 from subspace_jax import checkpoint, data, nn, training
 from subspace_jax.checkpoint import folder as folders
+from subspace_jax.checkpoint import sums
 
 N, BATCH, EPOCHS = 40, 8, 6
 X = np.asarray(jax.random.normal(jax.random.key(0), (N, 4)))
@@ -259,3 +263,77 @@ def test_errors_of_files_read_beside_the_damaged_one_are_not_logged(copy, caplog
     logger.error("Future exception was never retrieved\nfuture: <Future [tensorstore_spec='{}']>")
     logger.error("of somebody else")
     assert [record.getMessage() for record in caplog.records] == ["of somebody else"]
+
+
+def flip(path, position):
+    """One bit of a file."""
+    raw = bytearray(path.read_bytes())
+    raw[position] ^= 1
+    path.write_bytes(raw)
+
+
+def test_a_changed_bit_in_a_large_array_is_found(tmp_path):
+    """The file format does not notice: it computes with another weight."""
+    noise = np.random.default_rng(0).normal(size=100_000).astype(np.float32)  # does not compress
+    large = start()._replace(params={"w": noise})
+    with checkpoint.manager(tmp_path) as to:
+        checkpoint.save(to, 1, large, config=CONFIG)
+        chex.assert_trees_all_equal(checkpoint.restore(to, large)[1].params, large.params)
+        (values,) = (path for path in tmp_path.glob("1/variables/**/d/*") if path.stat().st_size > 100_000)
+        flip(values, 200_000)
+        with pytest.raises(ValueError, match=r"1 is damaged: files of its variables .*; none else is whole: move the"):
+            checkpoint.restore(to, large)
+
+
+def test_a_changed_digit_of_a_config_is_found(copy):
+    path = copy / "6" / "config" / "metadata"
+    path.write_text(path.read_text().replace('"seed": 7', '"seed": 8'))
+    with pytest.raises(ValueError, match=r"6 is damaged: files of its config .*; epoch 4 is whole: give epoch=4"):
+        checkpoint.load_config(copy)
+
+
+def test_checkpoints_of_before_there_were_sums_are_read(whole, copy):
+    path = copy / "6" / "config" / "metadata"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in config.items() if name != "sums"}))
+    chex.assert_trees_all_equal(checkpoint.load_model(copy)[1], training.variables(whole[1][0]))
+
+
+def test_sums_tell_leaves_places_and_keys_apart_and_take_them_in_any_order():
+    x = np.arange(4, dtype=np.float32)
+    trees = [{"a": x}, {"b": x}, {"a": -x}, {"a": x, "b": x[:0]}, {"a": jax.random.key(0)}, {"a": jax.random.key(1)}]
+    found = [tuple(sums.of_tree(tree)) for tree in trees]
+    assert len(set(found)) == len(trees)
+    Pair = collections.namedtuple("Pair", ["b", "a"])
+    assert sums.of_tree(Pair(x, -x)) == sums.of_tree({"a": -x, "b": x})
+    assert not sums.differs([16, 0], {"a": x.astype(np.float16)})  # cast: nothing is known
+    assert sums.differs([16, 0], {"a": x})
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("damage", ["half", "empty", "deleted", "flipped"])
+def test_no_damaged_file_is_computed_with(whole, tmp_path, damage):
+    """Every file of the latest epoch: one sentence, or the damage was of no consequence."""
+    folder, result = whole
+    names = sorted(path.relative_to(folder) for path in folder.glob("6/**/*") if path.is_file())
+    told = []
+    for number, name in enumerate(names):
+        copy = shutil.copytree(folder, tmp_path / str(number) / "seed7")
+        path, raw = copy / name, (folder / name).read_bytes()
+        if damage == "deleted":
+            path.unlink()
+        elif damage == "flipped":
+            flip(path, len(raw) // 3)
+        else:
+            path.write_bytes(raw[: len(raw) // 2 if damage == "half" else 0])
+        for read, expected in (
+            (lambda copy=copy: checkpoint.load_model(copy)[1], training.variables(result[0])),
+            (lambda copy=copy: run(copy), result),
+        ):
+            try:
+                chex.assert_trees_all_equal(read(), expected)
+            except ValueError as error:
+                told.append(str(error).replace(str(copy), ""))
+    assert len(told) >= 2 * 3  # of each item at least one file
+    assert all(re.match(r"the checkpoint /6 is damaged: files of its [a-z]+ are .*; epoch 4 is whole", t) for t in told)
+    assert "\n" not in "".join(told)

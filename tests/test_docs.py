@@ -75,7 +75,7 @@ def test_every_question_is_among_the_commands():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_a_page_takes_from_elsewhere_is_there(page):
     text = measured.on_page_markdown(page.read_text())
-    assert not re.search(r"<!-- (results|README)|\.\./results/|\.\./RESULTS", text)
+    assert not re.search(r"<!-- (results|tables|README)|\.\./results/|\.\./RESULTS", text)
     headings = map(measured._slug, re.findall(r"^## (.+)$", (ROOT / "RESULTS.md").read_text(), flags=re.MULTILINE))
     assert set(re.findall(r"\(RESULTS\.md#([^)]+)\)", text)) <= set(headings)
 
@@ -91,6 +91,16 @@ def test_a_figure_is_that_of_the_file():
     assert float(shown.split(" ± ")[0]) == pytest.approx(run["figures"]["score/projection"], rel=5e-3)
     with pytest.raises(KeyError, match="has no figure 'score/none'"):
         measured.figure("class_unlearning_cpu_digits", "score/none")
+
+
+def test_tables_of_a_benchmark_are_those_of_its_file(monkeypatch):
+    part = {"a job": {"8 devices": {"compute_s": 1234.5, "total": 0.25}}}
+    monkeypatch.setattr(measured, "_run", lambda name: {"pods": part})
+    assert measured.on_page_markdown("<!-- tables: benchmark_pod_cpu/pods -->") == (
+        "**a job**\n\n|  | compute s | total |\n| --- | --- | --- |\n| 8 devices | 1.23e+03 | 0.25 |"
+    )
+    with pytest.raises(KeyError, match="has no part 'other'"):
+        measured.tables("benchmark_pod_cpu", "other")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

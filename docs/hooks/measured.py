@@ -2,6 +2,7 @@
 
     [score/projection](../results/class_unlearning_cpu_digits.json)     this figure, as a number, linked to its table
     <!-- results: class_unlearning -->                                  the claims of all runs of a question
+    <!-- tables: benchmark_pod_cpu/pods -->                             the tables of this part of a benchmark's file
     <!-- README: Your own network -->                                   this section of README.md
 
 RESULTS.md is a page of the site as it lies in the repository.
@@ -17,6 +18,7 @@ from mkdocs.structure.files import File, Files
 ROOT = pathlib.Path(__file__).parents[2]
 FIGURE = re.compile(r"\[([^\]]+)\]\(\.\./results/(\w+)\.json\)")
 CLAIMS = re.compile(r"<!-- results: (\w+) -->")
+TABLES = re.compile(r"<!-- tables: (\w+)/(\w+) -->")
 SECTION = re.compile(r"<!-- README: (.+?) -->")
 
 
@@ -30,6 +32,7 @@ def on_page_markdown(text: str, **_: Any) -> str:
     """Put figures, claims and sections in their places."""
     text = SECTION.sub(lambda match: section(match[1]), text)
     text = CLAIMS.sub(lambda match: claims(match[1]), text)
+    text = TABLES.sub(lambda match: tables(match[1], match[2]), text)
     text = FIGURE.sub(lambda match: f"[{figure(match[2], match[1])}](RESULTS.md#{anchor(match[2])})", text)
     return text.replace("](../RESULTS.md", "](RESULTS.md")
 
@@ -50,7 +53,7 @@ def figure(name: str, key: str) -> str:
 def claims(question: str) -> str:
     """Tables of the claims of a question, one a run, each with its command."""
     parts = []
-    for path in sorted(ROOT.glob(f"results/{question}_[cg]pu_*.json")):
+    for path in sorted(ROOT.glob(f"results/{question}_*_*.json")):
         run = _run(path.stem)
         place, seeds = run["environment"], run["config"]["seeds"]
         head = f"[{run['config']['data']}, preset {run['preset']}](RESULTS.md#{anchor(path.stem)}), {seeds} seeds"
@@ -64,6 +67,27 @@ def claims(question: str) -> str:
     if not parts:
         raise KeyError(f"there is no run of {question} under results/; a page of docs/ names it.")
     return "\n\n".join(parts)
+
+
+def tables(name: str, part: str) -> str:
+    """The tables {title: {row: {column: number}}} of a part of results/<name>.json, each under its title.
+
+    Raises:
+      KeyError: the file has no such part; a page names one that is gone.
+    """
+    run = _run(name)
+    if part not in run:
+        raise KeyError(f"results/{name}.json has no part {part!r}; a page of docs/ names it.")
+    found = []
+    for title, rows in run[part].items():
+        columns = list(next(iter(rows.values())))
+        head = ["", *(column.replace("_", " ") for column in columns)]
+        lines = [[row, *(f"{values[column]:.3g}" for column in columns)] for row, values in rows.items()]
+        found += [
+            f"**{title}**",
+            "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines)),
+        ]
+    return "\n\n".join(found)
 
 
 def anchor(name: str) -> str:

@@ -109,13 +109,16 @@ def main(config: Config) -> runner.Summary:
     shared = classifier.setup(config)
     bench = methods.bench(config, shared)
     found = [protocol.one_seed(config, shared, bench, seed) for seed in runner.seeds(config)]
-    figures, std = runner.over_seeds([figures_of(one) for one in found])
+    each = [figures_of(one) for one in found]
+    figures, std = runner.over_seeds(each)
     rows = [
         {"seed": seed, "network": name} | {kind: float(arrays[kind]) for kind in protocol.KINDS if kind in arrays}
         for seed, one in zip(runner.seeds(config), found, strict=True)
         for name, arrays in one.items()
     ]
-    return runner.Summary(figures, std, claims(config, figures), report.sections(config, figures, found), rows)
+    return runner.Summary(
+        figures, std, runner.judged(claims, config, figures, each), report.sections(config, figures, found), rows
+    )
 
 
 def figures_of(one: dict[str, protocol.Arrays]) -> dict[str, float]:
@@ -130,8 +133,7 @@ def figures_of(one: dict[str, protocol.Arrays]) -> dict[str, float]:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the recipe of the cpu preset on digits must show; other recipes claim nothing."""
-    free = {name: getattr(config, name) for name in ("seed", "seeds", "workdir", "resume", "data_dir")}
-    if config != dataclasses.replace(PRESETS["cpu"], **free):
+    if not runner.follows(config, PRESETS["cpu"]):
         return []
     saved = {name.removeprefix("improvement/"): value for name, value in figures.items() if "improvement/" in name}
     steps = {"gated_0.02": ("gated_0.005", 0.3), "gated_0.005": ("gated_0.001", 0.2),

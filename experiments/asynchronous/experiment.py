@@ -87,7 +87,6 @@ PRESETS = {
         data="mnist", widths=(256, 256), workers=32, batch=64, iterations=600, runner="simulate", seeds=1
     ),
 }  # fmt: skip
-WHERE = "seed", "seeds", "workdir", "resume", "data_dir", "timeout"  # flags that change no recipe
 
 
 def main(config: Config) -> runner.Summary:
@@ -98,11 +97,13 @@ def main(config: Config) -> runner.Summary:
     runs = {seed: one_seed(config, shared, compared, seed) for seed in runner.seeds(config)}
     each = [report.figures(config, compared, runs[seed]) for seed in runs]
     finite = [name for name in each[0] if all(abs(one[name]) < float("inf") for one in each)]
-    figures, std = runner.over_seeds([{name: one[name] for name in finite} for one in each])
+    own = [{name: one[name] for name in finite} for one in each]
+    figures, std = runner.over_seeds(own)
+    own = [one | report.speedups(config, compared, one) for one in own]
     figures |= report.speedups(config, compared, figures)
     rows = [{"seed": seed} | {name: one[name] for name in finite} for seed, one in zip(runs, each, strict=True)]
     sections = report.sections(config, compared, figures, runs[config.seed], protocol.graphs(config))
-    return runner.Summary(figures, std, claims(config, figures), sections, rows)
+    return runner.Summary(figures, std, runner.judged(claims, config, figures, own), sections, rows)
 
 
 def one_seed(config: Config, shared: protocol.Setup, compared: dict[str, methods.Method], seed: int) -> report.Parts:
@@ -122,8 +123,7 @@ def one_seed(config: Config, shared: protocol.Setup, compared: dict[str, methods
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the recipe of the cpu preset must show; other recipes claim nothing."""
-    same = {name: getattr(config, name) for name in WHERE}
-    if config != dataclasses.replace(PRESETS["cpu"], **same):
+    if not runner.follows(config, PRESETS["cpu"], "timeout"):
         return []
     value = functools.partial(_value, figures)
     full = [abs(v - 1) for name, v in figures.items() if name.startswith("speedup_makespan/full_")]

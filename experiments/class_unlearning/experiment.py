@@ -62,6 +62,7 @@ PRESETS = {
         shadows=3,
     ),
     "cpu": Config(),
+    "study": Config(**classifier.STUDY, forget=(0, 3, 8), samples_per_class=100),
     "gpu": Config(
         data="cifar10",
         model="resnet18",
@@ -87,9 +88,12 @@ def main(config: Config) -> runner.Summary:
     shared = classifier.setup(config)
     compiled: set[Any] = set()
     found = {seed: protocol.one_seed(config, shared, seed, compiled) for seed in runner.seeds(config)}
-    figures, std = runner.over_seeds([report.figures(arrays) for arrays in found.values()])
+    each = [report.figures(arrays) for arrays in found.values()]
+    figures, std = runner.over_seeds(each)
     rows = [row for seed, arrays in found.items() for row in report.metric_rows(seed, arrays)]
-    return runner.Summary(figures, std, claims(config, figures), report.sections(config, figures, found), rows)
+    return runner.Summary(
+        figures, std, runner.judged(claims, config, figures, each), report.sections(config, figures, found), rows
+    )
 
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:

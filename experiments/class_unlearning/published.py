@@ -10,6 +10,7 @@ PUBLISHED = System(
     },
     runs=(
         "cpu_digits",
+        "study_cifar10",
         "gpu_cifar10",
         "gpu_imagenet",
     ),

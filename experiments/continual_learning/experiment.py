@@ -3,7 +3,9 @@
     uv run python -m experiments.continual_learning                      (digits, 5 permutations of the pixels, 3 seeds)
     uv run python -m experiments.continual_learning --method gpm --benchmark split --tasks 5
     uv run python -m experiments.continual_learning --checkpoint runs/memorization/1     (goes on from this network)
-    uv run python -m experiments.continual_learning --data mnist --data-dir DIR --tasks 10 --lr .01 --energy .95 .99 .99
+    uv run python -m experiments.continual_learning --data mnist --data-dir DIR --tasks 10 --epochs 5 --lr .01
+        --energy .95 .99 .99 --method finetune multitask gpm sgp ewc er owm
+    uv run python -m experiments.continual_learning --preset study --data-dir DIR     (CIFAR-100, ten tasks, AlexNet)
     expected: accuracy of GPM >= .80 with backward transfer >= -.12, plain training <= .6; 2 min on 2 cores
     paper:    permuted MNIST, 10 tasks: GPM 93.9 / -.03, EWC 90.2 / -.04, multitask 96.7 (arXiv 2103.09762)
 
@@ -29,8 +31,8 @@ else:
 class Config(task_sequence.Config):
     """Train one network on a sequence of tasks by each method; after each task test on all of them."""
 
-    method: Method = "all"
-    """The method to run, or all of them."""
+    method: tuple[Method, ...] = ("all",)
+    """Methods to run; all: each of them."""
     benchmark: Literal["permuted", "rotated", "split", "superclass"] = "permuted"
     """permuted: another order of the pixels; rotated: images turned further; split: other classes, at random, with one
     head per task; superclass: the same, by the data's column coarse_label."""
@@ -77,6 +79,23 @@ class Config(task_sequence.Config):
 PRESETS = {
     "smoke": Config(seeds=1, tasks=2, steps=20, samples=300, joint_passes=1, widths=(16,), space_steps=20),
     "cpu": Config(),
+    "study": Config(
+        data="cifar100",
+        samples=10_000,
+        benchmark="split",
+        tasks=10,
+        model="alexnet",
+        widths=(1024, 1024),
+        network_args=("filters=32,64,128",),
+        method=("finetune", "multitask", "gpm", "sgp", "trgp", "ewc", "er"),
+        lr=0.01,
+        batch=64,
+        epochs=20,
+        energy_growth=0.003,
+        basis_samples=125,
+        joint_passes=20,
+        ewc_strength=5000.0,
+    ),
     "gpu": Config(
         data="cifar100",
         benchmark="split",
@@ -103,7 +122,7 @@ def main(config: Config) -> runner.Summary:
     """Run all seeds and methods and put the report together."""
     if config.checkpoint:
         config = protocol.adopt(config)
-    names = methods.NAMES if config.method == "all" else (config.method,)
+    names = methods.NAMES if "all" in config.method else tuple(dict.fromkeys(config.method))
     if config.checkpoint:  # those left out have a head a task
         names = tuple(name for name in names if name not in methods.TOLD)
         shared = {s: protocol.setup(config, names, protocol.saved_network(config, s)) for s in runner.seeds(config)}
@@ -111,7 +130,8 @@ def main(config: Config) -> runner.Summary:
         shared = dict.fromkeys(runner.seeds(config), protocol.setup(config, names))
     runs = {seed: {name: protocol.one_run(config, own, name, seed) for name in names} for seed, own in shared.items()}
     told = {name: float(shared[config.seed].told or name in methods.TOLD) for name in names}
-    figures, std = runner.over_seeds([task_sequence.report.figures(found, told) for found in runs.values()])
+    each = [task_sequence.report.figures(found, told) for found in runs.values()]
+    figures, std = runner.over_seeds(each)
     task_sequence.report.write_matrices(config, runs)
     rows = [
         {"seed": seed, "method": name, "after": t, "task": i, "accuracy": float(accuracy)}
@@ -120,13 +140,14 @@ def main(config: Config) -> runner.Summary:
         for (t, i), accuracy in np.ndenumerate(arrays["matrix"])
     ]
     first = runs[config.seed]
-    return runner.Summary(figures, std, claims(config, figures), report.sections(config, figures, std, first), rows)
+    return runner.Summary(
+        figures, std, runner.judged(claims, config, figures, each), report.sections(config, figures, std, first), rows
+    )
 
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the recipe of the digits must show; nothing is claimed of others."""
-    fixed = dataclasses.replace(PRESETS["cpu"], workdir=config.workdir, resume=config.resume, seed=config.seed)
-    if config != fixed:
+    if not runner.follows(config, PRESETS["cpu"]):
         return []
     acc = {name: figures[f"acc/{name}"] for name in methods.NAMES}
     blind = [value for name, value in acc.items() if name not in ("multitask", *methods.TOLD)]

@@ -37,8 +37,8 @@ def adopt(config: Config) -> Config:
     Raises:
       ValueError: a benchmark or method that takes a network of its own, with a head for each task; other data.
     """
-    if config.benchmark in task_sequence.HEADS or config.method in methods.TOLD:
-        which = f"--benchmark {config.benchmark} with --method {config.method}"
+    if config.benchmark in task_sequence.HEADS or set(config.method) <= set(methods.TOLD):
+        which = f"--benchmark {config.benchmark} with --method {' '.join(config.method)}"
         raise ValueError(f"{which} gives each task a head, which the network at --checkpoint lacks: train a new one.")
     seeds = checkpoint.seeds(config.checkpoint)
     _, _, saved = checkpoint.load_model(config.checkpoint, seed=seeds[0], epoch=config.epoch)

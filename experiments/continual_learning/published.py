@@ -21,6 +21,7 @@ PUBLISHED = System(
     runs=(
         "cpu_digits",
         "cpu_mnist",
+        "study_cifar100",
         "gpu_cifar100",
     ),
 )

@@ -66,6 +66,12 @@ PRESETS = {
             "cga.decay=1", "compcga.lr=0.4", "compcga.decay=1",
         ),
     ),
+    "study": Config(
+        method=("d_psgd", "qgm", "ngc_alpha_0", "ngc_alpha_1", "compngc"), data="cifar10", samples=10_000, agents=8,
+        model="cnn5", widths=(), norm="evonorm", augment=True, steps=600,  # 15 epochs of 1,250 samples an agent
+        every=100, save_every=1, lr=0.01, decay=True, momentum=0.9, gamma=0.1,
+        settings=("d_psgd.lr=0.1", "d_psgd.momentum=0", "d_psgd.gamma=1", "qgm.gamma=1"), beside=False,
+    ),
     "gpu": Config(
         method=("d_psgd", "ngc_alpha_0", "ngc_alpha_1"),
         data="cifar10",
@@ -96,9 +102,10 @@ def main(config: Config) -> runner.Summary:
         config = dataclasses.replace(config, tuned=protocol.tune(config, shared, names(config)))
     listed = trials(config, names(config))
     runs = {trial.name: protocol.course(config, shared, trial) for trial in listed}
-    figures, std = runner.over_seeds(
-        [agents.report.figures(listed, {name: found[k] for name, found in runs.items()}) for k in range(config.seeds)]
-    )
+    each = [
+        agents.report.figures(listed, {name: found[k] for name, found in runs.items()}) for k in range(config.seeds)
+    ]
+    figures, std = runner.over_seeds(each)
     if config.dtype == "float64" and (launch.several(config) or config.runner != "vmap"):
         figures["max_difference/vmap"] = protocol.difference(config, shared, listed, runs)
         std["max_difference/vmap"] = 0.0
@@ -109,7 +116,9 @@ def main(config: Config) -> runner.Summary:
         partition.histogram(shared.data.columns["label"], parts, classes=shared.data.classes),
         agents.graph(config, config.agents),
     )  # fmt: skip
-    return runner.Summary(figures, std, claims(config, figures), sections, agents.report.rows(config, runs))
+    return runner.Summary(
+        figures, std, runner.judged(claims, config, figures, each), sections, agents.report.rows(config, runs)
+    )
 
 
 def names(config: Config) -> tuple[str, ...]:
@@ -149,10 +158,8 @@ def trials(config: Config, compared: tuple[str, ...]) -> list[agents.Trial]:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the fixed recipes must show; nothing is claimed of others."""
-    free = ("preset", "workdir", "resume", "seed", "seeds", "data_dir", "tune", "tuned", "save_every")
-    same = {name: getattr(config, name) for name in (*free, *(f.name for f in dataclasses.fields(launch.Config)))}
-    fixed = dataclasses.replace(PRESETS[config.preset], **same | {"agents": PRESETS[config.preset].agents})
-    if config != fixed or config.preset == "smoke":
+    follows = runner.follows(config, PRESETS[config.preset], "preset", "tune", "tuned", *agents.FREE)
+    if config.preset in ("smoke", "study") or not follows:
         return []
     own = {name: figures[f"accuracy_mean/{name}"] for name in names(config)}
     gains = own["ngc_alpha_0"] - own["d_psgd"], own["ngc_alpha_1"] - own["ngc_alpha_0"]

@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.decentralized import methods
 from experiments.families import agents
-from experiments.harness import flags, launch
+from experiments.harness import flags
 from subspace_jax import checkpoint, data, nn, training, trees
 from subspace_jax.decentralized.methods import find
 from subspace_jax.decentralized.state import classification
@@ -50,7 +50,7 @@ def network_arguments(config: Config, classes: int) -> dict[str, Any]:
 
 def course(config: Config, shared: Setup, trial: agents.Trial, seeds: range | None = None) -> list[dict[str, Any]]:
     """What every seed of a trial left; the mean network of a method by the flags is saved."""
-    weights, comm = agents.graph(config, trial.agents), launch.exchange_of(config, trial.agents)[0]
+    weights, comm = agents.graph(config, trial.agents), agents.exchange_of(config, trial.agents)[0]
     method = methods.build(config, trial, classification(shared.model.train_apply), comm, weights)
     passes = 1 + find(trial.method).crosses * float((weights > 0).sum(-1).mean() - 1)
 

@@ -12,6 +12,7 @@ PUBLISHED = System(
     figures={},
     runs=(
         "cpu_digits",
+        "study_cifar10",
         "gpu_cifar10",
     ),
 )

@@ -20,7 +20,7 @@ from typing import ClassVar, Literal
 
 from experiments.distill_decentralized import methods, protocol, report
 from experiments.families import agents
-from experiments.harness import launch, runner
+from experiments.harness import runner
 from subspace_jax.decentralized.soft_labels import Rule
 
 
@@ -80,6 +80,11 @@ PRESETS = {
         beside=False, samples=400,
     ),
     "cpu": Config(),
+    "study": Config(
+        base=("qgm",), data="cifar10", samples=10_000, public="cifar100", public_noise=0.0, model="cnn5", widths=(),
+        norm="evonorm", augment=True, agents=8, partition="dirichlet", steps=1000,  # 28 epochs an agent
+        every=200, save_every=1, lr_qgm=0.1, decay=True, beside=False,
+    ),
     "gpu": Config(
         base=("qgm",),
         data="cifar10",
@@ -112,18 +117,21 @@ def main(config: Config) -> runner.Summary:
     for world in methods.worlds(config):
         runs |= protocol.course(config, shared, world, [one for one in listed if one.world == world])
     each = [{name: found[k] for name, found in runs.items()} for k in range(config.seeds)]
-    figures, std = runner.over_seeds([report.figures(config, listed, found) for found in each])
+    own = [report.figures(config, listed, found) for found in each]
+    figures, std = runner.over_seeds(own)
     agents.report.write_agents(config, runs)
     first = protocol.split(config, shared, methods.worlds(config)[0], config.seed)
     sections = report.sections(config, listed, figures, std, each[0], first.public)
-    return runner.Summary(figures, std, claims(config, figures), sections, agents.report.rows(config, runs))
+    return runner.Summary(
+        figures, std, runner.judged(claims, config, figures, own), sections, agents.report.rows(config, runs)
+    )
 
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the fixed recipes must show; nothing is claimed of others."""
-    free = "preset", "workdir", "resume", "seed", "seeds", "data_dir", *vars(launch.Config()), "save_every"
-    free = {name: getattr(config, name) for name in free if name != "agents"}
-    if config.preset == "smoke" or config != dataclasses.replace(PRESETS[config.preset], **free):
+    if config.preset in ("smoke", "study") or not runner.follows(
+        config, PRESETS[config.preset], "preset", *agents.FREE
+    ):
         return []
     if config.preset == "gpu":
         return [

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.distill_decentralized import methods
 from experiments.families import agents
-from experiments.harness import flags, launch, runner, sets
+from experiments.harness import flags, runner, sets
 from subspace_jax import data, nn
 from subspace_jax.core import exchange, shares
 from subspace_jax.data import partition
@@ -131,7 +131,7 @@ def split(config: Config, shared: Setup, world: methods.World, seed: int) -> Spl
 
 def course(config: Config, shared: Setup, world: methods.World, listed: list[methods.Run]) -> dict[str, list[Arrays]]:
     """What every seed of every run on the same data left, by its name."""
-    comm, run = launch.exchange_of(config, world.agents)
+    comm, run = agents.exchange_of(config, world.agents)
     weights = agents.graph(config, world.agents)
     label = labelling.homogenizer(
         shared.label, comm=comm, runner=run, weights=weights, threshold=methods.threshold(config), rule=config.merge
@@ -167,7 +167,7 @@ class OneSeed(NamedTuple):
     def train(self, name: str, start: Any, steps: int) -> Arrays:
         """So many steps from the variables or the state `start`: what `protocol.run` returns, with the whole state."""
         config, world = self.config, self.world
-        comm, run = launch.exchange_of(config, world.agents)
+        comm, run = agents.exchange_of(config, world.agents)
         return runner.stage(config, f"{name}_seed{self.seed}", lambda: protocol.run(
             self.key, self.method, start, self.split.sets, self.shared.data.test, comm=comm, runner=run,
             apply=self.shared.apply, weights=agents.graph(config, world.agents), steps=steps, batch=config.batch,
@@ -178,7 +178,7 @@ class OneSeed(NamedTuple):
 
     def state(self, found: Arrays) -> State:
         """After a part of the training."""
-        comm = launch.exchange_of(self.config, self.world.agents)[0]
+        comm = agents.exchange_of(self.config, self.world.agents)[0]
         return protocol.state_of(found, self.method, self.variables, comm=comm)
 
     def finish(self, one: methods.Run) -> Arrays:

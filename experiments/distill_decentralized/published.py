@@ -11,6 +11,7 @@ PUBLISHED = System(
     figures={"bytes_share/qgm_idkd": "about .02"},
     runs=(
         "cpu_digits",
+        "study_cifar10",
         "gpu_cifar10",
     ),
 )

@@ -82,7 +82,6 @@ PRESETS = {
         microbatch=512,
     ),
 }
-WHERE = "seed", "seeds", "workdir", "resume", "data_dir"  # flags that change no recipe
 
 
 def main(config: Config) -> runner.Summary:
@@ -103,17 +102,16 @@ def main(config: Config) -> runner.Summary:
             found[seed, case.name] = arrays
         found[seed, methods.CONTROL] = protocol.control(config, shared, task, seed, cases)
     runs = {seed: report.figures(cases, found, seed) for seed in runner.seeds(config)}
-    figures, std = runner.over_seeds(list(runs.values()))
+    each = list(runs.values())
+    figures, std = runner.over_seeds(each)
     rows = report.metric_rows(cases, runs)
-    return runner.Summary(
-        figures, std, claims(given, list(runs.values())), report.sections(config, cases, runs, found), rows
-    )
+    listed = runner.judged(claims, given, each, [[run] for run in each])
+    return runner.Summary(figures, std, listed, report.sections(config, cases, runs, found), rows)
 
 
 def claims(config: Config, runs: list[dict[str, float]]) -> list[runner.Claim]:
     """What the fixed recipe, preset cpu on digits, must show; audits are judged by their worst seed."""
-    same = {name: getattr(config, name) for name in WHERE}
-    if config != dataclasses.replace(PRESETS["cpu"], **same):
+    if not runner.follows(config, PRESETS["cpu"]):
         return []
     mean, _ = runner.over_seeds(runs)
     named = [f"eps_{epsilon:g}" for epsilon in config.epsilons]

@@ -109,7 +109,6 @@ PRESETS = {
         "sign"), loop="map", save_every=3,
     ),
 }  # fmt: skip
-WHERE = "seed", "seeds", "workdir", "resume", "data_dir", "save_every"  # flags that change no recipe
 
 
 def main(config: Config) -> runner.Summary:
@@ -132,7 +131,7 @@ def main(config: Config) -> runner.Summary:
     means, std = runner.over_seeds(judged)
     rows = [{"seed": seed} | one for seed, one in zip(found, judged, strict=True)]
     sections = report.sections(config, means, std, list(found.values()))
-    return runner.Summary(means, std, claims(config, means), sections, rows)
+    return runner.Summary(means, std, runner.judged(claims, config, means, judged), sections, rows)
 
 
 def check(config: Config) -> None:
@@ -162,9 +161,8 @@ def check(config: Config) -> None:
 
 def claims(config: Config, means: dict[str, float]) -> list[runner.Claim]:
     """What the fixed recipes must show, on digits and on CIFAR-10; bounds from above are negated."""
-    own = {name: getattr(config, name) for name in WHERE}
     for preset, promised in (("cpu", promised_cpu), ("gpu", promised_gpu)):
-        if config == dataclasses.replace(PRESETS[preset], preset=preset, **own):
+        if config.preset == preset and runner.follows(config, PRESETS[preset], "preset", "save_every"):
             return [runner.Claim(name, value, threshold) for name, (value, threshold) in promised(means).items()]
     return []
 

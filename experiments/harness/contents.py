@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 
 from experiments.harness import report
+from subspace_jax.files import written
 
 KNOWN = {
     "report.html": "the page to open first: question, pictures, tables, claims, environment; it needs no other file",
@@ -33,7 +34,8 @@ def write(workdir: str, name: str, question: str, command: str, sections: Iterab
     done = (folder / "summary.json").exists()
     state = "" if done else f"\nThis run is not finished. To go on:\n  {command}\n"
     lines = [f"{path:<{28}}  {what}" for path, what in described(folder, sections)]
-    (folder / "README.txt").write_text(f"experiments.{name}: {question}\n{state}\n" + "\n".join(lines) + "\n")
+    with written(folder / "README.txt") as file:
+        file.write(f"experiments.{name}: {question}\n{state}\n" + "\n".join(lines) + "\n")
 
 
 def described(folder: pathlib.Path, sections: Iterable[report.Section]) -> Iterator[tuple[str, str]]:
@@ -55,7 +57,7 @@ def described(folder: pathlib.Path, sections: Iterable[report.Section]) -> Itera
 def columns(table: pathlib.Path) -> str:
     """How many rows a table has of what."""
     with table.open(newline="") as file:
-        heads, *rows = csv.reader(file)
+        heads, *rows = [*csv.reader(file)] or [[]]
     more = f" and {len(heads) - SHOWN} more" if len(heads) > SHOWN else ""
     return f"{len(rows)} rows of {', '.join(heads[:SHOWN])}{more}"
 
@@ -64,8 +66,9 @@ def networks(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
     """The folders of checkpoints: networks for --checkpoint, or states that only --resume reads."""
     found: dict[pathlib.Path, list[pathlib.Path]] = {}
     for path in folder.rglob("config/metadata"):
-        found.setdefault(path.parents[2], []).append(path)
-    loaded = sorted(path for path, configs in found.items() if "model" in json.loads(configs[0].read_text()))
+        if path.parents[1].name.isdigit():  # what a save that failed left, Orbax names otherwise
+            found.setdefault(path.parents[2], []).append(path)
+    loaded = sorted(path for path, configs in found.items() if "model" in _config(configs[0]))
     for path in loaded[:SHOWN]:
         epochs = sorted(int(config.parents[1].name) for config in found[path])
         named = len(epochs) <= SHOWN
@@ -76,3 +79,11 @@ def networks(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
     states = sorted(found.keys() - set(loaded))
     if states:
         yield f"{states[0].relative_to(folder)}/", f"the state of training ({len(states)} in all), for --resume alone"
+
+
+def _config(path: pathlib.Path) -> dict[str, object]:
+    """A saved config; empty where it is damaged, which loading it says."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import tyro
 
 from experiments.harness import guide, launch
 from experiments.harness.published import numbered
+from subspace_jax.files import written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,13 +78,32 @@ def configure(name: str, presets: dict[str, Any], description: str, argv: list[s
 def opened(name: str, config: C) -> C:
     """A new run's folder, in which the first process writes the flags."""
     workdir = pathlib.Path(config.workdir) if config.workdir else following(pathlib.Path("runs") / name)
-    if launch.first() and (workdir / "config.json").exists():
-        raise ValueError(f"{workdir} already holds a run: continue it with --resume, or give another --workdir.")
     workdir.mkdir(parents=True, exist_ok=True)
     config = dataclasses.replace(config, workdir=str(workdir))
     if launch.first():
-        (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2))
+        _claim(config)
     return config
+
+
+def _claim(config: Config) -> None:
+    """Write the flags where there are none; of two runs that start at once in one folder, one does."""
+    path = pathlib.Path(config.workdir) / "config.json"
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        raise ValueError(
+            f"{path.parent} already holds a run: continue it with --resume, or give another --workdir."
+        ) from None
+    try:
+        _write(config)
+    except BaseException:
+        path.unlink()
+        raise
+
+
+def _write(config: Config) -> None:
+    with written(pathlib.Path(config.workdir) / "config.json") as file:
+        json.dump(dataclasses.asdict(config), file, indent=2)
 
 
 def resumed(name: str, config: C, argv: list[str], description: str) -> C:
@@ -103,7 +124,7 @@ def resumed(name: str, config: C, argv: list[str], description: str) -> C:
         raise ValueError(f"the run at {workdir} was started with {flag} = {was}; resume it unchanged or start another.")
     config = dataclasses.replace(again, preset=old.preset, workdir=str(workdir), resume=True)
     if differ:  # the processes that a parent starts read it
-        (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2))
+        _write(config)
     return config
 
 
@@ -124,7 +145,13 @@ def started(config: C, workdir: pathlib.Path) -> C:
 
 
 def following(folder: pathlib.Path) -> pathlib.Path:
-    return folder / str(max([0, *(int(d.name) for d in numbered(folder))]) + 1)
+    """The folder of the next number; of runs that start at once, the first process of each makes one of its own."""
+    for number in itertools.count(max([0, *(int(d.name) for d in numbered(folder))]) + 1):
+        with contextlib.suppress(FileExistsError):
+            if launch.first():
+                (folder / str(number)).mkdir(parents=True)
+            return folder / str(number)
+    raise AssertionError
 
 
 def refuse_others(config: Config, saved: dict[str, Any]) -> None:
@@ -175,7 +202,7 @@ def locked(workdir: str) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise ValueError(f"process {holder} writes in {workdir}: wait for it, stop it, or use another.") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without a name in it
+            file.truncate(0)
+            os.write(file.fileno(), str(os.getpid()).encode())
         yield

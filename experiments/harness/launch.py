@@ -1,8 +1,9 @@
-"""Where the agents of an experiment run: on devices of this process, or in several processes watched by a parent.
+"""The processes of an experiment: this one alone, several on this machine watched by a parent, or those of a cluster.
 
-`--processes K` starts K processes of one simulated CPU device each on this machine. They run one program together, each
-on its agents, and the first one writes the results. The parent computes nothing: it watches them, names the process
-that fails, ends the rest and leaves a run that --resume continues.
+`--processes K` starts K processes of one simulated CPU device each on this machine. They run one program together and
+share what the library shares between processes (scores by samples, networks, agents); the first one writes the results.
+The parent computes nothing: it watches them, names the process that fails, ends the rest and leaves a run that --resume
+continues.
 """
 
 import contextlib
@@ -16,15 +17,11 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Iterator
 
 import jax
 from rich.console import Console
 from rich.text import Text
-
-from subspace_jax.core import exchange
-from subspace_jax.core.exchange import Comm
 
 RANK, COORDINATOR = "SUBSPACE_PROCESS", "SUBSPACE_COORDINATOR"  # environment variables of a child process
 POLL, SETTLE = 0.1, 0.5  # seconds between polls, and after a failure until those it causes have mostly shown
@@ -34,23 +31,43 @@ REFUSED = 2  # exit status after bad input
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Flags of every experiment whose agents can run on several devices."""
+    """Flags of every experiment that several processes can compute together."""
 
-    agents: int = 10
-    """Number of agents; a multiple of devices x processes."""
-    runner: Literal["vmap", "pmap", "shard_map", "processes"] = "vmap"
-    """vmap: all agents on one device; pmap: one each; shard_map: equally many each; processes: see --processes."""
-    devices: int = 0
-    """Devices per process, simulated on a CPU; 0: all that divide --agents, on a CPU one per agent or process."""
     processes: str = ""
-    """Processes to start on this machine's CPU; auto: join a SLURM, Kubernetes or TPU job; 0: none. Sets --runner."""
+    """Processes to start on this machine's CPU; auto: join a SLURM, Kubernetes or TPU job; 0: this one alone."""
     timeout: int = 20
     """Seconds without a heartbeat after which a process counts as dead."""
 
+    def check(self) -> None:
+        """Refuse what cannot run, without touching a device.
+
+        Raises:
+          ValueError: names the flags and the remedy.
+        """
+        if several(self) and self.processes != "auto" and not started(self):
+            raise ValueError(f"--processes is a number of at least 1, or auto; got {self.processes!r}.")
+        if self.processes == "auto" and not getattr(self, "workdir", ""):
+            raise ValueError("--processes auto needs a --workdir that all processes see.")
+        if self.timeout < 1:
+            raise ValueError(f"--timeout is at least 1 second; got {self.timeout}.")
+
+    def cpu_devices(self) -> int | None:
+        """Into how many devices a CPU is divided, in each process; None leaves that to the user."""
+        return 1 if several(self) else None
+
+    def holds(self, rank: int) -> str:
+        """What of the work a process has for good, for the message of its death."""
+        return ""
+
 
 def several(config: Config) -> bool:
-    """Whether the agents are spread over processes."""
+    """Whether several processes compute."""
     return config.processes not in ("", "0")
+
+
+def started(config: Config) -> int:
+    """How many processes this one starts; 0 where it starts none."""
+    return int(config.processes) if config.processes.isdecimal() else 0
 
 
 def parent(config: Config) -> bool:
@@ -74,16 +91,13 @@ def start(config: Config) -> None:
     Raises:
       ValueError: flags that contradict each other, or agents that cannot be spread equally.
     """
-    check(config)
+    config.check()
     if parent(config):
         return
+    if (count := config.cpu_devices()) is not None:
+        jax.config.update("jax_num_cpu_devices", count)
     if several(config):
-        jax.config.update("jax_num_cpu_devices", config.devices or 1)
         _join(config)
-    elif config.runner == "vmap":
-        jax.config.update("jax_num_cpu_devices", 1)
-    else:
-        jax.config.update("jax_num_cpu_devices", config.devices or config.agents)
 
 
 def _join(config: Config) -> None:
@@ -97,52 +111,6 @@ def _join(config: Config) -> None:
         return jax.distributed.initialize(heartbeat_timeout_seconds=config.timeout)
     except ValueError as error:
         raise ValueError("--processes auto finds no SLURM, Kubernetes or TPU job; --processes 2 needs none.") from error
-
-
-def check(config: Config) -> None:
-    """Refuse what cannot run, without touching a device.
-
-    Raises:
-      ValueError: names the flags and the remedy.
-    """
-    count = int(config.processes) if config.processes.isdecimal() else 0
-    if several(config) and config.processes != "auto" and not count:
-        raise ValueError(f"--processes is a number of at least 1, or auto; got {config.processes!r}.")
-    if several(config) and config.runner in ("pmap", "shard_map"):
-        raise ValueError(f"--processes has a runner of its own; leave --runner {config.runner} away.")
-    if config.runner == "processes" and not several(config):
-        raise ValueError("--runner processes needs --processes: 2 starts two of them here, auto joins a cluster's job.")
-    if config.processes == "auto" and not getattr(config, "workdir", ""):
-        raise ValueError("--processes auto needs a --workdir that all processes see.")
-    if config.timeout < 1 or config.devices < 0 or config.agents < 1:
-        raise ValueError(
-            "--timeout and --agents are at least 1, --devices at least 0; "
-            f"got {config.timeout}, {config.agents} and {config.devices}."
-        )
-    alone = count or (config.runner == "vmap" and not several(config))
-    if alone and config.devices > 1:
-        raise ValueError(f"vmap and each of --processes has one device; got --devices {config.devices}: use shard_map.")
-    places = (config.devices or 1) * (count or 1)
-    if config.agents % places:
-        fitting = ", ".join(str(d) for d in range(1, config.agents + 1) if config.agents % d == 0)
-        raise ValueError(
-            f"agents must be a multiple of devices x processes; got {config.agents} agents on "
-            f"{config.devices or 1} x {count or 1}: {config.agents} is divided by {fitting}."
-        )
-
-
-def exchange_of(config: Config, agents: int) -> tuple[Comm, Callable]:
-    """(Comm, runner) of a method; agents in another number than --agents all run on one device, in every process alike.
-
-    Raises:
-      ValueError: agents that cannot be spread equally over the devices there are.
-    """
-    if agents != config.agents or (config.runner == "vmap" and not several(config)):
-        return exchange.spread(agents, 1), exchange.vmap
-    if several(config):
-        return exchange.spread(agents, jax.device_count()), exchange.shard_map
-    fitting = max(d for d in range(1, min(agents, jax.device_count()) + 1) if agents % d == 0)
-    return exchange.spread(agents, config.devices or fitting), exchange.RUNNERS[config.runner]
 
 
 def devices(count: int) -> list[jax.Device]:
@@ -203,9 +171,8 @@ def watch(module: str, config: Config, workdir: str) -> int:
         return REFUSED
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
     said = f": {message[-1].strip()}" if message and status != -signal.SIGKILL else ""
-    block = config.agents // count
-    held = f"agents {failed * block}-{(failed + 1) * block - 1}" if block > 1 else f"agent {failed}"
-    print(f"process {failed} ({held}) {how}{said}", file=sys.stderr)
+    held = f" ({what})" if (what := config.holds(failed)) else ""
+    print(f"process {failed}{held} {how}{said}", file=sys.stderr)
     print(f"messages: {folder}; what was finished is kept: {resuming(module, workdir)}", file=sys.stderr)
     return 1
 

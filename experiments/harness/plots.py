@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.harness import launch
+from subspace_jax.files import written
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLORS = "#2458a6", "#d1495b", "#2e8b57", "#e09f3e", "#7b4fa3", "#3aa6b9", "#8c564b", "#6b7280"
+WIDE = 9  # letters of a column's name that fit beside the next one's
 
 
 def save(figure: Figure, workdir: str, name: str) -> pathlib.Path:
@@ -22,7 +24,8 @@ def save(figure: Figure, workdir: str, name: str) -> pathlib.Path:
     if not launch.first():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    with written(path, "wb") as file:
+        figure.savefig(file, dpi=110, bbox_inches="tight")
     return path
 
 
@@ -213,7 +216,8 @@ def heatmap(
         ax.text(column, row, f"{value:{format}}", ha="center", va="center", fontsize=8, color=color)
     if mark:
         frame(ax, (mark[1] - 0.5, mark[0] - 0.5), 1, 1, line=2.5)
-    ax.set_xticks(range(len(columns)), list(map(str, columns)))
+    said = list(map(str, columns))
+    ax.set_xticks(range(len(said)), said, rotation=40 if max(map(len, said)) > WIDE else 0)
     ax.set_yticks(range(len(rows)), list(map(str, rows)))
     ax.set(xlabel=x, ylabel=y)
     return save(figure, workdir, name)

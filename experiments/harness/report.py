@@ -2,12 +2,14 @@
 
 import base64
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
 
 from experiments.harness import plots
+from subspace_jax.files import written
 
 
 class Section(NamedTuple):
@@ -62,10 +64,12 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{{ name }}
 <p>{{ run.experiment }}, preset {{ run.preset }}, data {{ run.config.data }}, {{ run.config.seeds }} seed(s) from
 {{ run.config.seed }}, {{ run.seconds }} s.</p>
 {% if run.claims %}<h2>Claims</h2>
-<table><tr><th>claim</th><th>value</th><th>at least</th><th></th></tr>
+<table><tr><th>claim</th><th>value</th><th>at least</th><th></th><th>lowest three seeds</th>
+<th>seeds below</th></tr>
 {% for c in run.claims %}<tr><td>{{ c.name }}</td><td>{{ "%.4f"|format(c.value) }}</td>
 <td>{{ "%.4f"|format(c.threshold) }}</td>
-<td class="{{ 'yes' if c.holds else 'no' }}">{{ "holds" if c.holds else "does not hold" }}</td></tr>{% endfor %}
+<td class="{{ 'yes' if c.holds else 'no' }}">{{ "holds" if c.holds else "does not hold" }}</td>
+{% for cell in by_seed(c, run.config.seed) %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}
 </table>{% endif %}
 {% for s in sections %}<h2>{{ s.title }}</h2>{% if s.text %}<p>{{ s.text }}</p>{% endif %}
 {% for source, alt in s.images %}
@@ -82,6 +86,13 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{{ name }}
 {% endfor %}</pre></html>"""
 
 
+def by_seed(claim: Mapping[str, Any], first: int) -> tuple[str, str]:
+    """The mean of a claim's three lowest seeds, if there are more, and the numbers of the seeds below its threshold."""
+    values = claim.get("seeds", ())
+    lowest = f"{sum(sorted(values)[:3]) / 3:.4f}" if len(values) > 3 else ""
+    return lowest, ", ".join(str(first + k) for k, value in enumerate(values) if not value >= claim["threshold"])
+
+
 def write(path: pathlib.Path, name: str, doc: str, run: dict[str, Any], sections: list[Section]) -> None:
     """Render the page; pictures are embedded, so that the file can be sent as it is."""
     question, _, rest = doc.strip().partition("\n")
@@ -89,8 +100,10 @@ def write(path: pathlib.Path, name: str, doc: str, run: dict[str, Any], sections
         {"title": s.title, "text": s.text, "table": s.table, "images": [(_encode(p), p.stem) for p in s.figures]}
         for s in sections
     ]
-    page = jinja2.Environment(autoescape=True).from_string(PAGE)
-    path.write_text(page.render(name=name, question=question, rest=rest.strip("\n"), run=run, sections=shown))
+    template = jinja2.Environment(autoescape=True).from_string(PAGE)
+    about = {"name": name, "question": question, "rest": rest.strip("\n"), "run": run, "sections": shown}
+    with written(path) as file:
+        file.write(template.render(**about, by_seed=by_seed))
 
 
 def _encode(path: pathlib.Path) -> str:

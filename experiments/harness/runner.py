@@ -17,15 +17,20 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, NoReturn, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 
 import jax
 import numpy as np
 
 from experiments.harness import contents, flags, interrupt, launch, report
 from experiments.harness.flags import Config
-from subspace_jax import checkpoint
+from subspace_jax import checkpoint, files
+from subspace_jax.core import processes
+
+F = TypeVar("F")  # figures
+
+KEPT = "checkpoints", "stages", "models", "edited", "shadows"  # folders of a run that --resume reads
 
 
 class Claim(NamedTuple):
@@ -34,6 +39,7 @@ class Claim(NamedTuple):
     name: str
     value: float
     threshold: float
+    seeds: Sequence[float] = ()  # its value by every seed alone
 
     @property
     def holds(self) -> bool:
@@ -63,30 +69,61 @@ def over_seeds(runs: list[dict[str, float]]) -> tuple[dict[str, float], dict[str
     return {name: float(v.mean()) for name, v in values.items()}, deviation
 
 
+WHERE = "seed", "seeds", "workdir", "resume", "data_dir"  # flags that change no recipe
+
+
+def follows(config: Config, recipe: Config, *free: str) -> bool:
+    """Whether a run has the flags of a fixed recipe, whatever its seeds, its place, and these flags are."""
+    return config == dataclasses.replace(recipe, **{name: getattr(config, name) for name in (*WHERE, *free)})
+
+
+def judged(claims: Callable[[Any, F], list[Claim]], config: Config, figures: F, runs: Sequence[F]) -> list[Claim]:
+    """The claims on the figures of all seeds, each with its value by the figures of every seed alone."""
+    each = [[one.value for one in claims(config, run)] for run in runs]
+    return [claim._replace(seeds=values) for claim, *values in zip(claims(config, figures), *each, strict=True)]
+
+
 def stage(config: Config, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
     """The arrays of one finished part of a run: computed once, read back when the run is resumed.
 
-    Several processes compute together and the first one writes.
+    Several processes compute together and the first one writes; whether there is something to compute it tells the
+    others, who would not wait for each other otherwise where one of them sees its file and one does not.
     """
     path = pathlib.Path(config.workdir) / "stages" / f"{name}.npz"
-    if not path.exists():
-        arrays = {key: np.asarray(value) for key, value in compute().items()}
-        if not launch.first():
-            return arrays
+    found = _kept(path) if launch.first() else None
+    if processes.told(found is not None):
+        return found or _loaded(path)
+    arrays = {key: np.asarray(value) for key, value in compute().items()}
+    if launch.first():
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial.npz")
-        save_arrays(partial, arrays)
-        partial.rename(path)
+        save_arrays(path, arrays)
+        return _kept(path) or arrays  # as a resumed run reads them
+    return arrays
+
+
+def _kept(path: pathlib.Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a file; None where there is none, or it is damaged, which is said."""
+    if not path.exists():
+        return None
+    try:
+        return _loaded(path)
+    except Exception as error:  # zip, zlib and NumPy's header parser each raise their own
+        print(f"{path} is damaged ({str(error).rstrip('.')}): it is computed again.", file=sys.stderr)
+        return None
+
+
+def _loaded(path: pathlib.Path) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as found:
         return dict(found)
 
 
 def save_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write an npz file; it is read back without pickles, so objects are refused here."""
+    """Write an npz file, whole or not at all; it is read back without pickles, so objects are refused here."""
     for name, values in arrays.items():
         if np.asarray(values).dtype.hasobject:
             raise TypeError(f"{name} holds Python objects, and not numbers or text.")
-    np.savez(path, **cast("dict[str, Any]", arrays))  # before NumPy 2.2 there is no allow_pickle
+    with files.written(path, "wb") as file:
+        np.savez(file, **cast("dict[str, Any]", arrays))  # before NumPy 2.2 there is no allow_pickle
 
 
 def write_table(config: Config, name: str, columns: dict[str, np.ndarray]) -> None:
@@ -95,7 +132,7 @@ def write_table(config: Config, name: str, columns: dict[str, np.ndarray]) -> No
         return
     workdir = pathlib.Path(config.workdir)
     save_arrays(workdir / f"{name}.npz", columns)
-    with (workdir / f"{name}.csv").open("w", newline="") as file:
+    with files.written(workdir / f"{name}.csv") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
@@ -147,15 +184,17 @@ def command_of(main: Callable) -> str:
 
 
 def _finish(module: str, doc: str, config: Config, summary: Summary, seconds: float) -> None:
-    """Write metrics, summary and report; print the one line."""
+    """Write metrics, report and, once all else is on the disk, the summary; print the one line."""
     workdir, name = pathlib.Path(config.workdir), module.split(".")[-1]
-    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in summary.rows))
-    claims = [{**claim._asdict(), "holds": claim.holds} for claim in summary.claims]
+    with files.written(workdir / "metrics.jsonl") as file:
+        file.writelines(json.dumps(row) + "\n" for row in summary.rows)
+    claims = [{**claim._asdict(), "holds": claim.holds, "seeds": list(claim.seeds)} for claim in summary.claims]
     line = {"experiment": name, "preset": config.preset, "seconds": round(seconds, 1)}
     line |= {"figures": summary.figures, "std": summary.std, "claims": claims}
     details = line | {"config": dataclasses.asdict(config) | {"workdir": None}, "environment": environment()}
-    (workdir / "summary.json").write_text(json.dumps(details, indent=2))
     report.write(workdir / "report.html", name, doc, details, summary.sections)
+    with files.written(workdir / "summary.json") as file:
+        json.dump(details, file, indent=2)
     _explain(module, doc, config.workdir, summary.sections)
     print(f"report: {workdir / 'report.html'}", file=sys.stderr)
     print(json.dumps(line))
@@ -202,6 +241,14 @@ def refusal(error: Exception) -> bool:
     return isinstance(error, (ValueError, OSError))
 
 
+def _told(error: Exception) -> str:
+    """An error's sentence; those of the operating system name file, cause and, where it is known, the remedy."""
+    denied = isinstance(error, PermissionError)  # perhaps of reading
+    if isinstance(error, OSError) and not denied and (way_out := files.remedy(error.errno)):
+        return f"{error.filename or 'a file'} could not be written ({error.strerror}): {way_out}."
+    return str(error)
+
+
 def _fail(module: str, doc: str, workdir: str, error: Exception) -> NoReturn:
     """Exit with 2 after one sentence on bad input, else with 1 after a traceback; error.txt keeps it in both cases."""
     refused = refusal(error)
@@ -209,12 +256,13 @@ def _fail(module: str, doc: str, workdir: str, error: Exception) -> NoReturn:
         raise error
     if not refused:
         traceback.print_exc()
-    message = error.args[0] if isinstance(error, KeyError) and refused else error
+    message = error.args[0] if isinstance(error, KeyError) and refused else _told(error)
     print(f"error: {message}" if refused else f"fault: {type(error).__name__}: {message}", file=sys.stderr)
     if workdir and launch.first():
         details = pathlib.Path(workdir) / "error.txt"
         with contextlib.suppress(OSError):  # a full disk
-            details.write_text(traceback.format_exc())
+            with files.written(details) as file:
+                file.write(traceback.format_exc())
             print(f"details: {details}" if refused else f"please report it with {details}", file=sys.stderr)
     _leave(module, doc, workdir, 2 if refused else 1)
 
@@ -223,9 +271,10 @@ def _leave(module: str, doc: str, workdir: str, status: int) -> NoReturn:
     """Say by which command the run goes on; a refusal before anything was finished leaves its folder free."""
     folder = pathlib.Path(workdir)
     if workdir and launch.first():
-        finished = any((folder / part).exists() for part in ("checkpoints", "stages"))
+        finished = any((folder / part).exists() for part in KEPT)
         if status == 2 and not finished:  # the same flags would be refused again
-            (folder / "config.json").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (folder / "config.json").unlink(missing_ok=True)
         else:
             print(f"what was finished is kept: {launch.resuming(module, workdir)}", file=sys.stderr)
         with contextlib.suppress(OSError):

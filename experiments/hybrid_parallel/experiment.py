@@ -106,12 +106,13 @@ def main(config: Config) -> runner.Summary:
         ]
     fixed = {key: float(value) for key, value in read.items() if key.startswith("bytes_")}
     fixed |= ratios(config, read) | exchanged(config, read) | foreseen
-    figures, std = runner.over_seeds([of_seed(one) for one in found])
+    each = [of_seed(one) for one in found]
+    figures, std = runner.over_seeds(each)
     figures, std = figures | fixed, std | dict.fromkeys(fixed, 0.0)  # shapes know no seed
     rows = [{"seed": seed} | of_seed(one) for seed, one in zip(runner.seeds(config), found, strict=True)]
     rows += [{key: float(value)} for key, value in read.items() if key.startswith("collective")]
     sections = report.sections(config, figures, shared.cases, found[0], read)
-    return runner.Summary(figures, std, claims(config, figures), sections, rows)
+    return runner.Summary(figures, std, runner.judged(claims, config, figures, each), sections, rows)
 
 
 def of_seed(one: protocol.Arrays) -> dict[str, float]:
@@ -183,8 +184,7 @@ def model(config: Config) -> dict[str, float]:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the recipe of the cpu preset must show; other recipes claim nothing."""
-    free = {name: getattr(config, name) for name in ("seed", "seeds", "workdir", "resume", "data_dir")}
-    if config != dataclasses.replace(PRESETS["cpu"], **free):
+    if not runner.follows(config, PRESETS["cpu"]):
         return []
 
     def largest(prefix: str) -> float:

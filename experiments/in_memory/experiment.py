@@ -89,9 +89,12 @@ def main(config: Config) -> runner.Summary:
     check(config)
     shared = classifier.setup(config)
     found = [protocol.one_seed(config, shared, seed) for seed in runner.seeds(config)]
-    figures, std = runner.over_seeds([figures_of(one) for one in found])
+    each = [figures_of(one) for one in found]
+    figures, std = runner.over_seeds(each)
     rows = [{"seed": seed} | figures_of(one) for seed, one in zip(runner.seeds(config), found, strict=True)]
-    return runner.Summary(figures, std, claims(config, figures), report.sections(config, figures, found), rows)
+    return runner.Summary(
+        figures, std, runner.judged(claims, config, figures, each), report.sections(config, figures, found), rows
+    )
 
 
 def figures_of(one: protocol.Arrays) -> dict[str, float]:
@@ -117,8 +120,7 @@ def check(config: Config) -> None:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the recipe of the cpu preset on digits must show; other recipes claim nothing."""
-    free = {name: getattr(config, name) for name in ("seed", "seeds", "workdir", "resume", "data_dir")}
-    if config != dataclasses.replace(PRESETS["cpu"], **free):
+    if not runner.follows(config, PRESETS["cpu"]):
         return []
     exact, quantized, app = (figures[f"accuracy/{name}"] for name in ("float", "quantized", "app"))
     ratios = {kind: figures[f"system/lenet5/{kind}_ratio"] for kind in ("delay", "energy")}

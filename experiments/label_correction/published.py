@@ -13,6 +13,7 @@ PUBLISHED = System(
     },
     runs=(
         "cpu_digits",
+        "study_cifar10",
         "gpu_cifar10",
         "gpu_cifar10_human_labels",
     ),

@@ -103,9 +103,12 @@ def main(config: Config) -> runner.Summary:
     if not config.checkpoint:
         config = dataclasses.replace(config, pool=config.pool or tuple(methods.old_classes(config, shared).tolist()))
     found = [protocol.one_seed(config, shared, seed) for seed in runner.seeds(config)]
-    figures, std = runner.over_seeds([judge(case, parts) for case, parts in found])
+    each = [judge(case, parts) for case, parts in found]
+    figures, std = runner.over_seeds(each)
     rows = [row for case, parts in found for row in metric_rows(case, parts)]
-    return runner.Summary(figures, std, claims(config, figures), report.sections(figures, std, found), rows)
+    return runner.Summary(
+        figures, std, runner.judged(claims, config, figures, each), report.sections(figures, std, found), rows
+    )
 
 
 def check(config: Config, shared: classifier.Setup) -> None:
@@ -152,8 +155,7 @@ def check_numbers(config: Config) -> None:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the recipe of the cpu preset must show on digits; nothing is claimed of others."""
-    free = {name: getattr(config, name) for name in ("seed", "seeds", "workdir", "resume", "data_dir", "pool")}
-    if config != dataclasses.replace(PRESETS["cpu"], **free) or set(config.pool) != set(range(8)):
+    if not runner.follows(config, PRESETS["cpu"], "pool") or set(config.pool) != set(range(8)):
         return []
     accuracy = {name.removeprefix("accuracy/"): value for name, value in figures.items()}
     exposed = {step: figures[f"membership_auroc/{step}"] for step in ("trained", "corrected")}

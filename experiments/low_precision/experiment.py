@@ -16,7 +16,7 @@ import dataclasses
 from typing import ClassVar, Literal
 
 from experiments.families import agents
-from experiments.harness import launch, runner
+from experiments.harness import runner
 from experiments.low_precision import protocol, report
 from subspace_jax.data import partition
 
@@ -66,6 +66,11 @@ PRESETS = {
     "smoke": Config(seeds=1, agents=4, steps=20, rounds=10, every=10, widths=(16,), method="none",
                     skew=(0.8,), samples=400, beside=False),
     "cpu": Config(),
+    "study": Config(
+        data="cifar10", samples=10_000, model="cnn5", widths=(), norm="evonorm", init="he_out", augment=True,
+        steps=400,  # 10 epochs of 1,250 samples an agent
+        every=50, save_every=1, warmup=40, lr=0.1, decay=True, sparsity=0.99, gamma=0.01, beside=False,
+    ),
     "gpu": Config(
         data="cifar10", model="resnet20", widths=(), norm="evonorm", init="he_out", augment=True, seeds=1,
         steps=11700,  # 60 epochs of 6,250 samples an agent
@@ -81,7 +86,8 @@ def main(config: Config) -> runner.Summary:
     runs = {trial.name: protocol.course(config, shared, trial) for trial in listed}
     cost = protocol.cost(shared.models[None], shared.data.test[0][:1], config.batch) if config.bits == 8 else {}
     each = [{name: found[k] for name, found in runs.items()} for k in range(config.seeds)]
-    figures, std = runner.over_seeds([protocol.figures_of(config, listed, found) | cost for found in each])
+    own = [protocol.figures_of(config, listed, found) | cost for found in each]
+    figures, std = runner.over_seeds(own)
     agents.report.write_agents(config, runs)
     labels, classes = shared.data.columns["label"], shared.data.classes
     held = {
@@ -89,14 +95,16 @@ def main(config: Config) -> runner.Summary:
         for trial in listed if trial.agents > 1
     }  # fmt: skip
     sections = report.sections(config, listed, figures, std, each[0], held)
-    return runner.Summary(figures, std, claims(config, figures), sections, agents.report.rows(config, runs))
+    return runner.Summary(
+        figures, std, runner.judged(claims, config, figures, own), sections, agents.report.rows(config, runs)
+    )
 
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the fixed recipes must show; nothing is claimed of others."""
-    free = "preset", "workdir", "resume", "seed", "seeds", "data_dir", *vars(launch.Config()), "save_every"
-    free = {name: getattr(config, name) for name in free if name != "agents"}
-    if config.preset == "smoke" or config != dataclasses.replace(PRESETS[config.preset], **free):
+    if config.preset in ("smoke", "study") or not runner.follows(
+        config, PRESETS[config.preset], "preset", *agents.FREE
+    ):
         return []
     margins = {"int8": 0.015}
     margins |= {"int8_deep_squeeze": 0.02} if config.preset == "cpu" else {

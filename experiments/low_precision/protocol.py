@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from experiments.families import agents
-from experiments.harness import flags, launch
+from experiments.harness import flags
 from subspace_jax import data, nn, trees
 from subspace_jax.core import capture, compress, costs
 from subspace_jax.core.compress import Compressor
@@ -110,7 +110,7 @@ def algorithm(config: Config, variant: Variant, models: dict[int | None, nn.Mode
     """The method of a variant for so many agents."""
     lr = agents.rate(config.lr, config.steps, config.decay, warmup=config.warmup, rounds=config.rounds)
     return low_precision(
-        classification(models[variant.bits].train_apply), comm=launch.exchange_of(config, count)[0],
+        classification(models[variant.bits].train_apply), comm=agents.exchange_of(config, count)[0],
         weights=agents.graph(config, count), lr=lr, gamma=variant.gamma, momentum=config.momentum,
         weight_decay=config.weight_decay, compressor=variant.compressor, method=variant.method, loop=config.loop,
     )  # fmt: skip

@@ -20,13 +20,13 @@ import numpy as np
 
 from experiments.families import classifier
 from experiments.families.classifier import retrained
-from experiments.harness import runner
+from experiments.harness import launch, runner
 from experiments.membership_inference import methods, protocol, report
 from subspace_jax.core import curvature
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(classifier.Config):
+class Config(launch.Config, classifier.Config):
     """Train many networks on random halves of the data, attack some of them with what the others know."""
 
     models: int = 64
@@ -65,23 +65,14 @@ class Config(classifier.Config):
 PRESETS = {
     "smoke": Config(seeds=1, samples=300, models=8, targets=2, epochs=4, batch=32, probes=2),
     "cpu": Config(epochs=40, batch=32),
+    "study": Config(**classifier.STUDY, noise=0.0, set_sizes=(2500, 5000, 7500)),
     "gpu": Config(
         seeds=1, data="cifar10", noise=0.0, model="resnet20", augment=True, models=32, targets=4, lr=0.1,
         schedule="cosine", weight_decay=5e-4, epochs=30, batch=256, queries=2, probes=5, group=8, score_batch=4096,
     ),
 }  # fmt: skip
 
-FREE = (
-    "seed",
-    "seeds",
-    "workdir",
-    "resume",
-    "data_dir",
-    "group",
-    "score",
-    "score_batch",
-    "set_sizes",
-)  # no part of the recipe
+FREE = "group", "score", "score_batch", "set_sizes", *vars(launch.Config())  # no part of the recipe
 
 
 def main(config: Config) -> runner.Summary:
@@ -95,10 +86,13 @@ def main(config: Config) -> runner.Summary:
         found = [(config.seed, task, protocol.scored(config, case))]
     else:
         found = list(trained(config))
-    figures, std = runner.over_seeds([report.judge(arrays) for *_, arrays in found])
+    each = [report.judge(arrays) for *_, arrays in found]
+    figures, std = runner.over_seeds(each)
     report.write_table(config, found)
     rows = [row for seed, _, arrays in found for row in report.metric_rows(seed, arrays)]
-    return runner.Summary(figures, std, claims(config, figures), report.sections(config, figures, found), rows)
+    return runner.Summary(
+        figures, std, runner.judged(claims, config, figures, each), report.sections(config, figures, found), rows
+    )
 
 
 def trained(config: Config) -> Iterator[tuple[int, classifier.Task, dict[str, np.ndarray]]]:
@@ -150,8 +144,7 @@ def check(config: Config) -> None:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the recipe of the cpu preset on digits must show; two of them say who is right about curvature and LiRA."""
-    own = {name: getattr(config, name) for name in FREE}
-    if config != dataclasses.replace(PRESETS["cpu"], **own):
+    if not runner.follows(config, PRESETS["cpu"], *FREE):
         return []
     lira, released = figures["auroc/lira_fixed_variance"], figures["auroc/lira_as_released"]
     curved = figures["auroc/curvature_nll"]

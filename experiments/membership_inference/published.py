@@ -22,6 +22,7 @@ PUBLISHED = System(
     },
     runs=(
         "cpu_digits",
+        "study_cifar10",
         "gpu_cifar10",
     ),
 )

@@ -20,7 +20,7 @@ import numpy as np
 
 from experiments.families import classifier
 from experiments.families.classifier import retrained
-from experiments.harness import runner
+from experiments.harness import launch, runner
 from experiments.memorization import protocol, report
 from subspace_jax import data
 from subspace_jax.core import checks
@@ -28,7 +28,7 @@ from subspace_jax.memorization import scores
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(classifier.BroughtConfig):
+class Config(launch.Config, classifier.BroughtConfig):
     """Train on labels of which some are wrong, score all samples every few epochs, find the wrong ones."""
 
     duplicates: int = 25
@@ -61,18 +61,7 @@ class Config(classifier.BroughtConfig):
 PRESETS = {
     "smoke": Config(seeds=1, samples=300, widths=(16,), epochs=6, duplicates=5, sweep=False, save_every=3),
     "cpu": Config(),
-    "study": Config(  # the network of the lifecycle's study that was best on the test set of seed 10
-        data="cifar10",
-        samples=10_000,
-        model="lenet5",
-        network_args=("filters=16,32", "norm=batch"),
-        augment=True,
-        schedule="cosine",
-        epochs=40,
-        duplicates=100,
-        scores=("fd_norm", "input_grad"),
-        refits=False,
-    ),
+    "study": Config(**classifier.STUDY, duplicates=100, scores=("fd_norm", "input_grad"), refits=False),
     "gpu": Config(
         data="cifar10",
         model="resnet18",
@@ -119,7 +108,9 @@ def main(config: Config) -> runner.Summary:
     figures, std = runner.over_seeds(runs)
     report.write_table(config, found)
     rows = [row for seed, _, arrays in found for row in report.metric_rows(seed, arrays)]
-    return runner.Summary(figures, std, claims(config, figures), report.sections(config, figures, found), rows)
+    return runner.Summary(
+        figures, std, runner.judged(claims, config, figures, runs), report.sections(config, figures, found), rows
+    )
 
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:

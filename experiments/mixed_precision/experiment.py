@@ -72,14 +72,15 @@ def main(config: Config) -> runner.Summary:
     energy = {
         one.seed: {name: protocol.spent(config, shared, bits) for name, bits in one.plans.items()} for one in found
     }
-    figures, std = runner.over_seeds([figures_of(config, one, energy[one.seed]) for one in found])
+    each = [figures_of(config, one, energy[one.seed]) for one in found]
+    figures, std = runner.over_seeds(each)
     rows = [
         {"seed": one.seed, "network": name, "bits": list(one.plans[name]), "accuracy": arrays["accuracy"].item()}
         for one in found
         for name, arrays in one.networks.items()
     ]
     sections = report.sections(config, figures, found[0], energy[found[0].seed])
-    return runner.Summary(figures, std, claims(config, figures), sections, rows)
+    return runner.Summary(figures, std, runner.judged(claims, config, figures, each), sections, rows)
 
 
 def check(config: Config) -> None:
@@ -110,8 +111,7 @@ def figures_of(config: Config, one: protocol.Found, energy: dict[str, Any]) -> d
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the recipe of the cpu preset on digits must show; other recipes claim nothing."""
-    free = {name: getattr(config, name) for name in ("seed", "seeds", "workdir", "resume", "data_dir")}
-    if config != dataclasses.replace(PRESETS["cpu"], **free):
+    if not runner.follows(config, PRESETS["cpu"]):
         return []
     reached = {name: figures[f"accuracy/{name}"] for name in ("xnor", "hybrid_4", "all_2", "full")}
     spared = [figures[f"energy_efficiency/{name}"] for name in ("xnor", "hybrid_2", "all_2", "full")]

@@ -78,6 +78,7 @@ PRESETS = {
         ), ood_samples=100,
     ),
     "cpu": Config(seeds=5),
+    "study": Config(**classifier.STUDY, ood_sets=(*NOISES, "unseen", "cifar100", "fashion_mnist", "mnist")),
     "gpu": Config(
         seeds=3, data="cifar10", model="resnet18", widths=(), network_args=(), augment=True, optimizer="sgd", lr=0.1,
         schedule="cosine", weight_decay=5e-4, epochs=30, batch=128, ood_samples=10_000, near_classes=(),
@@ -89,7 +90,6 @@ MNIST = dataclasses.replace(
     PRESETS["cpu"], data="mnist", model="cnn2", widths=(), samples=6000, epochs=5,
     ood_sets=(*NOISES, "unseen", "greycifar", "fashion_mnist"),
 )  # fmt: skip
-WHERE = "seed", "seeds", "workdir", "resume", "data_dir", "positive"  # flags that change no recipe
 GIVEN = "given"  # the training of outputs of one's own
 
 
@@ -104,12 +104,17 @@ def main(config: Config) -> runner.Summary:
         found, shown = trained(config)
     near = methods.near_sets(config)
     runs = {seed: report.judge(config, one, near) for seed, one in found.items()}
-    figures, std = runner.over_seeds(list(runs.values()))
+    each = list(runs.values())
+    figures, std = runner.over_seeds(each)
     worst = report.worst_seed(list(runs.values()))
     figures, std = figures | worst, std | dict.fromkeys(worst, 0.0)
     rows = [row for seed, run in runs.items() for row in report.metric_rows(seed, run)]
     return runner.Summary(
-        figures, std, claims(config, figures), report.sections(config, figures, std, found, shown), rows
+        figures,
+        std,
+        runner.judged(claims, config, figures, each),
+        report.sections(config, figures, std, found, shown),
+        rows,
     )
 
 
@@ -189,8 +194,7 @@ def check_classes(config: Config, shared: classifier.Setup) -> None:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the fixed recipes must show: preset cpu on digits, and the same on MNIST."""
-    own = {name: getattr(config, name) for name in WHERE}
-    if config == dataclasses.replace(PRESETS["cpu"], **own):
+    if runner.follows(config, PRESETS["cpu"], "positive"):
         far = {name: figures[f"auroc/aux_soft/aux/{name}"] for name in methods.far_sets(config)}
         worst = min(far, key=lambda name: far[name])
         return [
@@ -199,7 +203,7 @@ def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
                 "accuracy of aux_soft above erm", figures["accuracy/aux_soft"] - figures["accuracy/erm"], -0.025
             ),
         ]
-    if config == dataclasses.replace(MNIST, **own):
+    if runner.follows(config, MNIST, "positive"):
         gain = figures["auroc/erm/norm/unseen"] - figures["auroc/erm/msp/unseen"]
         ratio = figures["class_spread/std"] / figures["class_spread/raw"]
         return [

@@ -24,6 +24,7 @@ PUBLISHED = System(
     runs=(
         "cpu_digits",
         "cpu_mnist",
+        "study_cifar10",
         "gpu_cifar10",
         "gpu_cifar100",
     ),

@@ -83,7 +83,6 @@ PRESETS = {
         networks=("none256", "none16", "gan16", "at_none256", "at_none16", "at_gan16"),
     ),
 }  # fmt: skip
-WHERE = "seed", "seeds", "workdir", "resume", "data_dir"  # flags that change no recipe
 
 
 def main(config: Config) -> runner.Summary:
@@ -123,7 +122,7 @@ def check(config: Config) -> None:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the fixed recipe must show on digits."""
-    if config != dataclasses.replace(PRESETS["cpu"], **{name: getattr(config, name) for name in WHERE}):
+    if not runner.follows(config, PRESETS["cpu"]):
         return []
     worst = {name: figures[f"robust/{name}/min"] for name in ("none64", "none4", "sliced4")}
     kept = figures["accuracy/mmd16"] - figures["accuracy/none16"]

@@ -73,14 +73,19 @@ def main(config: Config) -> runner.Summary:
     full = methods.chain(config.model, classifier.network_arguments(config, shared.classes))
     table = protocol.layers(nn.build(full.name, **full.arguments), data.inputs(shared.columns))
     found = [protocol.one_seed(config, shared, full, seed) for seed in runner.seeds(config)]
-    figures, std = runner.over_seeds([figures_of(config, one) for one in found])
+    each = [figures_of(config, one) for one in found]
+    figures, std = runner.over_seeds(each)
     rows = [
         {"seed": one.seed, "network": name, "widths": arrays["widths"].tolist()} | plain(arrays)
         for one in found
         for name, arrays in one.networks.items()
     ]
     return runner.Summary(
-        figures, std, claims(config, figures), report.sections(config, figures, table, found[0]), rows
+        figures,
+        std,
+        runner.judged(claims, config, figures, each),
+        report.sections(config, figures, table, found[0]),
+        rows,
     )
 
 
@@ -124,8 +129,7 @@ def plain(arrays: protocol.Arrays) -> dict[str, Any]:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the recipe of the cpu preset on digits must show; other recipes claim nothing."""
-    free = {name: getattr(config, name) for name in ("seed", "seeds", "workdir", "resume", "data_dir")}
-    if config != dataclasses.replace(PRESETS["cpu"], **free):
+    if not runner.follows(config, PRESETS["cpu"]):
         return []
     size = {tau: figures[f"parameters_ratio/tau_{tau}"] for tau in config.taus}
     change = figures["accuracy/tau_0.95"] - figures["accuracy/full"]

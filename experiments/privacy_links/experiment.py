@@ -90,7 +90,7 @@ PRESETS = {
         private_batch=256, steps=800, delta=1e-5, trace_samples=32, score_batch=1024,
     ),
 }  # fmt: skip
-FREE = "seed", "seeds", "workdir", "resume", "data_dir", "group", "bound", "score_batch"  # no part of the recipe
+FREE = "group", "bound", "score_batch"  # no part of the recipe
 
 
 def main(config: Config) -> runner.Summary:
@@ -119,7 +119,13 @@ def main(config: Config) -> runner.Summary:
     figures, std = runner.over_seeds(runs)
     report.write_table(config, found)
     rows = [{"seed": seed} | run for (seed, *_), run in zip(found, runs, strict=True)]
-    return runner.Summary(figures, std, claims(config, runs), report.sections(config, figures, found), rows)
+    return runner.Summary(
+        figures,
+        std,
+        runner.judged(claims, config, runs, [[run] for run in runs]),
+        report.sections(config, figures, found),
+        rows,
+    )
 
 
 def check(config: Config) -> None:
@@ -152,8 +158,7 @@ def check(config: Config) -> None:
 
 def claims(config: Config, runs: list[dict[str, float]]) -> list[runner.Claim]:
     """What the recipe of the cpu preset on digits must show, by the worst seed where a direction is claimed."""
-    own = {name: getattr(config, name) for name in FREE}
-    if config != dataclasses.replace(PRESETS["cpu"], **own):
+    if not runner.follows(config, PRESETS["cpu"], *FREE):
         return []
     mean, _ = runner.over_seeds(runs)
     named = [*map(methods.called, config.epsilons), "eps_inf"]

@@ -90,7 +90,6 @@ PRESETS = {
         networks=("dense", "table", "npl", "soft_knn", "adversarial", "npl_adversarial"),
     ),
 }  # fmt: skip
-WHERE = "seed", "seeds", "workdir", "resume", "data_dir", "checkpoint", "epoch"  # flags that change no recipe
 
 
 def main(config: Config) -> runner.Summary:
@@ -135,7 +134,7 @@ def check(config: Config) -> None:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the fixed recipe must show on digits."""
-    if config != dataclasses.replace(PRESETS["cpu"], **{name: getattr(config, name) for name in WHERE}):
+    if not runner.follows(config, PRESETS["cpu"], "checkpoint", "epoch"):
         return []
     worst = {name: figures[f"robust/{name}/min"] for name in ("dense", "npl", "adversarial")}
     return [

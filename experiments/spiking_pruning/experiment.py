@@ -80,9 +80,14 @@ def main(config: Config) -> runner.Summary:
     names = protocol.layers(config, shared)
     found = [protocol.one_seed(config, shared, seed) for seed in runner.seeds(config)]
     rows = [{"seed": seed} | figures_of(one) for seed, one in zip(runner.seeds(config), found, strict=True)]
-    figures, std = runner.over_seeds([figures_of(one) for one in found])
+    each = [figures_of(one) for one in found]
+    figures, std = runner.over_seeds(each)
     return runner.Summary(
-        figures, std, claims(config, figures), report.sections(config, figures, names, found[0]), rows
+        figures,
+        std,
+        runner.judged(claims, config, figures, each),
+        report.sections(config, figures, names, found[0]),
+        rows,
     )
 
 
@@ -118,8 +123,7 @@ def falls(values: tuple[float, ...]) -> bool:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the recipe of the cpu preset on digits must show; other recipes claim nothing."""
-    free = {name: getattr(config, name) for name in ("seed", "seeds", "workdir", "resume", "data_dir")}
-    if config != dataclasses.replace(PRESETS["cpu"], **free):
+    if not runner.follows(config, PRESETS["cpu"]):
         return []
     accuracy = {key.removeprefix("accuracy/"): value for key, value in figures.items() if key.startswith("accuracy/")}
     layers = [key.removesuffix("/tau_0.99") for key in figures if key.startswith("dims/") and key.endswith("tau_0.99")]

@@ -13,12 +13,12 @@ import functools
 from typing import ClassVar
 
 from experiments.families import classifier
-from experiments.harness import runner
+from experiments.harness import launch, runner
 from experiments.stability_memorization import protocol, report
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(classifier.Config):
+class Config(launch.Config, classifier.Config):
     """Train many networks on random subsets; compare, per sample, those trained on it with those that were not."""
 
     loads: ClassVar[bool] = False
@@ -39,6 +39,7 @@ class Config(classifier.Config):
 PRESETS = {
     "smoke": Config(seeds=1, samples=300, widths=(16,), models=4, group=2, epochs=4, batch=32, probes=2),
     "cpu": Config(epochs=40, batch=32),
+    "study": Config(data="fashion_mnist", samples=3000, model="lenet5", epochs=40, batch=32, score_every=10),
     "gpu": Config(
         data="cifar10", samples=10_000, model="lenet5", noise=0.1, models=240, group=48, epochs=40, batch=128, lr=0.05,
         schedule="one_cycle", score_every=10,
@@ -58,11 +59,12 @@ def main(config: Config) -> runner.Summary:
         arrays = protocol.many_networks(config, shared, task, seed)
         arrays |= runner.stage(config, f"seed{seed}_one", one_seed)
         found.append((seed, task, arrays))
-    figures, std = runner.over_seeds([report.judge(config, task, arrays) for _, task, arrays in found])
+    each = [report.judge(config, task, arrays) for _, task, arrays in found]
+    figures, std = runner.over_seeds(each)
     report.write_table(config, found)
     rows = [{"seed": s, "train_accuracy": float(a["train_accuracy"])} for s, _, a in found]
     sections = report.sections(config, shared, figures, *found[0][1:])
-    return runner.Summary(figures, std, claims(config, figures), sections, rows)
+    return runner.Summary(figures, std, runner.judged(claims, config, figures, each), sections, rows)
 
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:

@@ -15,6 +15,7 @@ PUBLISHED = System(
     },
     runs=(
         "cpu_digits",
+        "study_fashion_mnist",
         "gpu_cifar10",
     ),
 )

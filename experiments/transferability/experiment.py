@@ -71,7 +71,6 @@ PRESETS = {
         models=("fp0", "fp1", "fp2", "fp3", "q4", "q2", "q1", "ht", "vgg11"),
     ),
 }  # fmt: skip
-WHERE = "seed", "seeds", "workdir", "resume", "data_dir", "checkpoint", "epoch"  # flags that change no recipe
 
 
 def main(config: Config) -> runner.Summary:
@@ -108,7 +107,7 @@ def check(config: Config) -> None:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the fixed recipe must show on digits."""
-    if config != dataclasses.replace(PRESETS["cpu"], **{name: getattr(config, name) for name in WHERE}):
+    if not runner.follows(config, PRESETS["cpu"], "checkpoint", "epoch"):
         return []
     among = figures["transfer/fp/fp"]
     return [

@@ -63,6 +63,7 @@ class Config(classifier.BroughtConfig):
 PRESETS = {
     "smoke": Config(seeds=1, samples=300, widths=(24, 24), epochs=5, tau=(0.99, 0.999), finetune_epochs=1, wider=True),
     "cpu": Config(wider=True),
+    "study": Config(**classifier.STUDY),
     "gpu": Config(
         data="cifar100", model="resnet18", widths=(), dtype="bfloat16", augment=True, optimizer="sgd", lr=0.1,
         schedule="one_cycle", batch=256, weight_decay=5e-4, epochs=60,
@@ -85,9 +86,10 @@ def main(config: Config) -> runner.Summary:
         if compare:
             parts["wider"] = runner.stage(config, f"seed{seed}_wider", functools.partial(compare, task, seed))
         found.append((seed, parts))
-    figures, std = runner.over_seeds([figures_of(parts) for _, parts in found])
+    each = [figures_of(parts) for _, parts in found]
+    figures, std = runner.over_seeds(each)
     sections = report.sections(config, figures, table, found[0][1])
-    return runner.Summary(figures, std, claims(config, figures), sections, rows(found))
+    return runner.Summary(figures, std, runner.judged(claims, config, figures, each), sections, rows(found))
 
 
 def check(config: Config) -> None:
@@ -174,8 +176,7 @@ def rows(found: list) -> list[dict[str, Any]]:
 
 def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
     """What the recipe of the preset must show; other data, networks or taus: nothing is claimed."""
-    free = {name: getattr(config, name) for name in ("preset", "seed", "seeds", "workdir", "resume", "data_dir")}
-    if config.preset == "smoke" or dataclasses.replace(PRESETS[config.preset], **free) != config:
+    if config.preset in ("smoke", "study") or not runner.follows(config, PRESETS[config.preset], "preset"):
         return []
     if config.preset == "gpu":
         tuned = figures["accuracy_change_finetuned/search"]

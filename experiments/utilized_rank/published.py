@@ -12,6 +12,7 @@ PUBLISHED = System(
     },
     runs=(
         "cpu_digits",
+        "study_cifar10",
         "gpu_cifar100",
         "gpu_imagenet",
     ),

@@ -11,22 +11,16 @@ import logging
 import os
 import pathlib
 import re
+import sys
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import orbax.checkpoint as ocp
 
+from subspace_jax.files import NotSavedError, remedy
+
 ITEMS = "variables", "state", "config"
-REMEDIES = {
-    (errno.ENOSPC, errno.EDQUOT): "free space",
-    (errno.EFBIG,): "free space or raise the limit on file sizes (ulimit -f)",
-    (errno.EACCES, errno.EPERM, errno.EROFS): "make the folder writable",
-}
-
-
-class NotSavedError(OSError):
-    """A checkpoint could not be written; earlier ones are intact."""
 
 
 class Manager(ocp.CheckpointManager):
@@ -34,6 +28,8 @@ class Manager(ocp.CheckpointManager):
 
     def __init__(self, directory: pathlib.Path, options: ocp.CheckpointManagerOptions):
         logging.getLogger("absl").addFilter(_is_told_once)
+        if not isinstance(sys.unraisablehook, _WithoutLastWords):
+            sys.unraisablehook = _WithoutLastWords(sys.unraisablehook)
         super().__init__(directory, options=options)
 
     def save(self, *args: Any, **kwargs: Any) -> bool:
@@ -119,9 +115,9 @@ def _writing(directory: pathlib.Path) -> Iterator[None]:
             raise
         kept = whole(directory)
         rest = f"epoch {kept[-1]} is whole" if kept else "no epoch was saved before"
-        remedy = next((remedy for codes, remedy in REMEDIES.items() if code in codes), "repair this")
+        way_out = remedy(code) or "repair this"
         raise NotSavedError(
-            f"a checkpoint could not be saved in {directory} ({os.strerror(code)}): {remedy} and continue with "
+            f"a checkpoint could not be saved in {directory} ({os.strerror(code)}): {way_out} and continue with "
             f"--resume; {rest}."
         ) from error
 
@@ -129,6 +125,19 @@ def _writing(directory: pathlib.Path) -> Iterator[None]:
 def _is_told_once(record: logging.LogRecord) -> bool:
     """Log filter: drop the long tracebacks that Orbax' threads log, since the errors are raised to the caller too."""
     return not (record.exc_info and "orbax" in record.pathname)
+
+
+class _WithoutLastWords(NamedTuple):
+    """A `sys.unraisablehook` without what TensorStore's threads print after a failed write or read; it is raised too.
+
+    They run on for a while, so it stays in place.
+    """
+
+    hook: Callable[[Any], Any]
+
+    def __call__(self, event: Any) -> None:
+        if str(event.exc_value) != "Event loop is closed":
+            self.hook(event)
 
 
 def _code(error: Exception) -> int | None:

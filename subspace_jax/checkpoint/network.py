@@ -67,8 +67,8 @@ def _config(source: Manager, folder: pathlib.Path, epoch: int) -> dict[str, Any]
     return config
 
 
-def _give_epoch(damaged: int, newest: int) -> str:
-    return f"give epoch={newest} (--epoch {newest})"
+def _give_epoch(damaged: int, newest: int | None) -> str:
+    return "train it again" if newest is None else f"give epoch={newest} (--epoch {newest})"
 
 
 def _template(model: Model, shape: list[int]) -> PyTree:

@@ -3,14 +3,14 @@
 import contextlib
 import logging
 import pathlib
-import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from subspace_jax.checkpoint import sums
 from subspace_jax.checkpoint.folder import Manager, whole
 from subspace_jax.typing import PyTree
 
@@ -23,7 +23,7 @@ def read(
     item: str,
     template: PyTree | None,
     *,
-    way_out: Callable[[int, int], str],
+    way_out: Callable[[int, int | None], str],
     owner: str = "this run",
 ) -> Any:
     """One part of one checkpoint.
@@ -33,7 +33,7 @@ def read(
       epoch: one of its epochs.
       item: "config", which takes no template, "variables" or "state".
       template: arrays or their shapes.
-      way_out: (damaged epoch, newest intact epoch) -> how to use the latter, for the message.
+      way_out: (damaged epoch, newest intact epoch or None) -> how to use the latter, for the message.
       owner: what the template belongs to, for messages.
 
     Raises:
@@ -48,27 +48,25 @@ def read(
                 raise ValueError(f"the checkpoint {folder} does not fit {owner}: {difference}.") from error
             others = [e for e in reversed(whole(folder.parent)) if e != epoch]
             newest = next((e for e in others if _is_whole(source, e)), None)
-            rest = "none else is whole" if newest is None else f"epoch {newest} is whole: {way_out(epoch, newest)}"
+            rest = "none else is whole" if newest is None else f"epoch {newest} is whole"
             raise ValueError(
-                f"the checkpoint {folder} is damaged: files of its {item} are cut, altered or missing; {rest}."
+                f"the checkpoint {folder} is damaged: files of its {item} are cut, altered or missing; {rest}: "
+                f"{way_out(epoch, newest)}."
             ) from error
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress what Orbax logs and TensorStore's threads print about damaged files; the raised message says it.
+    """Suppress what Orbax logs about damaged files; the raised message says it.
 
-    After a failure the threads run on for a while, so the filters of their errors then stay in place.
+    After a failure its threads run on for a while, so the filter of their errors stays in place.
     """
-    hook, logger = sys.unraisablehook, logging.getLogger("absl")
+    logger = logging.getLogger("absl")
     logging.getLogger("asyncio").addFilter(_is_of_others)
     level = logger.level
-    if not isinstance(hook, _WithoutLastWords):
-        sys.unraisablehook = _WithoutLastWords(hook)
     logger.setLevel(logging.ERROR)
     try:
         yield
-        sys.unraisablehook = hook
     finally:
         logger.setLevel(level)
 
@@ -76,16 +74,6 @@ def _quiet() -> Iterator[None]:
 def _is_of_others(record: logging.LogRecord) -> bool:
     """Log filter: drop errors of files that were read beside the one whose error is raised."""
     return "tensorstore_spec" not in record.getMessage()
-
-
-class _WithoutLastWords(NamedTuple):
-    """A `sys.unraisablehook` that ignores "Event loop is closed" and passes on everything else."""
-
-    hook: Callable[[Any], Any]
-
-    def __call__(self, event: Any) -> None:
-        if str(event.exc_value) != "Event loop is closed":
-            self.hook(event)
 
 
 def check_kept(directory: pathlib.Path, epoch: int) -> None:
@@ -113,8 +101,16 @@ def check_arrays(tree: PyTree, what: str) -> None:
 
 
 def _restored(source: Manager, epoch: int, item: str, template: PyTree | None) -> Any:
+    if template is not None and jax.process_count() > 1:  # on no device: Orbax asks on which of all otherwise
+        template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), template)
     how = ocp.args.JsonRestore() if item == "config" else ocp.args.StandardRestore(template)
-    return source.restore(epoch, args=ocp.args.Composite(**{item: how}))[item]
+    found = source.restore(epoch, args=ocp.args.Composite(**{item: how}))[item]
+    config = found if item == "config" else _restored(source, epoch, "config", None)
+    saved = config.get(sums.NAME, {}).get(item)  # none in those of earlier versions
+    altered = sums.of_config(found) != saved if item == "config" else sums.differs(saved, found)
+    if saved is not None and altered:
+        raise ValueError(f"the {item} of epoch {epoch} differs from its check sum.")
+    return found
 
 
 def _is_whole(source: Manager, epoch: int) -> bool:
@@ -148,7 +144,6 @@ def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
     """Shapes by path; of random keys, the shape of their key data, which is what is saved."""
     found = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        is_key = hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        plain = jax.eval_shape(jax.random.key_data, leaf) if is_key else leaf
+        plain = jax.eval_shape(jax.random.key_data, leaf) if sums.is_key(leaf) else leaf
         found[jax.tree_util.keystr(path, simple=True, separator="/")] = np.shape(plain)
     return found

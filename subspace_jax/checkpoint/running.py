@@ -8,12 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 
 from subspace_jax.checkpoint.folder import Manager, manager, whole
 from subspace_jax.checkpoint.reading import check_arrays, check_kept, read
+from subspace_jax.checkpoint.sums import is_key, with_sums
+from subspace_jax.core import processes
 from subspace_jax.training import Hook, TrainState, fit, initial_carries, variables
 from subspace_jax.typing import PyTree
 
+NOTHING = -1  # epochs, where none was saved
 LIBRARIES = ("subspace_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -46,11 +50,9 @@ def save(
       NotSavedError: a full disk or a folder that cannot be written; possibly raised by a later call, since this one
         returns before everything is written.
     """
-    items = {
-        "variables": ocp.args.StandardSave(_saved(variables(state))),
-        "state": ocp.args.StandardSave(_saved(_rest(state, carries))),
-        "config": ocp.args.JsonSave(config | {"epoch": epoch, "versions": versions()}),
-    }
+    trees = {"variables": _saved(variables(state)), "state": _saved(_rest(state, carries))}
+    whole = with_sums(config | {"epoch": epoch, "versions": versions()}, trees)
+    items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()} | {"config": ocp.args.JsonSave(whole)}
     to.save(epoch, args=ocp.args.Composite(**items), metrics=metrics, force=True)
 
 
@@ -70,13 +72,14 @@ def restore(
     """
     source.wait_until_finished()  # what has just been saved counts
     directory = pathlib.Path(source.directory)
-    kept = whole(directory)
-    if epoch is None and not kept:
-        return None
-    epoch = kept[-1] if epoch is None else epoch
+    if epoch is None:
+        latest = processes.told(max(whole(directory), default=NOTHING))  # another process may not see it yet
+        if latest == NOTHING:
+            return None
+        epoch = latest
     check_kept(directory, epoch)
     found = {
-        item: read(source, epoch, item, _template(tree), way_out=_move_away)
+        item: jax.tree.map(_like, tree, read(source, epoch, item, _template(tree), way_out=_move_away))
         for item, tree in (("variables", variables(state)), ("state", _rest(state, carries)))
     }
     restored = TrainState(**found["variables"], **{k: found["state"][k] for k in ("step", "opt_state", "key")})
@@ -93,12 +96,21 @@ def latest_config(source: Manager) -> dict[str, Any] | None:
     return read(source, kept[-1], "config", None, way_out=_move_away) if kept else None
 
 
-def _move_away(damaged: int, newest: int) -> str:
-    return f"move the folder {damaged} away and continue with --resume"
+def _move_away(damaged: int, newest: int | None) -> str:
+    start = "" if newest is not None else ", which starts this part anew"
+    return f"move the folder {damaged} away and continue with --resume{start}"
 
 
 def _rest(state: TrainState, carries: PyTree) -> dict[str, PyTree]:
     return {"step": state.step, "opt_state": state.opt_state, "key": state.key, "carries": carries or {}}
+
+
+def _like(wanted: Any, found: Any) -> Any:
+    """What was read as the array or key it is to be: several processes read NumPy, and of keys the numbers alone."""
+    if is_key(wanted) and not is_key(found):
+        impl = jax.random.key_impl(wanted) if isinstance(wanted, jax.Array) else None
+        return jax.random.wrap_key_data(jax.numpy.asarray(found), impl=impl)
+    return jax.numpy.asarray(found) if isinstance(wanted, jax.Array) and isinstance(found, np.ndarray) else found
 
 
 def _template(tree: PyTree) -> PyTree:
@@ -111,12 +123,12 @@ def _saved(tree: PyTree) -> PyTree:
 
 
 def _on_host(tree: PyTree) -> PyTree:
-    """With several processes, process-local arrays as NumPy (keys as key data), since Orbax refuses them."""
+    """With several processes, arrays that each has in full as NumPy (keys as key data): Orbax refuses local ones."""
     if jax.process_count() == 1:
         return tree
 
     def host(leaf):
-        if not isinstance(leaf, jax.Array) or not leaf.is_fully_addressable:
+        if not isinstance(leaf, jax.Array) or not (leaf.is_fully_addressable or leaf.is_fully_replicated):
             return leaf
         return np.asarray(jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
 
@@ -135,10 +147,12 @@ def resumable_fit(
     save_every: int = 10,
     keep_every: int | None = None,
     label: str = "training",
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, dict[str, PyTree]]:
     """`training.fit` from the latest checkpoint in `directory`, saving every `save_every` epochs and the last.
 
-    Killed at any moment and called again, it returns the same final state and carries, bit for bit on the same devices.
+    Killed at any moment and called again, it returns the same final state and carries, bit for bit on the same devices;
+    it may go on over another `mesh`, see `fit`, or without one.
     Ctrl-C saves the last finished epoch (not with several processes, which save together).
     """
     start, carries = 0, None
@@ -156,7 +170,7 @@ def resumable_fit(
         try:
             return fit(
                 epoch_fn, state, data, epochs=epochs, start=start, hooks=hooks, carries=carries,
-                after_epoch=after_epoch, label=label,
+                after_epoch=after_epoch, label=label, mesh=mesh,
             )  # fmt: skip
         except KeyboardInterrupt:
             if unsaved and jax.process_count() == 1:

@@ -8,6 +8,7 @@ give the same numbers, up to the rounding of batched products.
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,12 +55,15 @@ class Comm:
     def permute(self, tree: PyTree, source: Sequence[int]) -> PyTree:
         """The tree of agent source[i], at agent i; `source` is a permutation of all agents.
 
-        Agents that share a device exchange in its memory; only rows that another device needs are sent to it.
+        Agents that share a device exchange in its memory; only rows that another device needs are sent to it. Between
+        devices all arrays of one type travel as one message, since each message waits for the one before.
         """
         if self.axes == (AGENTS,):
             pairs = [(sender, receiver) for receiver, sender in enumerate(source)]
-            return jax.tree.map(lambda leaf: jax.lax.ppermute(leaf, AGENTS, pairs), tree)
-        return _permute_blocks(self, tree, tuple(source))
+            move = lambda leaf: jax.lax.ppermute(leaf, AGENTS, pairs)  # noqa: E731
+        else:
+            move = _blocks(self, tuple(source))
+        return jax.tree.map(move, tree) if self.devices == 1 else _packed(move, tree)
 
     def mean(self, tree: PyTree) -> PyTree:
         """The mean over all agents, at every agent."""
@@ -71,8 +75,23 @@ class Comm:
         return jnp.where(jnp.asarray(sends)[self.index()], np.uint32(nbytes(tree)), np.uint32(0))
 
 
-def _permute_blocks(comm: Comm, tree: PyTree, source: tuple[int, ...]) -> PyTree:
-    """`permute` where a device has a block of agents: one transfer of rows per distance between devices."""
+def _packed(move: Callable[[Array], Array], tree: PyTree) -> PyTree:
+    """`move` of each array of a tree, called once for all arrays of one type, end to end."""
+    leaves, structure = jax.tree.flatten(tree)
+    kinds: dict[Any, list[int]] = {}
+    for k, leaf in enumerate(leaves):
+        kinds.setdefault(leaf.dtype, []).append(k)
+    for places in kinds.values():
+        own = [leaves[k] for k in places]
+        ends = np.cumsum([leaf.size for leaf in own])[:-1]
+        moved = jnp.split(move(jnp.concatenate([leaf.ravel() for leaf in own])), ends)
+        for k, leaf, part in zip(places, own, moved, strict=True):
+            leaves[k] = part.reshape(leaf.shape)
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _blocks(comm: Comm, source: tuple[int, ...]) -> Callable[[Array], Array]:
+    """`permute` of an array where a device has a block of agents: one transfer of rows per distance of devices."""
     sender, row = np.divmod(np.array(source), comm.block)
     receiver = np.arange(comm.agents) // comm.block
     distance = (sender - receiver) % comm.devices
@@ -97,7 +116,7 @@ def _permute_blocks(comm: Comm, tree: PyTree, source: tuple[int, ...]) -> PyTree
             found.append(jax.lax.ppermute(going, DEVICE, pairs) if far else going)
         return jnp.concatenate(found)[place]
 
-    return jax.tree.map(exchange, tree)
+    return exchange
 
 
 def vmap(fn: Callable, comm: Comm, *, shared: Sequence[int] = ()) -> Callable:

@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from subspace_jax.core import processes
 from subspace_jax.typing import PyTree
 
 AnyMesh = Mesh | AbstractMesh
+SAMPLES = ("samples",)  # the axis over which training splits a batch
 
 
 def automatic(mesh: Mesh) -> Mesh:
@@ -60,6 +63,69 @@ def returned(tree: PyTree) -> PyTree:
     if jax.sharding.get_abstract_mesh().empty:
         return tree
     return jax.device_put(tree, NamedSharding(jax.sharding.get_mesh(), PartitionSpec()))
+
+
+def copied(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Arrays and keys that each process holds in full, on all devices of a mesh, which may be those of several."""
+    sharding = NamedSharding(mesh, PartitionSpec())
+
+    def put(leaf: Any) -> Any:
+        if not several(mesh) or getattr(leaf, "sharding", None) == sharding:
+            return jax.device_put(leaf, sharding)
+        if hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        values = np.asarray(processes.here(leaf))
+        return jax.make_array_from_callback(values.shape, sharding, lambda rows: values[rows])
+
+    return jax.tree.map(put, tree)
+
+
+def from_rows(array: Any, rows: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """array[rows] over the devices of several processes, each of which reads only its own rows."""
+    shape = len(rows), *array.shape[1:]
+    return jax.make_array_from_callback(shape, sharding, lambda own: array[rows[own[0]]])
+
+
+def over_samples(mesh: Mesh) -> Mesh:
+    """The same devices for training that splits each batch over all of them."""
+    return Mesh(mesh.devices.reshape(-1), SAMPLES)
+
+
+def splits_samples(tree: PyTree) -> Mesh | None:
+    """The mesh `over_samples` on all of whose devices the arrays lie in full, or None."""
+    sharding = getattr(next(iter(jax.tree.leaves(tree)), None), "sharding", None)
+    if not isinstance(sharding, NamedSharding) or not sharding.is_fully_replicated:
+        return None
+    return sharding.mesh if isinstance(sharding.mesh, Mesh) and sharding.mesh.axis_names == SAMPLES else None
+
+
+def one_copy(tree: PyTree) -> PyTree:
+    """Of arrays that lie in full on all devices of a mesh, the copy on the first device of this process."""
+    first = jax.local_devices()[0]
+    return jax.tree.map(lambda leaf: jax.device_put(leaf.addressable_data(0), first), tree)
+
+
+def several(mesh: Mesh) -> bool:
+    """Whether its devices are those of several processes."""
+    return len({device.process_index for device in mesh.devices.flat}) > 1
+
+
+def local(mesh: Mesh) -> Mesh:
+    """The part of a mesh that lies in this process.
+
+    Raises:
+      ValueError: a mesh of several processes that splits another axis than the first one over them.
+    """
+    if not several(mesh):
+        return mesh
+    owners = [{device.process_index for device in np.ravel(row)} for row in mesh.devices]
+    own = [i for i, owner in enumerate(owners) if owner == {jax.process_index()}]
+    if not own or max(map(len, owners)) > 1:
+        raise ValueError(
+            f"a mesh over several processes splits its first axis over them, and has devices of each; process "
+            f"{jax.process_index()} has {len(own)} of {len(owners)} rows to itself: order the devices by process."
+        )
+    return Mesh(mesh.devices[own], mesh.axis_names)
 
 
 @contextlib.contextmanager

@@ -82,12 +82,12 @@ def _prepare(folder: pathlib.Path) -> None:
 
 def splits(folder: pathlib.Path) -> list[str]:
     """The splits of a prepared folder."""
-    return sorted(tfds.builder_from_directory(folder).info.splits)
+    return sorted(_builder(folder).info.splits)
 
 
 def classes(folder: pathlib.Path) -> Classes | None:
     """All classes of a ClassLabel feature, with the names it gives them; None where labels are only integers."""
-    features: Any = tfds.builder_from_directory(folder).info.features
+    features: Any = _builder(folder).info.features
     label = dict(features.items()).get("label")  # `read` reports a missing label
     if not isinstance(label, tfds.features.ClassLabel) or not label.num_classes:
         return None
@@ -102,7 +102,8 @@ def read(folder: pathlib.Path, split: str) -> dict[str, np.ndarray]:
     `index` or `id`, or a string `id` that ends in the position (`train_00017`, as tfds writes CIFAR).
 
     Raises:
-      ValueError: another file format, no such split, no `image` or `label`, images of several sizes, no position.
+      ValueError: damaged files, another file format, no such split, no `image` or `label`, images of several sizes, no
+        position.
     """
     columns = _columns(folder, split)
     columns["index"] = _positions(columns, folder)
@@ -119,7 +120,7 @@ def source(folder: pathlib.Path, split: str) -> tuple[Any, dict[str, np.ndarray]
     builder, kept = _opened(folder, split)
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise ValueError(f"{folder} is stored as {builder.info.file_format.value}; array_record can be read by place.")
-    named = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    named = Rows(builder, split, folder, decoders={"image": tfds.decode.SkipDecoding()})
     columns = {key: [] for key in kept if key != "image"}
     for start in range(0, len(named), MANY):
         rows = named.__getitems__(list(range(start, min(start + MANY, len(named)))))
@@ -128,12 +129,58 @@ def source(folder: pathlib.Path, split: str) -> tuple[Any, dict[str, np.ndarray]
     whole = {key: np.concatenate(parts) for key, parts in columns.items()}
     whole["index"] = _positions(whole, folder)
     order = np.argsort(whole["index"], kind="stable")
-    return builder.as_data_source(split), {key: whole[key][order] for key in ("label", "index")}, order
+    return Rows(builder, split, folder), {key: whole[key][order] for key in ("label", "index")}, order
+
+
+class Rows:
+    """The samples of a split by place.
+
+    Raises:
+      NotImplementedError: another format than array_record.
+      ValueError: also by each method, for files that cannot be read; the message names their folder.
+    """
+
+    def __init__(self, builder: Any, split: str, folder: pathlib.Path, **options: Any) -> None:
+        self.folder = folder
+        with _damaged(folder):
+            self.source = builder.as_data_source(split, **options)
+
+    def __len__(self) -> int:
+        with _damaged(self.folder):
+            return len(self.source)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        return self.__getitems__([place])[0]
+
+    def __getitems__(self, places: list[int]) -> list[dict[str, Any]]:
+        """Several of them at once."""
+        with _damaged(self.folder):
+            found = self.source.__getitems__(places)
+            if any(value is None for row in found for value in row.values()):  # behind the end of a cut file
+                raise EOFError("samples are missing")
+        return found
+
+
+@contextlib.contextmanager
+def _damaged(folder: pathlib.Path) -> Iterator[None]:
+    """JSON, protocol buffers, tfds and array_record each raise their own."""
+    try:
+        yield
+    except (ImportError, NotImplementedError):
+        raise
+    except Exception as error:
+        said = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(f"{folder} is cut or damaged ({said}); get or prepare it again.") from error
+
+
+def _builder(folder: pathlib.Path) -> Any:
+    with _damaged(folder):
+        return tfds.builder_from_directory(folder)
 
 
 def _opened(folder: pathlib.Path, split: str) -> tuple[Any, list[str]]:
     """The builder of a folder, and the names of its columns."""
-    builder: Any = tfds.builder_from_directory(folder)
+    builder = _builder(folder)
     features, splits = builder.info.features, builder.info.splits
     if split not in splits:
         raise ValueError(f"{folder} has the splits {', '.join(splits)}; got {split!r}.")
@@ -155,7 +202,7 @@ def _columns(folder: pathlib.Path, split: str) -> dict[str, np.ndarray]:
 def _rows(builder: Any, split: str, folder: pathlib.Path) -> list[dict[str, Any]]:
     """All samples of a split; TensorFlow is loaded for the formats that only it reads, such as tfrecord."""
     try:
-        source = builder.as_data_source(split)
+        source = Rows(builder, split, folder)
     except NotImplementedError:
         if importlib.util.find_spec("tensorflow") is None:
             raise ValueError(

@@ -2,11 +2,30 @@
 
 import os
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from subspace_jax.data.columns import checked
+
+
+class Numbers:
+    """Rows of numbers in a mapped file; one that is not finite is refused when it is asked for."""
+
+    def __init__(self, values: np.ndarray, path: pathlib.Path) -> None:
+        self.values, self.path = values, path
+        self.shape, self.dtype = values.shape, values.dtype
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        found = self.values[rows]
+        bad = ~np.isfinite(found).all(axis=-1)
+        if bad.any():
+            row = np.arange(len(self.values))[rows][bad].flat[0]
+            raise ValueError(f"{self.path} holds finite numbers, but not in row {row}; fill them, or drop the row.")
+        return found
 
 
 class Records:
@@ -42,7 +61,8 @@ def mapped(folder: str | os.PathLike, split: str = "train") -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: neither form is there.
-      ValueError: another dtype or shape than `data.load` gives, lengths that differ, an index that repeats.
+      ValueError: a damaged file, another dtype or shape than `data.load` gives, lengths that differ, an index that
+        repeats. Rows of `x` that are not finite are refused when they are read.
     """
     home = pathlib.Path(folder).expanduser()
     if (home / split / "label.npy").is_file():
@@ -60,13 +80,22 @@ def _arrays(home: pathlib.Path) -> dict[str, Any]:
     kind = next((name for name in ("image", "x") if name in found), None)
     if kind is None:
         raise FileNotFoundError(f"{home} has label.npy, but no image.npy or x.npy beside it.")
-    inputs = np.load(found[kind], mmap_mode="r", allow_pickle=False)
+    inputs = _npy(found[kind], mmap_mode="r")
     wanted = np.uint8 if kind == "image" else np.float32
     if inputs.dtype != wanted:
         raise ValueError(f"{found[kind]} is read as it lies there: save it as {np.dtype(wanted)}, not {inputs.dtype}.")
     inputs = inputs[..., None] if kind == "image" and inputs.ndim == 3 else inputs
-    columns = {name: np.load(found[name], allow_pickle=False) for name in ("label", "index") if name in found}
-    return {kind: inputs} | _named(inputs[:1], len(inputs), kind, columns, str(home))
+    columns = {name: _npy(found[name]) for name in ("label", "index") if name in found}
+    rows = inputs if kind == "image" else Numbers(inputs, found[kind])
+    return {kind: rows} | _named(inputs[:1], len(inputs), kind, columns, str(home))
+
+
+def _npy(path: pathlib.Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except Exception as error:  # NumPy's header parser raises anything
+        said = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(f"{path} is cut or damaged ({said}); get it again, or save it by numpy.save.") from error
 
 
 def _records(home: pathlib.Path, split: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from subspace_jax import trees
-from subspace_jax.core import closures, curvature, losses, meshes
+from subspace_jax.core import closures, curvature, losses, meshes, processes
 from subspace_jax.core.checks import check_finite, check_labels, check_lengths, on_host
 from subspace_jax.core.curvature.inputs import Inputs, Labels, sqnorm
 from subspace_jax.core.keys import as_key
@@ -102,7 +102,8 @@ def score(
     average it over the epochs of a run: one at the end of an over-fit run separates far worse. With GELU the last epoch
     was as good (.945 against .936).
 
-    Warns where all rows of `apply` are probabilities instead of logits.
+    Warns where all rows of `apply` are probabilities instead of logits. Several processes share the samples, and each
+    gets all scores: every process must call this with the same arguments, see `training.score_dataset`.
 
     Args:
       key: base of the random directions; sample i uses fold_in(key, index[i]).
@@ -130,9 +131,10 @@ def score(
         )
     variables = meshes.moved(variables)
     scored = _scored(name, closures.current(apply), probes, step, precision)
+    x, y = processes.here((x, y))
     x, y = jax.tree.map(_native, np.asarray(x) if isinstance(x, list) else x), _native(y)
     curvature.check_inputs(x, y)
-    check_finite("x", x)
+    _check_finite(x, len(y))
     check_labels(y, _classes(apply, variables, x))
     if index is not None:
         check_labels(index, name="index")
@@ -159,6 +161,19 @@ def _scored(name: str, apply: ApplyFn, probes: int, step: float, precision: str)
         return fn(keys, variables, x, y), certain
 
     return both
+
+
+def _check_finite(x: PyTree, count: int) -> None:
+    """Of several processes each looks at its part of the samples, and all refuse what one of them refuses."""
+    first, last = (count * (jax.process_index() + i) // jax.process_count() for i in (0, 1))
+    name, error = "x" if last - first == count else f"x[{first}:{last}]", None
+    try:
+        check_finite(name, jax.tree.map(lambda leaf: leaf[first:last], x))
+    except ValueError as found:
+        error = found
+    refused = processes.gathered(np.array([error is not None]))
+    if refused.any():
+        raise error or ValueError(f"x must be finite; it is not in the part of process {np.argmax(refused)}.")
 
 
 def _native(leaf: Any) -> np.ndarray:

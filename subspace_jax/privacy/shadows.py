@@ -5,7 +5,8 @@
     found["logits"]                                     # (models, queries, n, classes), memory-mapped
 
 The folder holds one .npy file an array, which other programs read too, and progress.json. A run that was stopped goes
-on behind the last group of models that was finished; a finished one is read.
+on behind the last group of models that was finished; a finished one is read. Several processes share the models and the
+inputs; the first one writes, in a folder that all of them see.
 """
 
 import hashlib
@@ -22,8 +23,9 @@ import numpy as np
 import optax
 
 from subspace_jax import training
-from subspace_jax.core import checks
+from subspace_jax.core import checks, processes
 from subspace_jax.core.keys import as_key
+from subspace_jax.files import reserve, written
 from subspace_jax.nn import Model
 from subspace_jax.typing import ApplyFn, Array, Bool, Float, Key, Shaped, Variables
 
@@ -96,14 +98,17 @@ def train(
     store = _Store(pathlib.Path(directory), len(keep), settings)
     table, group = np.nonzero(keep)[1].reshape(len(keep), -1), group or len(keep)
     apply = stacked(model.apply, loop)
-    for start in range(store.done, len(keep), group):
+    for start in range(processes.told(store.done), len(keep), group):
         states, _ = training.train_many(
             key, model, tx, data, table[start : start + group], epochs=epochs, batch=batch, loop=loop, first=start,
             prepare=prepare, label=label,
         )  # fmt: skip
         own = training.variables(states)
         found = {"logits": logits(apply, own, inputs, queries)}
-        store.write(start, found | {name: measure(own) for name, measure in (measures or {}).items()})
+        found |= {name: measure(own) for name, measure in (measures or {}).items()}
+        if processes.first():
+            store.write(start, found)
+    processes.finished()
     return store.read()
 
 
@@ -182,7 +187,10 @@ class _Store:
         self.progress = folder / "progress.json"
         if not self.progress.exists():
             return
-        saved = json.loads(self.progress.read_text())
+        try:
+            saved = json.loads(self.progress.read_text())
+        except ValueError as error:
+            raise ValueError(f"{self.progress} is damaged ({error}): remove {folder} and train anew.") from None
         if differ := [name for name in settings if saved["settings"].get(name) != self.settings[name]]:
             raise ValueError(f"{folder} holds shadow models with another {differ[0]}: give another directory.")
         self.done = saved["done"]
@@ -196,12 +204,12 @@ class _Store:
                 array = np.lib.format.open_memmap(path, "r+")
             else:
                 array = np.lib.format.open_memmap(path, "w+", rows.dtype, (self.models, *rows.shape[1:]))
+                reserve(path)
             array[start : start + len(rows)] = rows
             array.flush()
         self.done = start + len(found["logits"])
-        partial = self.progress.with_suffix(".partial")
-        partial.write_text(json.dumps({"settings": self.settings, "done": self.done}, indent=2))
-        partial.replace(self.progress)
+        with written(self.progress) as file:
+            json.dump({"settings": self.settings, "done": self.done}, file, indent=2)
 
     def read(self) -> dict[str, np.ndarray]:
         return {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in self.names}

@@ -1,4 +1,8 @@
-"""Train many models at once on different subsets, as memorization, membership and influence estimates need."""
+"""Train many models at once on different subsets, as memorization, membership and influence estimates need.
+
+Several processes share the models, and each of them gets the states of all: what comes next, a score of every sample by
+every model, is shared by samples, and a checkpoint is written by one.
+"""
 
 import math
 from collections.abc import Callable
@@ -12,7 +16,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from subspace_jax import trees
-from subspace_jax.core import meshes
+from subspace_jax.core import meshes, processes
 from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 from subspace_jax.training.fit import Hook, fit, likes_scan, scan_epoch, train_epoch
@@ -39,7 +43,8 @@ def train_many(
 ) -> tuple[TrainState, dict[str, PyTree]]:
     """Train model t on the samples table[t], all with one compiled program.
 
-    Model t depends on (key, t, table[t]) alone, not on `loop`, `chunk` or the devices, up to rounding.
+    Model t depends on (key, t, table[t]) alone, not on `loop`, `chunk`, the devices or processes, up to rounding. Every
+    process must call this, with the same arguments.
 
     Args:
       key: fold_in(key, first + t) gives the initialisation and sample order of model t.
@@ -51,11 +56,12 @@ def train_many(
       batch: samples per step and model.
       loop: "vmap" trains all side by side (pays for MLPs and small networks), "map" one after the other in one program
         (pays for convolutions on a GPU). Ignored for convolutional networks on a CPU, which are trained one by one.
-      chunk: models trained at a time; all when None. They are split over gcd(chunk, number of devices) devices.
+      chunk: models trained at a time; all when None. They are split over the processes, and in each over as many of its
+        devices as divide them.
       first: number of the first model, where these are some of a larger study.
       prepare: (key, x) -> x on the device, see `train_step`.
       start: stacked variables to start from; fresh ones when None.
-      hooks: as for `fit`, on stacked states; carries are passed on from one chunk to the next.
+      hooks: as for `fit`, on the stacked states of the whole chunk; carries are passed on from one to the next.
       label: name beside the progress bar.
 
     Returns:
@@ -76,26 +82,44 @@ def train_many(
     run = _epoch(model, tx, batch=batch, loop=loop, prepare=prepare)
     done, carries = [], None
     for begin in range(0, models, chunk or models):
-        rows = slice(begin, min(begin + (chunk or models), models))
-        name = f"{label} {first + rows.start + 1}-{first + rows.stop}"
-        mesh = _mesh(rows.stop - rows.start)
+        count = min(chunk or models, models - begin)
+        rows = begin + processes.part(count)
+        mesh = _mesh(len(rows))
         own = meshes.brought(key, mesh)
         with meshes.within(mesh):
-            states = fresh(own, np.arange(first + rows.start, first + rows.stop), example)
+            states = fresh(own, first + rows, example)
             if start is not None:
                 states = states._replace(**jax.tree.map(lambda leaf, rows=rows: leaf[rows], start))
             part = jnp.asarray(table[rows])
+
+            def one_epoch(states, x, y, part=part, count=count):
+                states, metrics = run(states, x, y, part)
+                return states, processes.stacked(metrics, count)
+
             states, carries = fit(
-                lambda s, x, y, part=part: run(s, x, y, part), states, data,
-                epochs=epochs, hooks=hooks, carries=carries, label=name,
+                one_epoch, states, data, epochs=epochs, hooks=_of_all(hooks, count), carries=carries,
+                label=f"{label} {first + begin + 1}-{first + begin + count}",
             )  # fmt: skip
-        done.append(meshes.returned(states))
+        done.append(meshes.returned(processes.stacked(states, count)))
     return done[0] if len(done) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *done), carries or {}
 
 
+def _of_all(hooks: dict[str, Hook] | None, count: int) -> dict[str, Hook] | None:
+    """Hooks that see the models of all processes."""
+    if jax.process_count() == 1 or hooks is None:
+        return hooks
+
+    def widened(hook: Hook) -> Hook:
+        return hook._replace(
+            update=lambda carry, states, epoch: hook.update(carry, processes.stacked(states, count), epoch)
+        )
+
+    return {name: widened(hook) for name, hook in hooks.items()}
+
+
 def _mesh(models: int) -> Mesh:
-    """As many devices as divide the models."""
-    return Mesh(np.array(jax.devices()[: math.gcd(models, jax.device_count())]), ("models",))
+    """As many devices of this process as divide its models."""
+    return Mesh(np.array(jax.local_devices()[: math.gcd(models, jax.local_device_count())]), ("models",))
 
 
 def _example(x: Any, prepare: Callable | None) -> Any:

@@ -1,13 +1,19 @@
-"""Results of a pass over a data set that was stopped: kept in a folder, so that the next one goes on behind them."""
+"""Results of a pass over a data set that was stopped: kept in a folder, so that the next one goes on behind them.
+
+Several processes keep theirs in one folder; the next pass may have another number of processes.
+"""
 
 import json
 import pathlib
+import warnings
 import zlib
 from typing import Any
 
 import jax
 import numpy as np
 
+from subspace_jax.core import processes
+from subspace_jax.files import written
 from subspace_jax.typing import PyTree
 
 EVERY = 64  # batches in a file: few files, and little to do again
@@ -22,7 +28,8 @@ class Partial:
       sums: of what the pass depends on, by name.
 
     Raises:
-      ValueError: results of another pass lie there.
+      ValueError: results of another pass lie there, or nothing says of which.
+      NotSavedError: a full disk, or a folder that may not be written.
     """
 
     def __init__(self, folder: str | pathlib.Path, structure: Any, sums: dict[str, int]) -> None:
@@ -30,15 +37,26 @@ class Partial:
         self.fresh: dict[int, PyTree] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
         about = self.folder / "pass.json"
-        if about.exists() and (other := [k for k, v in json.loads(about.read_text()).items() if sums[k] != v]):
+        if about.exists() and (other := [k for k, v in _sums(about).items() if sums.get(k) != v]):
             raise ValueError(f"{folder} holds a pass with another {other[0]}: give this one a folder of its own.")
-        about.write_text(json.dumps(sums))
+        if processes.first():
+            with written(about) as file:
+                json.dump(sums, file)
         self.kept = {}
         for path in self.folder.glob("[0-9]*.npz"):
-            with np.load(path) as found:
+            self.kept |= self._read(path)
+
+    def _read(self, path: pathlib.Path) -> dict[int, PyTree]:
+        """The results in one file; none, with a warning, where it is damaged."""
+        try:
+            with np.load(path, allow_pickle=False) as found:
                 leaves = [found[name] for name in sorted(found.files) if name != "first"]
-                for row, first in enumerate(found["first"].tolist()):
-                    self.kept[first] = jax.tree.unflatten(structure, [leaf[row] for leaf in leaves])
+                firsts = found["first"].tolist()
+        except Exception as error:  # zip, zlib and NumPy's header parser each raise their own
+            warnings.warn(f"{path} is damaged ({error}): its results are computed again.", stacklevel=4)
+            return {}
+        rows = [jax.tree.unflatten(self.structure, [leaf[row] for leaf in leaves]) for row in range(len(firsts))]
+        return dict(zip(firsts, rows, strict=True))
 
     def put(self, first: int, found: PyTree) -> None:
         """Keep the results of one batch; they are written once there are enough."""
@@ -47,16 +65,21 @@ class Partial:
             self.write()
 
     def write(self) -> None:
-        """Write what is not yet written; a file has its name once it is whole."""
+        """Write what is not yet written."""
         if not self.fresh:
             return
         leaves = zip(*(jax.tree.leaves(jax.device_get(found)) for found in self.fresh.values()), strict=True)
         columns = {f"leaf{i:03}": np.stack(values) for i, values in enumerate(leaves)}
-        path = self.folder / f"{min(self.fresh)}.npz"
-        with path.with_suffix(".partial").open("wb") as file:
+        with written(self.folder / f"{min(self.fresh)}.npz", "wb") as file:  # others of several processes have others
             np.savez(file, **(columns | {"first": np.array(list(self.fresh))}))  # pyrefly: ignore[bad-argument-type]
-        path.with_suffix(".partial").rename(path)
         self.fresh = {}
+
+
+def _sums(about: pathlib.Path) -> dict[str, int]:
+    try:
+        return dict(json.loads(about.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{about} is damaged ({error}): remove {about.parent}, and the pass starts anew.") from None
 
 
 def check_sum(*trees: PyTree) -> int:

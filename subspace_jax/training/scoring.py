@@ -1,4 +1,4 @@
-"""Score every sample of a data set, in batches sharded over devices; scores do not depend on batch, device or order."""
+"""Score every sample of a data set, in batches over devices and processes; scores depend on neither, nor on order."""
 
 import itertools
 import pathlib
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from subspace_jax.core import checks, closures, meshes, metrics
+from subspace_jax.core import checks, closures, meshes, metrics, processes
 from subspace_jax.core.keys import as_key, sample_keys
 from subspace_jax.training.partial import Partial, check_sum
 from subspace_jax.training.progress import track
@@ -40,6 +40,9 @@ def score_dataset(
     on `batch`, order, padding or devices, up to rounding. On one CPU device it is bit for bit the same for every
     `batch` of at least 64, because each call then scores 64 samples.
 
+    Several processes share the batches, and each of them gets all results: every process must call this, with the same
+    arguments, and reads only its own rows of the arrays. Inside a part that one process runs alone, give its `devices`.
+
     Args:
       key: base of the sample keys.
       fn: scores a batch: keys (b,), variables, arrays (b, ...) -> a pytree of arrays (b, ...). Each new
@@ -49,7 +52,7 @@ def score_dataset(
         gives the rows of an index array will do, such as `numpy.memmap` or `data.mapped`: only a batch is read.
       index: sample indices (n,) that keys are folded with; 0..n-1 when None.
       batch: samples per call over all devices, rounded up to a multiple of their number; at most 64 per CPU device.
-      devices: all local ones when None.
+      devices: this process's own, on which it computes everything, without the others; when None all of all processes.
       label: name beside the progress bar.
       folder: where results are kept while they are made, so that a pass that was stopped goes on; fn and arrays are not
         compared.
@@ -60,7 +63,7 @@ def score_dataset(
     Raises:
       ValueError: no samples, arrays of different lengths, batch < 1, a folder of another pass.
     """
-    key, fn, arrays = as_key(key), closures.current(fn), meshes.moved(arrays)
+    key, fn, arrays = as_key(key), closures.current(fn), meshes.moved(processes.here(arrays))
     lengths = [len(leaf) for leaf in jax.tree.leaves(arrays)]
     if len(set(lengths)) != 1 or not lengths[0]:
         raise ValueError(f"arrays must have one length of at least 1; got {lengths}.")
@@ -71,46 +74,54 @@ def score_dataset(
     mesh = Mesh(np.array(devices or jax.local_devices()), ("samples",))
     most = KERNEL * mesh.size
     # elsewhere than on a CPU two batches where possible: see the warning below
-    batch = min(batch, most if mesh.devices.flat[0].platform == "cpu" else max(count // 2 + 1, most))
+    least = 2 if devices else max(2, jax.process_count())
+    batch = min(batch, most if mesh.devices.flat[0].platform == "cpu" else max(count // least + 1, most))
     batch = -(-batch // mesh.size) * mesh.size
     over = NamedSharding(mesh, PartitionSpec("samples"))
-    variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+    variables = jax.device_put(processes.here(variables), NamedSharding(mesh, PartitionSpec()))
     saved = _partial(folder, fn, key, variables, arrays, index, batch) if folder else None
 
-    def results() -> Iterator[tuple[int, PyTree]]:
-        for start in track(range(0, count + 1, batch), label=label, total=count // batch + 1, samples=batch):
+    numbers = np.arange(count // batch + 1) if devices else processes.part(count // batch + 1)
+    starts = np.unique(numbers) * batch  # a share that is too short ends in rows that nobody reads
+
+    def results() -> Iterator[PyTree]:
+        for start in track(starts.tolist(), label=label, total=len(starts), samples=batch):
             if saved and start in saved.kept:
-                yield start, saved.kept[start]
+                yield saved.kept[start]
                 continue
             rows = np.arange(start, start + batch) * (np.arange(start, start + batch) < count)  # padding is sample 0
             taken = jax.tree.map(lambda leaf, rows=rows: leaf[rows], (index, *arrays))
             with meshes.within(mesh):
                 part = _call(fn, mesh, key, variables, *jax.device_put(taken, over))
-            yield start, part
+            yield part
             if saved:
                 saved.put(start, part)
 
     try:
-        whole = _joined(results(), count)
+        whole = _joined(results(), len(numbers) * batch)
     finally:
         if saved:
             saved.write()
+    if not devices:
+        whole = jax.tree.map(processes.gathered, whole)
     _warn_if_samples_interact(*jax.tree.leaves(whole)[0][[0, count]])
     return jax.device_put(jax.tree.map(lambda leaf: leaf[:count], whole), meshes.home(mesh))
 
 
-def _joined(results: Iterator[tuple[int, PyTree]], count: int) -> PyTree:
-    """The results of all batches on the host, and in a last row those of sample 0, scored again as padding.
+def _joined(results: Iterator[PyTree], rows: int) -> PyTree:
+    """The results of all batches on the host; behind them those of sample 0, scored again as padding.
 
     Taken one by one: many small arrays on a device, each beside a freed batch, would scatter its memory.
     """
-    whole = None
-    for start, part in _one_ahead(results):  # so the queue is short and the progress bar right
+    whole, start = None, 0
+    for part in _one_ahead(results):  # so the queue is short and the progress bar right
         found = jax.tree.map(np.asarray, part)
         if whole is None:
-            whole = jax.tree.map(lambda leaf: np.empty((count + 1, *leaf.shape[1:]), leaf.dtype), found)
-        for to, rows in zip(jax.tree.leaves(whole), jax.tree.leaves(found), strict=True):
-            to[start : start + len(rows)] = rows[: count + 1 - start]
+            whole = jax.tree.map(lambda leaf: np.empty((rows, *leaf.shape[1:]), leaf.dtype), found)
+        size = len(jax.tree.leaves(found)[0])
+        for to, values in zip(jax.tree.leaves(whole), jax.tree.leaves(found), strict=True):
+            to[start : start + size] = values
+        start += size
     return whole
 
 

@@ -22,7 +22,8 @@ def run(name, devices, fn, *args, shared=()):
 
 def tree(seed=0):
     rng = np.random.default_rng(seed)
-    return {"a": rng.normal(size=(AGENTS, 2, 3)), "b": rng.integers(0, 255, (AGENTS, 5)).astype(np.uint8)}
+    floats = {"a": rng.normal(size=(AGENTS, 2, 3)), "c": rng.normal(size=AGENTS), "d": rng.normal(size=(AGENTS, 4))}
+    return floats | {"b": rng.integers(0, 255, (AGENTS, 5)).astype(np.uint8)}
 
 
 @pytest.mark.parametrize(("name", "devices"), RUNS)
@@ -72,6 +73,14 @@ def test_only_the_rows_that_another_device_needs_are_sent_to_it():
     ring = tuple((i + 1) % AGENTS for i in range(AGENTS))
     program = jax.make_jaxpr(exchange.shard_map(lambda own: comm.permute(own, ring), comm))(values)
     assert sent(program.jaxpr) == [16 * 4]  # one row of four
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_arrays_of_one_type_travel_as_one_message(devices):
+    comm, values = Comm(AGENTS, devices), jax.tree.map(jnp.asarray, tree())
+    program = jax.make_jaxpr(exchange.shard_map(lambda own: comm.permute(own, SHIFT), comm))(values)
+    alone = jax.make_jaxpr(exchange.shard_map(lambda own: comm.permute(own, SHIFT), comm))({"b": values["b"]})
+    assert len(sent(program.jaxpr)) == 2 * len(sent(alone.jaxpr))  # floats and bytes
 
 
 def test_the_bytes_counted_are_those_of_the_arrays_that_travel():

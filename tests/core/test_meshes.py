@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from subspace_jax import nn, training
 from subspace_jax.continual import gpm, leak
-from subspace_jax.core import capture, curvature, exchange, losses, subspace
+from subspace_jax.core import capture, curvature, exchange, losses, meshes, subspace
 from subspace_jax.core.keys import sample_keys
 from subspace_jax.memorization import scores
 from tests.core.grams import draw
@@ -196,3 +196,29 @@ def test_agents_exchange_under_any_mesh(mesh, jit):
                 shifted(4)(values)
         else:
             np.testing.assert_array_equal(shifted(4)(values), expected)
+
+
+class Elsewhere:
+    """A device of some process."""
+
+    def __init__(self, process_index):
+        self.process_index = process_index
+
+
+@pytest.mark.parametrize(
+    ("owners", "rows"), [([[0, 0], [0, 0]], 2), ([[0, 0], [1, 1]], 1), ([[1, 1], [0, 0], [1, 1], [0, 0]], 2)]
+)
+def test_of_a_mesh_over_processes_each_has_whole_rows(owners, rows):
+    devices = np.array([[Elsewhere(owner) for owner in row] for row in owners])
+    mesh = Mesh(devices, ("data", "model"))
+    assert meshes.several(mesh) == (len({*np.ravel(owners).tolist()}) > 1)
+    own = meshes.local(mesh)
+    assert own.devices.shape == (rows, 2)
+    assert {device.process_index for device in own.devices.flat} == {0}
+
+
+@pytest.mark.parametrize("owners", [[[0, 1], [0, 1]], [[1, 1], [2, 2]]])
+def test_a_mesh_that_splits_another_axis_over_processes_is_refused(owners):
+    mesh = Mesh(np.array([[Elsewhere(owner) for owner in row] for row in owners]), ("data", "model"))
+    with pytest.raises(ValueError, match="process 0 has 0 of 2 rows to itself: order the devices by process"):
+        meshes.local(mesh)

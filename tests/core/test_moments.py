@@ -40,6 +40,22 @@ def test_from_rows_is_the_sum_of_outer_products(shape, seed):
     assert_close(from_rows(rows), oracle(rows))
 
 
+@pytest.mark.parametrize("shape", [(23, 6), (2, 23, 7), (10, 6), (4, 9)])
+@pytest.mark.parametrize(("kind", "chunk"), [(np.float32, 5), (np.complex64, 5), (np.float32, 24)])
+def test_wide_rows_in_parts_are_one_product(monkeypatch, shape, kind, chunk):
+    monkeypatch.setattr(moments, "WIDE", 6)
+    monkeypatch.setattr(moments, "CHUNK", chunk)
+    rows = draw(0, shape).astype(kind) + (1j * draw(1, shape) if kind is np.complex64 else 0)
+    gram = np.asarray(jax.jit(moments.from_rows)(rows).gram)
+    wide = rows.astype(np.complex128)
+    np.testing.assert_allclose(gram, np.einsum("...nd,...ne->...de", wide.conj(), wide), atol=FLOAT32_SUM)
+    half = shape[-1] // 2
+    if shape[-2] >= shape[-1]:  # fewer rows than columns are one product
+        upper = gram[..., :half, half:]
+        np.testing.assert_array_equal(gram[..., half:, :half], upper.conj().swapaxes(-1, -2))
+    assert gram.dtype == kind
+
+
 @given(SEEDS)
 def test_merging_batches_is_one_large_batch(seed):
     rows = draw(seed, (21, 3))

@@ -1,6 +1,7 @@
 """The built-in set: one split for ever, however it is read and whoever prepares it first."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -97,3 +98,13 @@ def test_our_folder_is_a_tfds_set_like_any_other(cached):
 def test_unknown_split_is_refused():
     with pytest.raises(ValueError, match="digits has the splits train and test; got 'validation'"):
         data.load("digits", "validation")
+
+
+@pytest.mark.parametrize("part", ["dataset_info.json", "features.json", "digits-test.array_record-00000-of-00001"])
+def test_a_damaged_cache_is_named_and_the_arrays_are_the_same(cached, monkeypatch, tmp_path, part):
+    expected = data.load("digits", "test")
+    copy = shutil.copytree(cached / "1.0.0", tmp_path / "subspace_jax" / "tfds" / "digits" / "1.0.0")
+    (copy / part).write_bytes((copy / part).read_bytes()[:-99_000])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.warns(UserWarning, match=rf"{copy} is cut or damaged .*Until it is removed, digits are taken from"):
+        chex.assert_trees_all_equal(data.load("digits", "test"), expected)

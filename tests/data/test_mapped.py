@@ -1,5 +1,7 @@
 """Splits that stay on disk are those that `load` gives, without being read."""
 
+import pathlib
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -95,3 +97,35 @@ def test_a_folder_of_neither_form_is_named(tmp_path):
     np.savez(tmp_path / "train.npz", image=IMAGE, label=LABEL)
     with pytest.raises(FileNotFoundError, match=r"has neither train/label.npy .* nor a TFDS set in array_record"):
         data.mapped(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["image", "label", "index"])
+@pytest.mark.parametrize("damage", [lambda raw: b"", lambda raw: raw[: len(raw) // 2], lambda raw: raw[:20] + raw[21:]])
+def test_a_damaged_file_is_named(name, damage, tmp_path):
+    folder = saved(tmp_path, image=IMAGE, label=LABEL, index=np.arange(N))
+    path = folder / "train" / f"{name}.npy"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"{path} is cut or damaged .*; get it again") as told:
+        data.mapped(folder)
+    assert "\n" not in str(told.value)
+
+
+def test_a_row_that_is_not_finite_is_named_when_it_is_read(tmp_path):
+    x = np.ones((N, 3), np.float32)
+    x[7, 1], x[9] = np.nan, np.inf
+    found = data.mapped(saved(tmp_path, x=x, label=LABEL))["x"]
+    np.testing.assert_array_equal(found[np.arange(7)], x[:7])
+    for rows, row in ((np.array([1, 9, 7]), 9), (slice(5, 9), 7), (7, 7)):
+        with pytest.raises(ValueError, match=rf"x.npy holds finite numbers, but not in row {row}; fill them, or drop"):
+            found[rows]
+
+
+@pytest.mark.parametrize("size", [0, 70_000])
+def test_records_that_are_cut_are_named(size, tmp_path):
+    made = Shuffled(data_dir=tmp_path, file_format="array_record")
+    made.download_and_prepare()
+    (records,) = pathlib.Path(made.data_path).glob("*.array_record*")
+    records.write_bytes(records.read_bytes()[:size])
+    for read in (data.mapped, lambda folder: data.load("shuffled", "train", folder)):
+        with pytest.raises(ValueError, match=f"{made.data_path} is cut or damaged .*; get or prepare it again"):
+            read(made.data_path)

@@ -47,7 +47,7 @@ def asked(name, *flags, cwd, workdir="w", draw=False):
     question = importlib.import_module(f"experiments.{name}")
     out, err, status = io.StringIO(), io.StringIO(), 0
     before, argv, x64 = os.getcwd(), sys.argv, jax.config.jax_enable_x64
-    start, launch.start = launch.start, launch.check  # the devices of this process are there already
+    start, launch.start = launch.start, lambda config: config.check()  # the devices of this process are there already
     save, plots.save = plots.save, plots.save if draw else blank
     os.chdir(cwd)
     sys.argv = [name, *flags, *([] if "--workdir" in flags or not workdir else ["--workdir", workdir])]

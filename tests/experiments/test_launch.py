@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.families import agents
 from experiments.harness import launch, runner
 from subspace_jax.core import compress, topology
 from subspace_jax.decentralized import protocol
@@ -31,7 +32,7 @@ EVALUATIONS = 6
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(launch.Config, runner.Config):
+class Config(agents.Places, runner.Config):
     """Two methods on a ring."""
 
     agents: int = 8
@@ -51,7 +52,7 @@ def loss(params, batch_stats, batch, key):
 
 
 def main(config):
-    comm, run = launch.exchange_of(config, config.agents)
+    comm, run = agents.exchange_of(config, config.agents)
     weights = topology.weights("ring", config.agents)
     common = {"comm": comm, "weights": weights, "lr": 0.1}
     methods = {"d_psgd": d_psgd(loss, **common), "compngc": ngc(loss, compressor=compress.sign(), **common)}
@@ -163,12 +164,12 @@ while not all(os.path.exists(f"pid{r}") for r in range(3)): time.sleep(.01)
 """
 
 
-def watch(tmp_path, monkeypatch, code):
+def watch(tmp_path, monkeypatch, code, config=Config(agents=6, processes="3")):
     """`launch.watch` over three processes of this code."""
     (tmp_path / "child.py").write_text(CHILD + code)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    return launch.watch("child", Config(agents=6, processes="3"), ".")
+    return launch.watch("child", config, ".")
 
 
 def alive(tmp_path):
@@ -210,6 +211,12 @@ def test_the_parent_names_who_failed_and_ends_the_others(code, status, message, 
     assert alive(tmp_path) == []
 
 
+def test_a_process_without_agents_is_named_by_its_number(tmp_path, monkeypatch, capfd):
+    code = "if rank == 1: os.kill(os.getpid(), 9)\ntime.sleep(99)"
+    assert watch(tmp_path, monkeypatch, code, launch.Config(processes="3")) == 1
+    assert "process 1 was killed by signal 9\n" in capfd.readouterr().err
+
+
 def test_an_interrupted_parent_ends_its_processes(tmp_path, monkeypatch):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     timer = threading.Timer(2, _thread.interrupt_main)
@@ -234,7 +241,8 @@ def test_an_interrupted_parent_ends_its_processes(tmp_path, monkeypatch):
         ({"processes": "auto"}, "needs a --workdir"),
         ({"processes": "2", "devices": 2}, "one device; got --devices 2: use shard_map"),
         ({"devices": 2}, "one device; got --devices 2: use shard_map"),
-        ({"timeout": 0}, "--timeout and --agents are at least 1"),
+        ({"timeout": 0}, "--timeout is at least 1 second; got 0"),
+        ({"agents": 0}, "--agents is at least 1"),
     ],
 )
 def test_refused_before_anything_starts(flags, message):
@@ -253,15 +261,15 @@ def test_a_refusal_leaves_no_folder(tmp_path, monkeypatch, capfd):
 
 
 def test_where_agents_run():
-    def where(agents=8, **flags):
-        comm, run = launch.exchange_of(Config(**flags), agents)
+    def where(count=8, **flags):
+        comm, run = agents.exchange_of(Config(**flags), count)
         return comm.agents, comm.devices, run.__name__
 
     assert where() == (8, 1, "vmap")
     assert where(runner="pmap") == (8, 8, "pmap")
     assert where(runner="shard_map", devices=2) == (8, 2, "shard_map")
-    assert where(agents=12, runner="shard_map") == (12, 1, "vmap")  # not the number that was asked for
-    assert launch.exchange_of(Config(agents=10, runner="shard_map"), 10)[0].devices == 5  # the most of 8 that fit
+    assert where(12, runner="shard_map") == (12, 1, "vmap")  # not the number that was asked for
+    assert agents.exchange_of(Config(agents=10, runner="shard_map"), 10)[0].devices == 5  # the most of 8 that fit
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from experiments.harness import contents, flags, interrupt, report, runner
+from tests.test_files import limited
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +122,7 @@ def test_two_runs_do_not_write_in_one_folder(run, tmp_path):
     [
         ("value", "error: --width is at least 1; got 0."),
         ("key", "error: there is no score 'x'"),
-        ("disk", "error: [Errno 28] No space left on device: 'scores.npz'"),
+        ("disk", "error: scores.npz could not be written (No space left on device): free space."),
     ],
 )
 def test_a_refusal_before_anything_is_finished_leaves_the_folder_free(kind, message, run, tmp_path):
@@ -143,6 +144,50 @@ def test_an_interrupted_run_says_how_to_go_on(when, run):
     status, out, err = run("--workdir", "w", presets=failing(f"{when} ctrl-c"))
     assert (status, out) == (130, "")
     assert err.splitlines() == ["stopped", f"what was finished is kept: {GO_ON} w"]
+
+
+@pytest.mark.parametrize("damage", [lambda raw: b"", lambda raw: raw[:-30], lambda raw: raw[:70] + b"?" + raw[71:]])
+def test_a_damaged_stage_is_computed_again(damage, run, tmp_path):
+    assert run("--workdir", "w", presets=failing("then disk"))[0] == 2
+    path = tmp_path / "w" / "stages" / "one.npz"
+    path.write_bytes(damage(path.read_bytes()))
+    (tmp_path / "w" / "config.json").write_text((tmp_path / "w" / "config.json").read_text().replace("then disk", ""))
+    status, out, err = run("--resume", "--workdir", "w")
+    assert (status, json.loads(out)["figures"]) == (0, {"a/sum": 3.0})
+    assert err.startswith("w/stages/one.npz is damaged (")
+    assert err.splitlines()[0].endswith("): it is computed again.")
+
+
+def test_a_report_that_does_not_fit_leaves_an_unfinished_run(run, tmp_path):
+    with limited(1_500):  # the files before it are smaller
+        status, out, err = run("--workdir", "w")
+    assert (status, out) == (2, "")
+    assert err.startswith("error: w/report.html could not be written (File too large): free space or raise the limit")
+    assert err.splitlines()[-1] == f"what was finished is kept: {GO_ON} w"
+    assert not list(tmp_path.glob("w/**/*.partial"))
+    assert not (tmp_path / "w" / "summary.json").exists()
+    assert json.loads(run("--resume", "--workdir", "w")[1])["figures"] == {"a/sum": 3.0}
+
+
+def test_of_runs_that_start_at_once_each_has_its_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(flags, "numbered", lambda folder: [])  # as long as none has made its own
+    assert [flags.opened("q", Config()).workdir for _ in range(3)] == ["runs/q/1", "runs/q/2", "runs/q/3"]
+    flags.opened("q", Config(workdir="w", fails="first"))
+    with pytest.raises(ValueError, match="w already holds a run"):
+        flags.opened("q", Config(workdir="w", fails="second"))
+    assert json.loads((tmp_path / "w" / "config.json").read_text())["fails"] == "first"
+
+
+def test_flags_that_do_not_fit_leave_no_half_file(run, tmp_path):
+    with limited(180):
+        status, out, err = run("--workdir", "w")
+    assert (status, out) == (2, "")
+    assert (
+        err == "error: w/config.json could not be written (File too large): free space or raise the limit on file "
+        "sizes (ulimit -f).\n"
+    )
+    assert run("--workdir", "w")[0] == 0
 
 
 def test_ctrl_c_before_there_is_a_folder_promises_nothing(run, monkeypatch):
@@ -188,25 +233,29 @@ def test_a_flag_without_use_is_refused(run):
 
 def test_a_folder_says_what_its_files_are(tmp_path):
     (tmp_path / "figures").mkdir()
-    for name in ("summary.json", "figures/curve.png", "lone.npz", "scores.npz"):
+    for name in ("empty.csv", "summary.json", "figures/curve.png", "lone.npz", "scores.npz"):
         (tmp_path / name).touch()
     (tmp_path / "scores.csv").write_text("index,loss\n0,.5\n1,.25\n")
     for network, config in (("seed0/4", {"model": {}}), ("seed0/10", {"model": {}}), ("ring/2", {"label": "ring"})):
         folder = tmp_path / "checkpoints" / network / "config"
         folder.mkdir(parents=True)
         (folder / "metadata").write_text(json.dumps(config))
+    for damaged, text in (("seed0/12.orbax-checkpoint-tmp", "{}"), ("cut/3", "{")):
+        folder = tmp_path / "checkpoints" / damaged / "config"
+        folder.mkdir(parents=True)
+        (folder / "metadata").write_text(text)
     shown = [report.Section("How it learned", figures=(tmp_path / "figures" / "curve.png",))]
     found = dict(contents.described(tmp_path, shown))
     assert list(found) == [
-        "summary.json", "scores.csv", "lone.npz", "scores.npz", "figures/curve.png", "checkpoints/seed0/",
-        "checkpoints/ring/",
+        "summary.json", "empty.csv", "scores.csv", "lone.npz", "scores.npz", "figures/curve.png", "checkpoints/seed0/",
+        "checkpoints/cut/",
     ]  # fmt: skip
     assert found["scores.csv"] == "2 rows of index, loss"
     assert found["scores.npz"] == "the columns of scores.csv as NumPy arrays"
     assert found["figures/curve.png"] == "How it learned"
     network = tmp_path / "checkpoints" / "seed0"
     assert found["checkpoints/seed0/"] == f"a network (epochs 4, 10) for any question: --checkpoint {network}"
-    assert found["checkpoints/ring/"].endswith("for --resume alone")
+    assert found["checkpoints/cut/"].endswith("(2 in all), for --resume alone")
 
 
 def test_a_folder_that_may_not_be_written_is_one_sentence(run, tmp_path):
@@ -260,3 +309,20 @@ def test_ctrl_c_while_the_command_imports_leaves_no_traceback(tmp_path):
     signal.signal(signal.SIGINT, before)
     out, err = run.communicate(timeout=60)
     assert (run.returncode, out, err) == (130, "", "stopped\n")
+
+
+def test_a_claim_has_its_value_by_every_seed():
+    def claims(config, figures):
+        return [runner.Claim("a above b", figures["a"] - figures["b"], 0.5)]
+
+    runs = [{"a": a, "b": b} for a, b in ((1.0, 0.0), (3.0, 1.0), (1.0, 1.0), (2.0, 1.0))]
+    figures, _ = runner.over_seeds(runs)
+    (claim,) = runner.judged(claims, Config(), figures, runs)
+    assert (claim.value, claim.seeds, claim.holds) == (1.0, [1.0, 2.0, 0.0, 1.0], True)
+    assert report.by_seed(claim._asdict(), first=10) == ("0.6667", "12")
+
+
+def test_few_seeds_have_no_lowest_three_and_what_is_no_number_falls_short():
+    claim = {"seeds": [1.0, float("nan")], "threshold": 0.5}
+    assert report.by_seed(claim, first=0) == ("", "1")
+    assert report.by_seed({"threshold": 0.5}, first=0) == ("", "")

@@ -15,6 +15,7 @@ from subspace_jax import nn
 from subspace_jax.core import curvature, losses
 from subspace_jax.core.keys import sample_keys
 from subspace_jax.memorization import scores
+from tests.several import together
 
 CLASSES, STEP = 3, 0.1
 OTHER_PROGRAM = 1e-4  # of the largest score: finite differences of gradients that another batch size rounds differently
@@ -181,6 +182,20 @@ def test_bad_input_is_refused_in_one_sentence(case, unchecked):
     given = {"key": KEY, "apply": MODEL.apply, "variables": VARIABLES, "x": X, "y": Y, "probes": 1} | changed
     with pytest.raises(ValueError, match=message):
         scores.score(**given)
+
+
+def test_several_processes_refuse_together_what_one_of_them_finds_in_its_part(monkeypatch):
+    bad = X.copy()
+    bad[20, 3] = np.nan
+
+    def refused():
+        with pytest.raises(ValueError, match="x") as error:
+            scores.score(KEY, MODEL.apply, VARIABLES, bad, Y)
+        return str(error.value)
+
+    first, second = together(monkeypatch, 2, refused)
+    assert first == "x must be finite; it is not in the part of process 1."
+    assert second.startswith("x[12:25] must be finite; got nan at position (8, 3) (1 of 65 values)")
 
 
 def test_a_call_inside_jit_is_told_of_the_scorer():

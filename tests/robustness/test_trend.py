@@ -87,7 +87,7 @@ def test_a_source_without_a_success_is_named_and_gives_nan():
         assert np.isnan(trend.share(counts)[:, 0]).all()
 
 
-@given(st.floats(1, 1e4), st.floats(1, 60))
+@given(st.floats(1, 1e4), st.floats(1.01, 60))
 def test_the_fit_recovers_what_made_the_counts(a, rate):
     eps = [0.025, 0.05, 0.075, 0.1]
     counts = a * (1 - np.exp(-rate * np.array(eps)))
@@ -97,7 +97,7 @@ def test_the_fit_recovers_what_made_the_counts(a, rate):
     assert fit.rmse.max() < EXACT * a
     assert (fit.a[1, 0], fit.b[1, 0]) == (0, 0)
     np.testing.assert_allclose(trend.transfer_metric(fit, 0.08), [[1, 0.5], [0, 1]], rtol=EXACT)
-    assert fit.weak[0, 0] == (rate < 1)
+    assert not fit.weak[0, 0]  # below a rate of 1 it is
 
 
 def test_counts_that_do_not_saturate_are_marked_weak():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from subspace_jax import nn, training, trees
+from tests.several import together
 
 CLOSE = 2e-5  # vmapped and single programs round differently over a dozen steps
 EPOCHS, BATCH, CHUNK = 3, 8, 3  # of four models: a chunk of three, then one of one
@@ -40,6 +41,18 @@ def test_each_model_is_what_training_it_alone_gives():
 
 def test_loop_and_chunk_change_nothing():
     chex.assert_trees_all_close(many()[0], many(loop="map", chunk=CHUNK)[0], atol=CLOSE)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_share_the_models(processes, monkeypatch):
+    """Each gets all states, and its hooks see all models; of four models three processes train six."""
+    alone = many()
+
+    def share():
+        return many.__wrapped__()
+
+    for found in together(monkeypatch, processes, share):
+        chex.assert_trees_all_close(found, alone, atol=CLOSE)
 
 
 def test_convolutions_on_cpu_train_one_by_one():

@@ -13,6 +13,7 @@ import pytest
 
 from subspace_jax import training
 from subspace_jax.training import partial, scoring
+from tests.several import together
 
 ROOT = pathlib.Path(__file__).parents[2]
 X = np.random.default_rng(0).normal(size=(70 * 8, 3)).astype(np.float32)  # 70 batches of 8 on one device
@@ -57,6 +58,27 @@ def test_a_stopped_pass_goes_on_behind_what_was_kept(tmp_path):
     finished = Rows()
     jax.tree.map(np.testing.assert_array_equal, run(tmp_path / "p", finished), whole)
     assert finished.asked == 1
+
+
+def test_several_processes_keep_their_parts_in_one_folder(tmp_path, monkeypatch):
+    """Another number of them goes on behind what was kept."""
+    whole, options = run(None), {"devices": None, "batch": 64}
+
+    def stopped():
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "p", Rows(fails=4), **options)  # one row was asked for its shape: two batches are done
+
+    together(monkeypatch, 3, stopped)  # nine batches of 64, the last one padding in part: three in each
+    again = []
+
+    def finished():
+        again.append(Rows())
+        return run(tmp_path / "p", again[-1], **options)
+
+    for found in together(monkeypatch, 2, finished):
+        jax.tree.map(np.testing.assert_array_equal, found, whole)
+    assert sum(rows.asked - 1 for rows in again) == 3
+    assert {path.suffix for path in (tmp_path / "p").iterdir()} == {".npz", ".json"}
 
 
 def test_a_folder_belongs_to_one_pass(tmp_path, monkeypatch):
@@ -122,3 +144,15 @@ def test_no_pass_is_kept_without_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(None, X[:16])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_part_of_a_pass_is_computed_again(tmp_path):
+    whole = run(tmp_path)
+    cut = tmp_path / "512.npz"
+    cut.write_bytes(cut.read_bytes()[:-9])
+    with pytest.warns(UserWarning, match=r"512.npz is damaged \(.*\): its results are computed again"):
+        jax.tree.map(np.testing.assert_array_equal, run(tmp_path), whole)
+    jax.tree.map(np.testing.assert_array_equal, run(tmp_path), whole)
+    (tmp_path / "pass.json").write_text("{")
+    with pytest.raises(ValueError, match=r"pass.json is damaged .*: remove .*, and the pass starts anew"):
+        run(tmp_path)

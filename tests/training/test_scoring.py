@@ -9,6 +9,7 @@ from scipy import stats
 
 from subspace_jax import nn, training
 from subspace_jax.memorization import scores
+from tests.several import together
 
 DEVICES = 1e-5  # of the largest score: programs for other shard sizes round differently
 FOUR_DIGITS = 1e-4  # of the largest: all that a difference of gradients at step 1e-3 keeps between matrix kernels
@@ -48,6 +49,46 @@ def test_four_devices_agree_with_one():
     one, four = reference(), run(batch=64, devices=jax.devices()[:4])
     assert np.abs(one - four).max() <= DEVICES * one.max()
     assert stats.spearmanr(one, four).statistic >= 0.99999
+
+
+class Read:
+    """Rows that note which of them are read."""
+
+    shape, dtype = X.shape, X.dtype
+
+    def __init__(self):
+        self.rows = set()
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, rows):
+        self.rows |= {*np.asarray(rows).tolist()}
+        return X[rows]
+
+
+@pytest.mark.parametrize("processes", [2, 5])
+def test_several_processes_give_each_the_scores_of_one_bit_for_bit(processes, monkeypatch):
+    """Each reads its own rows, and sample 0, with which a batch is filled up; eight devices in each."""
+    alone = run(devices=None, batch=64)
+
+    def share():
+        read = Read()
+        return run(read, devices=None, batch=64), read.rows
+
+    found = together(monkeypatch, processes, share)
+    for scores_of, _ in found:
+        np.testing.assert_array_equal(scores_of, alone)
+    read = [rows - {0} for _, rows in found]
+    assert set.union(*read) == set(range(1, 257))
+    assert sum(map(len, read)) == 256
+
+
+def test_one_of_several_processes_computes_alone_on_its_own_devices(monkeypatch):
+    def apart():
+        return run(X[:65], Y[:65], batch=64) if jax.process_index() else None
+
+    np.testing.assert_array_equal(together(monkeypatch, 2, apart)[1], reference()[:65])
 
 
 @pytest.mark.parametrize("count", [1, 2, 63, 64, 65])

@@ -2,6 +2,8 @@
 
 from experiments.families.agents import report
 from experiments.families.agents.methods import Trial, rate
+from experiments.families.agents.places import FREE, exchange_of
+from experiments.families.agents.places import Config as Places
 from experiments.families.agents.protocol import (
     PARTITION_KEY,
     TRAIN_KEY,
@@ -15,6 +17,6 @@ from experiments.families.agents.protocol import (
 )
 
 __all__ = [
-    "PARTITION_KEY", "TRAIN_KEY", "Config", "Data", "Trial", "course", "graph", "load", "rate", "report", "spread",
-    "warn_of_statistics",
+    "FREE", "PARTITION_KEY", "TRAIN_KEY", "Config", "Data", "Places", "Trial", "course", "exchange_of", "graph", "load",
+    "rate", "report", "spread", "warn_of_statistics",
 ]  # fmt: skip

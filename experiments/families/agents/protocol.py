@@ -9,8 +9,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
+from experiments.families.agents import places
 from experiments.families.agents.methods import Trial
-from experiments.harness import launch, runner, sets
+from experiments.harness import runner, sets
 from subspace_jax import data, nn, training
 from subspace_jax.core import topology
 from subspace_jax.data import partition
@@ -22,7 +23,7 @@ Arrays = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(launch.Config, runner.Config):
+class Config(places.Config, runner.Config):
     """Flags of the experiments that train one network on data that are spread over agents."""
 
     topology: str = "ring"
@@ -117,7 +118,7 @@ def course(
       seeds: those of the flags when None.
       finish: (seed, result of `protocol.run`) -> the arrays to keep.
     """
-    comm, run = launch.exchange_of(config, trial.agents)
+    comm, run = places.exchange_of(config, trial.agents)
 
     def learn(seed: int) -> Arrays:
         begin, train = jax.random.split(jax.random.fold_in(jax.random.key(seed), TRAIN_KEY))

@@ -44,10 +44,11 @@ from experiments.families.classifier.network import (
     subset,
     trained,
 )
+from experiments.families.classifier.study import STUDY
 
 __all__ = [
-    "SCORE_KEY", "TRAIN_KEY", "BroughtConfig", "Case", "Config", "Setup", "Task", "Trained", "adopt", "along", "bring",
-    "case", "checkpoint_config", "chosen", "create", "epoch", "fallen", "given", "measure", "network_arguments",
-    "noisy_labels", "normalised", "on_pixels", "own", "part", "penultimate", "pixels", "save_edited", "save_network",
-    "setup", "smoothness", "subset", "task", "trained", "with_images",
+    "SCORE_KEY", "STUDY", "TRAIN_KEY", "BroughtConfig", "Case", "Config", "Setup", "Task", "Trained", "adopt",
+    "along", "bring", "case", "checkpoint_config", "chosen", "create", "epoch", "fallen", "given", "measure",
+    "network_arguments", "noisy_labels", "normalised", "on_pixels", "own", "part", "penultimate", "pixels",
+    "save_edited", "save_network", "setup", "smoothness", "subset", "task", "trained", "with_images",
 ]  # fmt: skip

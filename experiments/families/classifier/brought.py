@@ -8,6 +8,7 @@ from typing import TypeVar
 from experiments.families.classifier import data, network
 from subspace_jax import nn
 from subspace_jax.checkpoint.folder import whole
+from subspace_jax.core import processes
 from subspace_jax.data import inputs
 
 FOLDER = "brought"
@@ -49,9 +50,9 @@ def bring(config: B) -> B:
             f"--weights {config.weights} and --checkpoint {config.checkpoint} are two networks: give one of them."
         )
     folder = pathlib.Path(config.workdir) / FOLDER
-    if not config.resume:
+    if not config.resume and processes.first():
         shutil.rmtree(folder, ignore_errors=True)  # left by flags that were refused
-    if not whole(folder / f"seed{config.seed}"):
+    if not processes.told(bool(whole(folder / f"seed{config.seed}"))):
         _save(dataclasses.replace(config, widths=(), noise=0.0, duplicates=0), folder)
     return dataclasses.replace(config, checkpoint=str(folder))
 

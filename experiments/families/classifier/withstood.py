@@ -25,11 +25,11 @@ def summary(
       sections: (config, figures, deviations, what the first seed found) -> the report.
       claims: (config, figures) -> claims.
     """
-    runs = {seed: judge(config, one) for seed, one in found.items()}
-    figures, std = runner.over_seeds(list(runs.values()))
-    rows = [{"seed": seed} | run for seed, run in runs.items()]
+    runs = [judge(config, one) for one in found.values()]
+    figures, std = runner.over_seeds(runs)
+    rows = [{"seed": seed} | run for seed, run in zip(found, runs, strict=True)]
     told = sections(config, figures, std, next(iter(found.values())))
-    return runner.Summary(figures, std, claims(config, figures), told, rows)
+    return runner.Summary(figures, std, runner.judged(claims, config, figures, runs), told, rows)
 
 
 def scoreboard(

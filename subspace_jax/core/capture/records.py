@@ -10,9 +10,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from subspace_jax.core import checks, closures, meshes
+from subspace_jax.core import checks, closures, meshes, processes
 from subspace_jax.core import moments as _moments
 from subspace_jax.core.capture.parts import Part, take
 from subspace_jax.core.capture.products import Product
@@ -22,7 +22,7 @@ from subspace_jax.core.capture.table import Layers, Traced, trace
 from subspace_jax.core.keys import as_key
 from subspace_jax.core.meshes import hidden
 from subspace_jax.core.moments import Moments
-from subspace_jax.typing import Array, Key, Params
+from subspace_jax.typing import Array, Key, Params, PyTree
 
 Of = Literal["inputs", "outputs", "gradients"]
 
@@ -144,25 +144,31 @@ def collect(
       max_rows: rows kept per layer over all batches, spread evenly; `batches` must then have a length.
       key: needed with `max_rows`.
       mesh: devices, with Auto or Explicit axes; every batch is split over the first one and the sums are added up once,
-        at the end.
+        at the end. Over the devices of several processes each process gives batches of its own samples, one or more and
+        not as many as the others, splits them over its own devices, and gets the moments of all samples.
 
     Returns:
       {path: Moments}. Layers that read the same value share one object.
 
     Raises:
-      ValueError: as `observe`; no batch; a batch that does not divide over the devices.
+      ValueError: as `observe`; no batch; a batch that does not divide over the devices; a mesh that splits more than
+        its first axis over processes.
     """
     key = None if key is None else as_key(key)
     fn, params = hold(fn, params)
     fn = closures.current(fn)
     layers = None if layers is None else tuple(layers)
     # before the wide context: host float64 must not widen the network
-    params = meshes.moved(jax.tree.map(jnp.asarray, params))
+    params = meshes.moved(jax.tree.map(jnp.asarray, processes.here(params)))
     wide = np.dtype(dtype) == np.float64
     if wide:
         checks.check_host("collect with float64 sums", params)
     precision = functools.partial(jax.enable_x64, True) if wide else contextlib.nullcontext
-    mesh = None if mesh is None else meshes.automatic(mesh)
+    everywhere = mesh = None if mesh is None else meshes.automatic(mesh)
+    if mesh is not None and meshes.several(mesh):
+        mesh, everyone = meshes.local(mesh), mesh.devices.shape[0]
+        max_rows = None if max_rows is None else max_rows * mesh.devices.shape[0] // everyone
+        key = None if key is None else jax.random.fold_in(key, jax.process_index())
     total, table = None, Layers({}, ())
     for i, (batch, cap) in enumerate(zip(batches, _caps(max_rows, batches), strict=False)):
         args = meshes.moved(jax.tree.map(jnp.asarray, batch if isinstance(batch, tuple) else (batch,)))
@@ -174,15 +180,39 @@ def collect(
             new = step(params, args, None if key is None else jax.random.fold_in(key, i))
             # without waiting, batches pile up in the device's queue
             total = jax.block_until_ready(new if total is None else _add(total, new))
-    if total is None:
-        raise ValueError("batches is empty: there is nothing to observe.")
+    total = _checked(total, everywhere)
     with precision():
-        total = total if mesh is None else jax.tree.map(lambda x: x.sum(0), total)
+        total = total if everywhere is None else _summed(total, everywhere)
         total = jax.tree.map(np.asarray, total) if wide else total
     return _by_layer(table, total)
 
 
 _add = jax.jit(_moments.merge, donate_argnums=0)
+
+
+def _checked(total: PyTree, mesh: Mesh | None) -> PyTree:
+    """The sums of a stream that had a batch; where one of several processes had none, all of them refuse."""
+    several = mesh is not None and meshes.several(mesh)
+    given = np.array([total is not None])
+    given = processes.gathered(given) if several else given
+    if not given.all():
+        whose = f" of process {np.argmin(given)}" if several else ""
+        raise ValueError(f"batches{whose} is empty: there is nothing to observe.")
+    return total
+
+
+def _summed(total: PyTree, mesh: Mesh) -> PyTree:
+    """The sums of all devices along the first axis of a mesh, each of which has its own, in every process."""
+    if not meshes.several(mesh):
+        return jax.tree.map(lambda x: x.sum(0), total)
+    over, copied = (NamedSharding(mesh, spec) for spec in (PartitionSpec(mesh.axis_names[0]), PartitionSpec()))
+
+    def joined(x: jax.Array) -> jax.Array:
+        shape, own = (mesh.devices.shape[0], *x.shape[1:]), [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(shape, over, own)
+
+    add = jax.jit(lambda total: jax.tree.map(lambda x: x.sum(0), total), out_shardings=copied)
+    return processes.here(add(jax.tree.map(joined, total)))
 
 
 def _caps(max_rows: int | None, batches: Iterable[Any]) -> Iterable[int | None]:

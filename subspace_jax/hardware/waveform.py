@@ -57,6 +57,8 @@ def current(v: int) -> float:
     It is the constant one that gives the mean simulated product of the largest weight, M(15, v) = (1 / 4) sum_j I t_j /
     C, whose bit lines all discharge.
     """
+    if v not in range(2**BITS):
+        raise ValueError(f"the input is whole, in [0, {2**BITS - 1}]; got {v}.")
     fallen = max(product_table()[-1, v], 0.0)
     return float(fallen * BITS * CAPACITY / durations().sum())
 

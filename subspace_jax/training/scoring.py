@@ -68,7 +68,7 @@ def score_dataset(
     if len(set(lengths)) != 1 or not lengths[0]:
         raise ValueError(f"arrays must have one length of at least 1; got {lengths}.")
     if batch < 1 or batch % 1:
-        raise ValueError(f"batch, samples per call, is a whole number, at least 1; got {batch}: 512 is usual.")
+        raise ValueError(f"batch, samples per call, must be at least 1; got {batch}: a whole number, 512 is usual.")
     count = lengths[0]
     index = np.arange(count) if index is None else np.asarray(index)
     mesh = Mesh(np.array(devices or jax.local_devices()), ("samples",))

@@ -64,6 +64,8 @@ def digest(tree: PyTree) -> str:
     """
     found = hashlib.sha256()
     for path, leaf in flatten(tree).items():
+        if isinstance(leaf, jax.core.Tracer):
+            raise ValueError(f"a digest is of known bits; {path!r} is traced: call it outside jit, grad and vmap.")
         values = np.asarray(leaf)
         found.update(f"{path} {values.dtype} {values.shape}".encode())
         found.update(values.tobytes())

@@ -80,6 +80,7 @@ def spectra(
     return found
 
 
+@checks.on_host
 def rank_at(spectrum: Spectrum, energy: float) -> Int[np.ndarray, "*lead"]:
     """Dimension of the smallest leading subspace that keeps the share `energy`, by the rule of `subspace.from_gram`."""
     checks.check_finite("energies", spectrum.energies)
@@ -91,6 +92,7 @@ def rank_at(spectrum: Spectrum, energy: float) -> Int[np.ndarray, "*lead"]:
     return np.asarray(keep.sum(-1), np.int32)
 
 
+@checks.on_host
 def leading(spectrum: Spectrum, rank: int | Int[np.ndarray, "*lead"]) -> Inexact[np.ndarray, "*lead d k"]:
     """The first columns of the basis, as many as the largest rank; an entry with a lower one has zeros there."""
     rank = np.asarray(rank)
@@ -98,6 +100,7 @@ def leading(spectrum: Spectrum, rank: int | Int[np.ndarray, "*lead"]) -> Inexact
     return np.where(columns[..., None, :], spectrum.basis, 0.0)[..., : rank.max()]
 
 
+@checks.on_host
 def effective_rank(energies: Float[np.ndarray, "*lead d"]) -> Float[np.ndarray, "*lead"]:
     """exp(-sum p ln p) of the shares p of the energies: d for equal ones, 1 for one direction, 0 for no energy.
 

@@ -120,6 +120,7 @@ def spectra(model: Model, variables: Variables, batches: Iterable[Any]) -> list[
     return found
 
 
+@checks.on_host
 def spectrum(path: str, response: Moments, *, images: int, group: str | None = None) -> LayerSpectrum:
     """The spectrum of one response from its moments, float64: `spectra` for responses that were measured elsewhere.
 
@@ -135,6 +136,7 @@ def spectrum(path: str, response: Moments, *, images: int, group: str | None = N
     return LayerSpectrum(path, len(values), values, int(response.count), images, group or path)
 
 
+@checks.on_host
 def propose(
     spectra: Sequence[LayerSpectrum], *, tau: float | int, rule: Rule = "reach", depth: bool = True,
     slack: float | int = 0.05, min_width: int = 4, multiple_of: int = 1,

@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from subspace_jax.compression.eigenpairs import Measured, Spectra, effective_rank, leading, rank_at, spectra
-from subspace_jax.core import capture
+from subspace_jax.core import capture, checks
 from subspace_jax.core.moments import wide
 from subspace_jax.core.subspace import adjoint
 from subspace_jax.typing import Array, Inexact, Params
@@ -82,6 +82,7 @@ def utilization(
     return {path: _use(own, share) for path, (own, share) in _asked(table, params, moments, energy).items()}
 
 
+@checks.on_host
 def mean_utilization(use: Mapping[str, LayerUse]) -> float:
     """Mean layer utilization (MLU): the plain mean of u; each entry of a scanned or grouped layer counts as a layer.
 
@@ -148,6 +149,7 @@ def factorise(
     return capture.factorise(table, project(table, params, solved, energy=energy), kept)
 
 
+@checks.on_host
 def ranks(use: Mapping[str, LayerUse], *, multiple: int = 1) -> dict[str, int]:
     """One rank r per layer, the largest of its entries, rounded up to a multiple; ValueError for one below 1."""
     if multiple < 1:

@@ -17,7 +17,7 @@ import optax
 from subspace_jax import training
 from subspace_jax.continual.tasks import Task, check_tasks
 from subspace_jax.core import losses, shares
-from subspace_jax.core.checks import check_axes
+from subspace_jax.core.checks import check_axes, on_host
 from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 from subspace_jax.typing import Array, Float, Key, PyTree, Variables
@@ -95,6 +95,7 @@ class Measures(NamedTuple):
     anytime: float
 
 
+@on_host
 def measures(matrix: Matrix) -> Measures:
     """All `Measures` of R.
 

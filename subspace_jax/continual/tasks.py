@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from subspace_jax.core.checks import check_finite, check_lengths, check_number
+from subspace_jax.core.checks import check_finite, check_lengths, check_number, on_host
 from subspace_jax.core.keys import as_key
 from subspace_jax.core.losses import check_labels
 from subspace_jax.typing import Array, Float, Int, Key
@@ -21,6 +21,7 @@ class Task(NamedTuple):
     test_y: Int[np.ndarray, " m"]
 
 
+@on_host
 def permuted(key: Key[Array, ""], data: Task, *, tasks: int) -> list[Task]:
     """The same images with a fixed random permutation of the pixels per task; the first task is not permuted.
 
@@ -43,6 +44,7 @@ def permuted(key: Key[Array, ""], data: Task, *, tasks: int) -> list[Task]:
     return [data._replace(x=mixed(data.x, order), test_x=mixed(data.test_x, order)) for order in orders[:tasks]]
 
 
+@on_host
 def rotated(data: Task, *, tasks: int, degrees: float = 180.0) -> list[Task]:
     """The same images, task k turned by k degrees / tasks: bilinear, black outside.
 
@@ -61,6 +63,7 @@ def rotated(data: Task, *, tasks: int, degrees: float = 180.0) -> list[Task]:
     return [data._replace(x=turned(data.x, angle), test_x=turned(data.test_x, angle)) for angle in angles]
 
 
+@on_host
 def split(data: Task, *, groups: Sequence[Sequence[int]]) -> list[Task]:
     """One task per group of classes, such as consecutive classes or superclasses; labels count from 0 in each.
 

@@ -20,6 +20,7 @@ ROWS = 100  # rows per channel that the warning recommends
 Share = float | int | Mapping[str, float | int]  # one for all layers, or by layer
 
 
+@checks.on_host
 def pca_count(cov: Square, *, v: float | int) -> int:
     """How many leading principal components together hold LESS than the share v: one fewer than reach it.
 

@@ -4,10 +4,11 @@ Data of users pass these checks. Every error is one sentence that names the valu
 `jit` and `vmap` values are unknown: there only shapes and dtypes are checked, and NaN stays NaN.
 """
 
+import functools
 import math
 import numbers
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ import numpy as np
 from subspace_jax import trees
 from subspace_jax.typing import PyTree
 
+P = ParamSpec("P")
+R = TypeVar("R")
 ROUNDED = 1e-2  # by which probabilities in bfloat16 may miss the sum of 1
 
 
@@ -24,14 +27,31 @@ def is_known(values: Any) -> bool:
     return not isinstance(values, jax.core.Tracer)
 
 
+def on_host(function: Callable[P, R]) -> Callable[P, R]:
+    """A decorator for what computes with NumPy: traced arguments are refused before anything looks at them.
+
+    JAX's own error would speak of an `__array__` method somewhere below.
+
+    Raises:
+      ValueError: by the function that comes back, as `check_host`.
+    """
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_host(function.__name__, args, kwargs)
+        return function(*args, **kwargs)
+
+    return checked
+
+
 def check_host(name: str, *values: PyTree) -> None:
-    """Refuse traced values in what computes in float64 on the host.
+    """Refuse traced values in what computes on the host, in NumPy.
 
     Raises:
       ValueError: names the function; a call inside `jit`, `grad` or `vmap`.
     """
     if not all(map(is_known, jax.tree.leaves(values))):
-        raise ValueError(f"{name} computes in float64 on the host: call it outside jit, grad and vmap.")
+        raise ValueError(f"{name} computes on the host, in NumPy: call it outside jit, grad and vmap.")
 
 
 def check_finite(name: str, values: PyTree, *, remedy: str = "drop or repair these samples") -> None:

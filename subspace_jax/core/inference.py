@@ -13,6 +13,7 @@ from subspace_jax.typing import Params
 INTERACTION = 1e-3  # relative change of one sample's output between two batches; rounding stays below 1e-5
 
 
+@checks.on_host
 def check_inference(fn: Callable, params: Params, x: Any) -> None:
     """Refuse a function in which the output of a sample changes with the rest of its batch.
 

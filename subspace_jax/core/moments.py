@@ -144,6 +144,7 @@ def of_rows(dtype: jax.typing.DTypeLike, rows: jax.typing.DTypeLike) -> np.dtype
     return np.dtype(jnp.promote_types(dtype, jnp.complex64) if is_complex else dtype)
 
 
+@checks.on_host
 def wide(values: Any) -> np.ndarray:
     """The values on the host in float64, complex ones in complex128: what every edit outside training computes in."""
     return np.asarray(values, np.complex128 if np.iscomplexobj(values) else np.float64)

@@ -64,6 +64,7 @@ class Summary(NamedTuple):
     negatives: int
 
 
+@checks.on_host
 def curve(scores: Num[Any, " n"], positive: Bool[Any, " n"]) -> Curve:
     """Every point of the ROC curve: one threshold per distinct score, the highest first.
 
@@ -76,17 +77,20 @@ def curve(scores: Num[Any, " n"], positive: Bool[Any, " n"]) -> Curve:
     return _curve(scores[order][ends], positive[order].astype(int), (~positive[order]).astype(int), ends)
 
 
+@checks.on_host
 def auroc(of: Curve) -> float:
     """Area under the curve, from integers: exact up to one division."""
     steps, heights = np.diff(of.false_positives), of.true_positives[1:] + of.true_positives[:-1]
     return int(steps @ heights) / (2 * of.positives * of.negatives)
 
 
+@checks.on_host
 def balanced_accuracy(of: Curve) -> float:
     """Max over thresholds of (TPR + 1 - FPR) / 2: at least .5, which calling nobody a member reaches."""
     return float(np.max(of.tpr - of.fpr) + 1) / 2
 
 
+@checks.on_host
 def youden_threshold(of: Curve) -> float:
     """Score t at which TPR - FPR is largest, samples with scores of at least t being called positive.
 
@@ -98,6 +102,7 @@ def youden_threshold(of: Curve) -> float:
     return float(of.threshold[np.argmax(of.tpr - of.fpr)])
 
 
+@checks.on_host
 def tpr_at(of: Curve, fprs: Any = FPRS) -> Float[np.ndarray, " fprs"]:
     """True positive rate at false positive rates in [0, 1], interpolated linearly; of several the highest.
 
@@ -118,6 +123,7 @@ def tpr_at(of: Curve, fprs: Any = FPRS) -> Float[np.ndarray, " fprs"]:
     return np.interp(fprs, of.fpr, of.tpr)
 
 
+@checks.on_host
 def fpr_at(of: Curve, tpr: shares.Share = 0.95) -> float:
     """The false positive rate where at least the share `tpr` of the positives is found, and no more than needed.
 
@@ -132,6 +138,7 @@ def fpr_at(of: Curve, tpr: shares.Share = 0.95) -> float:
     return float(of.fpr[np.searchsorted(of.true_positives, least)])
 
 
+@checks.on_host
 def average_precision(of: Curve) -> float:
     """Area under precision over recall by the step rule: sum over thresholds of (recall gained) x precision.
 
@@ -142,6 +149,7 @@ def average_precision(of: Curve) -> float:
     return float((np.diff(of.true_positives) * (true / called)).sum() / of.positives)
 
 
+@checks.on_host
 def summary(scores: Num[Any, " n"], positive: Bool[Any, " n"], *, fprs: Any = FPRS) -> Summary:
     """AUROC, balanced accuracy and true positive rates of one attack on one model.
 
@@ -157,6 +165,7 @@ def summary(scores: Num[Any, " n"], positive: Bool[Any, " n"], *, fprs: Any = FP
     return Summary(auroc(of), balanced_accuracy(of), tpr_at(of, fprs), of.negatives)
 
 
+@checks.on_host
 def bootstrap(
     key: Key[Array, ""],
     scores: Num[Any, " n"],
@@ -201,6 +210,7 @@ def bootstrap(
     return low, high
 
 
+@checks.on_host
 def exposure(scores: Num[Any, " n"], positive: Bool[Any, " n"]) -> Float[np.ndarray, " n"]:
     """The false positive rate at which each sample is called a member: the share of negatives that score as high.
 

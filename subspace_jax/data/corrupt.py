@@ -16,6 +16,7 @@ from subspace_jax.typing import Array, Int, Key
 Labels = Int[np.ndarray, " n"]
 
 
+@checks.on_host
 def symmetric(key: Key[Array, ""], labels: np.ndarray, *, fraction: float, classes: int) -> Labels:
     """The nearest count to fraction * n (half to even) of samples get a uniformly random OTHER class.
 
@@ -37,6 +38,7 @@ def symmetric(key: Key[Array, ""], labels: np.ndarray, *, fraction: float, class
     return labels
 
 
+@checks.on_host
 def pair(key: Key[Array, ""], labels: np.ndarray, *, fraction: float, classes: int) -> Labels:
     """Asymmetric noise: a share of the samples, as in `symmetric`, go from class y to (y + 1) mod classes.
 
@@ -48,6 +50,7 @@ def pair(key: Key[Array, ""], labels: np.ndarray, *, fraction: float, classes: i
     return labels
 
 
+@checks.on_host
 def given(labels: np.ndarray, other: np.ndarray, *, classes: int) -> Labels:
     """Labels that people gave (CIFAR-10N's `aggre_label`, `worse_label`), checked against the true ones.
 
@@ -77,6 +80,7 @@ class Planted(NamedTuple):
     """Positions (a, b) in the arrays: image a is now a copy of image b, under a wrong label."""
 
 
+@checks.on_host
 def duplicates(
     key: Key[Array, ""],
     image: np.ndarray,

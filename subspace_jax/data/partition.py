@@ -20,11 +20,13 @@ Labels = Num[np.ndarray, "..."]  # other shapes are refused by a message here, n
 Parts = Int[np.ndarray, "agents size"]
 
 
+@checks.on_host
 def iid(key: Key[Array, ""], labels: Labels, *, agents: int) -> Parts:
     """One shuffle, cut into equal slices: every agent sees all classes. `label_sorted` with skew 0."""
     return label_sorted(key, labels, agents=agents, skew=0.0)
 
 
+@checks.on_host
 def label_sorted(key: Key[Array, ""], labels: Labels, *, agents: int, skew: float = 1.0) -> Parts:
     """The share `skew` of every class is dealt out sorted by label, the rest shuffled.
 
@@ -63,6 +65,7 @@ def label_sorted(key: Key[Array, ""], labels: Labels, *, agents: int, skew: floa
     return np.concatenate([dealt, others[: agents * (size - each)].reshape(agents, -1)], axis=1)
 
 
+@checks.on_host
 def dirichlet(key: Key[Array, ""], labels: Labels, *, agents: int, alpha: float) -> Parts:
     """Each class is split among ten agents at a time by shares drawn from Dir(alpha): small alpha, few classes each.
 
@@ -105,6 +108,7 @@ def dirichlet(key: Key[Array, ""], labels: Labels, *, agents: int, alpha: float)
     return np.concatenate(held)[: agents * size].reshape(agents, size)
 
 
+@checks.on_host
 def shards(key: Key[Array, ""], labels: Labels, *, agents: int, shards: int = 2) -> Parts:
     """Sorted by label and cut into agents * shards equal pieces, of which every agent draws `shards` at random.
 
@@ -126,6 +130,7 @@ def shards(key: Key[Array, ""], labels: Labels, *, agents: int, shards: int = 2)
     return _generator(key).permutation(pieces).reshape(agents, -1)
 
 
+@checks.on_host
 def label_pairs(key: Key[Array, ""], labels: Labels, *, agents: int) -> Parts:
     """Every agent holds two classes, half of each: of the classes in random cyclic order, agent i has 2 i and 2 i + 1.
 
@@ -167,6 +172,7 @@ PARTITIONS = {
 }
 
 
+@checks.on_host
 def build(
     key: Key[Array, ""],
     name: str,
@@ -194,6 +200,7 @@ def build(
     return PARTITIONS[name](key, labels, agents=agents, **settings.get(name, {}))
 
 
+@checks.on_host
 def histogram(labels: Labels, parts: Parts, *, classes: int) -> Int[np.ndarray, "agents classes"]:
     """How many samples of each class every agent holds.
 
@@ -207,6 +214,7 @@ def histogram(labels: Labels, parts: Parts, *, classes: int) -> Int[np.ndarray, 
     return np.stack([np.bincount(labels[part], minlength=classes) for part in parts])
 
 
+@checks.on_host
 def skewness(histogram: Num[np.ndarray, "agents classes"]) -> float:
     """Mean over agents of the total variation sum_k |p_ik - p_k| / 2 between the class shares of an agent and of all.
 

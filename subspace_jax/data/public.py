@@ -8,6 +8,7 @@ import pathlib
 import jax
 import numpy as np
 
+from subspace_jax.core import checks
 from subspace_jax.core.keys import as_key
 from subspace_jax.data.columns import checked
 from subspace_jax.data.sources import npz
@@ -29,6 +30,7 @@ def read(path: str | pathlib.Path) -> Shaped[np.ndarray, "n ..."]:
     return checked({name: found[name], "label": labels}, None, str(path))[name]
 
 
+@checks.on_host
 def moved(key: Key[Array, ""], image: Shaped[np.ndarray, "n h w c"], *, by: int = 1) -> Shaped[np.ndarray, "n h w c"]:
     """Each image moved by -by..by pixels in both directions, all shifts with the same chance, filled up with zeros.
 
@@ -44,6 +46,7 @@ def moved(key: Key[Array, ""], image: Shaped[np.ndarray, "n h w c"], *, by: int 
     return padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
+@checks.on_host
 def noise(key: Key[Array, ""], like: Shaped[np.ndarray, "n ..."], *, count: int) -> Float[np.ndarray, "count ..."]:
     """Samples whose numbers are all drawn uniformly between the smallest and the largest number of `like`, float32.
 
@@ -57,6 +60,7 @@ def noise(key: Key[Array, ""], like: Shaped[np.ndarray, "n ..."], *, count: int)
     return low + (high - low) * drawn
 
 
+@checks.on_host
 def among(samples: Shaped[np.ndarray, "n ..."], others: Shaped[np.ndarray, "m ..."]) -> Bool[np.ndarray, " n"]:
     """Which samples are, number for number, also one of the others; by sorting their bytes.
 

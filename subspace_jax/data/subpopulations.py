@@ -27,6 +27,7 @@ class Subpopulations(NamedTuple):
     centres: Float[np.ndarray, "classes kinds d"]
 
 
+@checks.on_host
 def subpopulations(
     inputs: Any, labels: Labels, *, per_class: int = 4, index: Int[Any, " n"] | None = None
 ) -> Subpopulations:
@@ -65,6 +66,7 @@ def subpopulations(
     return Subpopulations(number, np.stack(centres))
 
 
+@checks.on_host
 def nearest(found: Subpopulations, inputs: Any, labels: Labels) -> Int[np.ndarray, " m"]:
     """The number of the nearest cluster of a sample's class, for samples that were not clustered.
 

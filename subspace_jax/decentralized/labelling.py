@@ -25,6 +25,7 @@ MISSED = 0.05  # share of its own held-out samples that an agent gives up for th
 Threshold = float | str
 
 
+@checks.on_host
 def cutoff(threshold: Threshold, inside: Num[np.ndarray, " n"], outside: Num[np.ndarray, " m"] | None = None) -> float:
     """The score from which on a sample counts as like an agent's own: the larger, the fewer are labelled.
 

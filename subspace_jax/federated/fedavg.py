@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspace_jax.core import compress, losses
+from subspace_jax.core import checks, compress, losses
 from subspace_jax.core.compress import Compressor
 from subspace_jax.core.exchange import Comm
 from subspace_jax.core.keys import as_key
@@ -186,18 +186,25 @@ def local_update(
 def classification(apply: ApplyFn) -> Callable:
     """Cross-entropy of a classifier: loss(params, x, y) -> (batch,), y labels (batch,) or soft ones (batch, classes).
 
+    A label outside [0, classes) is refused where its value is known, and gives NaN under `jit`.
+
     Args:
       apply: (variables, x) -> logits, of a network without running statistics, as `nn.Model` has it.
     """
 
     def loss(params, x, y):
         logits = apply({"params": params, "batch_stats": {}}, x)
-        soft = y if y.ndim == 2 else jax.nn.one_hot(y, logits.shape[-1], dtype=logits.dtype)
-        return losses.soft_cross_entropy(logits, soft)
+        return losses.soft_cross_entropy(logits, y if y.ndim == 2 else one_hot(y, logits.shape[-1], logits.dtype))
+
+    def one_hot(y, classes, dtype):
+        checks.check_labels(y, classes)
+        there = (y >= 0) & (y < classes)
+        return jnp.where(there[:, None], jax.nn.one_hot(y, classes, dtype=dtype), jnp.nan)
 
     return loss
 
 
+@checks.on_host
 def draw(key: Key[Array, ""], samples: int, *, steps: int, batch: int) -> Int[np.ndarray, "steps batch"]:
     """Positions of one client's samples for its local steps: a permutation, drawn again when it is used up.
 

@@ -161,6 +161,7 @@ def guess(images: Images, y: Int[Array | np.ndarray, " m"], labels: Int[Array | 
     return np.stack([means[label] for label in np.asarray(labels)])
 
 
+@checks.on_host
 def guess_random(key: Key[Array, ""], images: Images, *, count: int) -> Images:
     """Images at random, each at most once: a weaker guess, which matches well where images are alike.
 

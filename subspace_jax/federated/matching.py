@@ -43,8 +43,8 @@ def best_match(private: Private, made: Made) -> Match:
     Raises:
       ValueError: images of other sizes, not finite, or smaller than the window of `ssim`; none made.
     """
-    if len(made) < 1:
-        raise ValueError("there is no image to match: an attack makes at least 1.")
+    if min(len(private), len(made)) < 1:
+        raise ValueError("there is no image to match: there are private ones, and an attack makes at least 1.")
     checks.check_finite("images that were made", made, remedy="the attack diverged: lower its lr")
     similar, squared = ssim(private, made), mse(private, made)
     least = squared.min(axis=1)

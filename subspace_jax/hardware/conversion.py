@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from subspace_jax.core import capture, costs, quantize
-from subspace_jax.core.checks import check_axes, check_finite
+from subspace_jax.core.checks import check_axes, check_finite, on_host
 from subspace_jax.hardware import sram
 from subspace_jax.hardware.adc_pruning import check_rows
 from subspace_jax.typing import ApplyFn, Array, Float, Int, Num, Variables
@@ -24,6 +24,7 @@ from subspace_jax.typing import ApplyFn, Array, Float, Int, Num, Variables
 Bins = Mapping[str, Int[np.ndarray, "down across"]]
 
 
+@on_host
 def adc_bits(bins: Int[np.ndarray, "*tiles"], rows: int) -> Int[np.ndarray, "*tiles"]:
     """Bits of the converters of a tile by the authors' model: log2(rows) - bin, 0 where at most one weight is left.
 
@@ -34,6 +35,7 @@ def adc_bits(bins: Int[np.ndarray, "*tiles"], rows: int) -> Int[np.ndarray, "*ti
     return np.maximum(rows.bit_length() - 1 - np.asarray(bins), 0)
 
 
+@on_host
 def adc_energy(bins: Bins, rows: int, *, model: str = "linear", weights: Mapping[str, float] | None = None) -> float:
     """Energy of the converters of all tiles, one conversion each, in the unit of the model (`costs.CONVERSIONS`).
 
@@ -52,6 +54,7 @@ def adc_energy(bins: Bins, rows: int, *, model: str = "linear", weights: Mapping
     return float(sum(value * (weights[path] if weights else 1.0) for path, value in each.items()))
 
 
+@on_host
 def improvement(bins: Bins, rows: int, *, model: str = "linear", weights: Mapping[str, float] | None = None) -> float:
     """Energy of the same tiles without a zero over theirs; infinite where no bit is left.
 

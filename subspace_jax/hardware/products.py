@@ -85,6 +85,7 @@ def product_table(kind: Kind = "mc_mean", bits: int = BITS) -> Float[np.ndarray,
     return MILLIVOLT * np.array([row.split() for row in rows], float)
 
 
+@checks.on_host
 def factors(
     table: Float[np.ndarray, "w v"], rank: int
 ) -> tuple[Float[np.ndarray, "w rank"], Float[np.ndarray, "v rank"]]:

@@ -25,7 +25,7 @@ from subspace_jax.core import capture, quantize
 from subspace_jax.core.capture.run import Visitor, run
 from subspace_jax.core.capture.static import hold
 from subspace_jax.core.capture.table import trace
-from subspace_jax.core.checks import check_data, check_finite
+from subspace_jax.core.checks import check_data, check_finite, on_host
 from subspace_jax.core.keys import as_key
 from subspace_jax.typing import ApplyFn, Array, Float, Key, Variables
 
@@ -88,6 +88,7 @@ class Calibration(NamedTuple):
     signed: tuple[str, ...]
 
 
+@on_host
 def calibrate(apply: ApplyFn, variables: Variables, images: Array | np.ndarray, *, bits: int = 4) -> Calibration:
     """Ranges of all layers on training images, in one pass of the quantised network.
 
@@ -148,6 +149,7 @@ def sample_chip(key: Key[Array, ""], calibration: Calibration, design: Design = 
     return chip
 
 
+@on_host
 def run_chip(
     apply: ApplyFn, variables: Variables, calibration: Calibration, x: Array | np.ndarray,
     *, chip: Chip | None = None, design: Design = DESIGN,
@@ -169,6 +171,7 @@ def run_chip(
     return _running(apply, *design[:3])(variables, parts, chip, jnp.asarray(x))
 
 
+@on_host
 def over_chips(
     key: Key[Array, ""], apply: ApplyFn, variables: Variables, calibration: Calibration, x: Array | np.ndarray,
     y: Array | np.ndarray, *, chips: int, design: Design = DESIGN, at_once: int = 10,

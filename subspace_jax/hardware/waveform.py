@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from subspace_jax.core import checks
 from subspace_jax.hardware.products import BITS, product_table
 from subspace_jax.typing import Float
 
@@ -49,6 +50,7 @@ def durations() -> Float[np.ndarray, " bits"]:
     return SHORTEST * 2.0 ** np.arange(BITS)
 
 
+@checks.on_host
 def current(v: int) -> float:
     """Microampere of a cell that holds 1, at an input v; 0 below the threshold of the word line.
 

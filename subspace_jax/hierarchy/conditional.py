@@ -34,14 +34,16 @@ Labels = Int[Array | np.ndarray, " b"]
 def validity(logits: Logits, y: Labels, tree: Tree) -> Float[Array, "levels b"]:
     """V: 1 where all coarser heads are right, else 0; without gradient.
 
-    The first row is 1, and no row exceeds the one before it. The head of a level of a single node is always right.
+    The first row is 1, and no row exceeds the one before it. The head of a level of a single node is always
+    right, a row with a NaN always wrong.
 
     Raises:
       ValueError: heads that do not fit the tree, labels that are not classes of it.
     """
     valid = [jnp.ones(np.shape(y), jnp.float32)]
-    for z, node in zip(_checked(logits, tree)[:-1], ancestors(tree, y)[:-1], strict=True):
-        valid.append(valid[-1] * (z.argmax(axis=-1) == node))
+    for z, node in zip(_checked(logits, y, tree)[:-1], ancestors(tree, y)[:-1], strict=True):
+        right = (z.argmax(axis=-1) == node) & ~jnp.isnan(z).any(axis=-1)
+        valid.append(valid[-1] * right)
     return jax.lax.stop_gradient(jnp.stack(valid))
 
 
@@ -51,7 +53,7 @@ def level_losses(logits: Logits, y: Labels, tree: Tree, *, masked: bool = True) 
     Raises:
       ValueError: as `validity`.
     """
-    pairs = zip(_checked(logits, tree), ancestors(tree, y), strict=True)
+    pairs = zip(_checked(logits, y, tree), ancestors(tree, y), strict=True)
     each = jnp.stack([losses.softmax_cross_entropy(z, node) for z, node in pairs])
     if masked:
         each = jnp.where(validity(logits, y, tree) > 0, each, 0.0)
@@ -134,7 +136,13 @@ def in_turn(
     return step
 
 
-def _checked(logits: Logits, tree: Tree) -> Logits:
+def _checked(logits: Logits, y: Labels, tree: Tree) -> Logits:
+    for level, z in enumerate(logits, 1):
+        if np.ndim(z) != 2 or np.ndim(y) != 1 or len(z) != len(y):
+            raise ValueError(
+                f"logits of level {level} are (b, nodes), one row per label; got shape {np.shape(z)} for "
+                f"{np.shape(y)} labels."
+            )
     heads = tuple(int(np.shape(z)[-1]) for z in logits)
     if heads != tree.sizes:
         raise ValueError(

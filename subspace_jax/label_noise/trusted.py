@@ -17,6 +17,7 @@ from subspace_jax.typing import Array, Int, Key, Num
 Positions = Int[np.ndarray, " chosen"]
 
 
+@checks.on_host
 def select_trusted(
     curvature: Num[Any, " n"], y: Int[Any, " m"], *, per_class: int, skip: float | int = 0.0
 ) -> Positions:
@@ -54,6 +55,7 @@ def select_trusted(
     return np.concatenate(chosen)
 
 
+@checks.on_host
 def select_members(key: Key[Array, ""], members: Int[Any, " m"], y: Int[Any, " n"], *, per_class: int) -> Positions:
     """A random choice among given samples, the same number of each class that occurs among them.
 
@@ -76,6 +78,7 @@ def select_members(key: Key[Array, ""], members: Int[Any, " m"], y: Int[Any, " n
     return members[select_trusted(draws, np.asarray(y)[members], per_class=per_class)]
 
 
+@checks.on_host
 def check_trusted(
     trusted: Int[Any, " m"],
     y: Int[Any, " n"],

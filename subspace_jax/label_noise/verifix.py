@@ -99,6 +99,7 @@ def verifix(
     return capture.write_kernels(table, params, edited)
 
 
+@checks.on_host
 def alpha_curve(
     table: capture.Layers,
     params: Params,
@@ -128,6 +129,7 @@ def alpha_curve(
     return np.array([float(score_fn(edit)) for edit in edits])
 
 
+@checks.on_host
 def verifix_select(
     table: capture.Layers,
     params: Params,

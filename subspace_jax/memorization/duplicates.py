@@ -17,6 +17,7 @@ def conflicting_copies(image: Shaped[np.ndarray, "n ..."], label: Int[np.ndarray
     Raises:
       ValueError: labels that are no integers (n,), or another number of them than images.
     """
+    checks.check_host("conflicting_copies", image, label)
     checks.check_labels(label)
     checks.check_lengths(image=image, label=label)
     rows = np.ascontiguousarray(image).reshape(len(image), -1)

@@ -11,7 +11,7 @@ import numpy as np
 
 from subspace_jax import trees
 from subspace_jax.core import closures, curvature, losses, meshes, processes
-from subspace_jax.core.checks import check_finite, check_labels, check_lengths
+from subspace_jax.core.checks import check_finite, check_labels, check_lengths, on_host
 from subspace_jax.core.curvature.inputs import Inputs, Labels, sqnorm
 from subspace_jax.core.keys import as_key
 from subspace_jax.training.scoring import score_dataset
@@ -227,6 +227,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+@on_host
 def refuse_nan(scores: Float[Array, " n"], *, name: str, epoch: int | None = None) -> Float[Array, " n"]:
     """Return the scores; ValueError where any is NaN, with the first such position and the epoch."""
     bad = np.flatnonzero(np.isnan(np.asarray(scores)))

@@ -45,6 +45,7 @@ class Estimate(NamedTuple):
     stderr: Float[Array, "..."]
 
 
+@checks.on_host
 def subset_tables(key: Key[Array, ""], samples: int, *, models: int, ratio: float, balanced: bool = True) -> Subsets:
     """Random subsets of size m = floor(ratio * samples).
 
@@ -158,6 +159,7 @@ def cscore(sums: Sums) -> Float[Array, " n"]:
     return (sums.right_others / sums.others[None])[0]
 
 
+@checks.on_host
 def high_influence(
     outcome: Float[Any, "models k"],
     mask: Bool[Any, "models n"],

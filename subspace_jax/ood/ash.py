@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from subspace_jax.core import shares
-from subspace_jax.core.checks import check_axes
+from subspace_jax.core.checks import check_axes, on_host
 from subspace_jax.ood.detectors import Cost, Detector, Outputs, State, check, feature, wide
 from subspace_jax.ood.vim import check_width, checked_head
 from subspace_jax.typing import Array, Float
@@ -22,6 +22,7 @@ from subspace_jax.typing import Array, Float
 KINDS = "s", "b", "p"
 
 
+@on_host
 def ash(head: tuple[Any, Any], *, kind: str = "s", percentile: float = 0.9) -> Detector:
     """The energy of shaped features; p at percentile 0 is the plain energy.
 

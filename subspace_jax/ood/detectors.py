@@ -90,6 +90,7 @@ class Detector(NamedTuple):
         Raises:
           ValueError: logits that are not finite or are probabilities, labels that are no classes, other lengths.
         """
+        checks.check_host("a fit", outputs, labels)
         return self.finish(self.update(None, outputs, labels))
 
 

@@ -31,6 +31,7 @@ class Separation(NamedTuple):
     aupr_out: float
 
 
+@checks.on_host
 def separation(inside: Float[Any, " n"], outside: Float[Any, " m"], *, positive: Literal["id", "ood"]) -> Separation:
     """The figures of scores that are higher for known inputs, exact, with ties right.
 
@@ -56,6 +57,7 @@ def separation(inside: Float[Any, " n"], outside: Float[Any, " m"], *, positive:
     return Separation(roc.auroc(forth), fpr, roc.average_precision(forth), roc.average_precision(back))
 
 
+@checks.on_host
 def class_quantiles(
     scores: Float[Any, " n"], labels: Int[Any, " n"], *, classes: int, q: float = 0.05
 ) -> Float[np.ndarray, " classes"]:

@@ -41,6 +41,7 @@ class NormStats(NamedTuple):
     count: Int[np.ndarray, " classes"]
 
 
+@checks.on_host
 def statistics(
     logits: Float[Any, "n classes"], labels: Int[Any, " n"], *, correct_only: bool = True, missing: str = "refuse"
 ) -> NormStats:
@@ -75,6 +76,7 @@ def statistics(
     return NormStats(mean, std, rms, low, high, np.bincount(labels, minlength=logits.shape[1]))
 
 
+@checks.on_host
 def transform(stats: NormStats, mode: str = "std") -> tuple[np.ndarray, np.ndarray]:
     """(shift, scale) of every class, for (z - shift) / scale; a spread of 0 counts as 1e-6 max(1, |mean|).
 
@@ -153,6 +155,7 @@ def matched_raw(mode: str = "norm", *, correct_only: bool = True) -> Detector:
     return Detector(_update, finish, _score("msp"), _cost)
 
 
+@checks.on_host
 def weight(head: tuple[Any, Any], *, kind: str = "msp") -> Detector:
     """A score of z_k / ||W_k||, which looks at no data: W (d, classes) is the kernel of the network's last layer."""
     _check("std", kind, 1.0)
@@ -161,6 +164,7 @@ def weight(head: tuple[Any, Any], *, kind: str = "msp") -> Detector:
     return Detector(_update, lambda sums: _state(0 * lengths, lengths, 1.0), _score(kind), _cost)
 
 
+@checks.on_host
 def mean_confidence(logits: Float[np.ndarray, "n classes"], temperature: float) -> float:
     """Mean of max softmax(z / T), in float64.
 
@@ -174,6 +178,7 @@ def mean_confidence(logits: Float[np.ndarray, "n classes"], temperature: float) 
     return float((1 / np.exp(shifted).sum(axis=1)).mean())
 
 
+@checks.on_host
 def matching_temperature(logits: Float[np.ndarray, "n classes"], wanted: float) -> float:
     """T at which the mean largest probability is `wanted`, by bisection in log T; the nearest end where none has it.
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspace_jax.core.checks import check_shape
+from subspace_jax.core.checks import check_shape, on_host
 from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Float, Key
 
@@ -50,11 +50,13 @@ def constant(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "n h w
     return jnp.broadcast_to(jax.random.uniform(as_key(key), (shape[0], 1, 1, shape[-1])), shape)
 
 
+@on_host
 def inverted(image: Float[Any, "n h w c"]) -> Float[np.ndarray, "n h w c"]:
     """1 - x of known images."""
     return 1 - np.asarray(image)
 
 
+@on_host
 def permuted(key: Key[Array, ""], image: Float[Any, "n h w c"]) -> Float[np.ndarray, "n h w c"]:
     """Known images with their pixels in another order, the same for all."""
     image = np.asarray(image)
@@ -68,6 +70,7 @@ NOISES: dict[str, Callable] = {
 }  # fmt: skip
 
 
+@on_host
 def fitted(image: Any, shape: tuple[int, int, int], *, grey: bool = False) -> Any:
     """Images (n, h, w, c) of another set at the height, width and channels of the known ones.
 

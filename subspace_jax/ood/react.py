@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from subspace_jax.core import checks
 from subspace_jax.ood.detectors import Cost, Detector, Outputs, State, check, feature, rows, together, wide
 from subspace_jax.ood.vim import check_width, checked_head
 from subspace_jax.typing import Array, Float
 
 
+@checks.on_host
 def react(head: tuple[Any, Any], *, percentile: float = 0.9) -> Detector:
     """The score above; percentile 1 cuts nothing that training data shows.
 

@@ -17,6 +17,7 @@ class Threshold(NamedTuple):
     value: Float[np.ndarray, " classes"]
 
 
+@checks.on_host
 def fit(
     scores: Float[Any, " n"], *, tpr: float = 0.95, predicted: Int[Any, " n"] | None = None, classes: int | None = None
 ) -> Threshold:
@@ -47,6 +48,7 @@ def fit(
     return Threshold(np.array([_keeping(part if len(part) else scores, tpr) for part in mine]))
 
 
+@checks.on_host
 def known(threshold: Threshold, scores: Float[Any, " n"], predicted: Int[Any, " n"] | None = None) -> Bool[Any, " n"]:
     """Which samples are taken for known; one whose score is NaN is not.
 

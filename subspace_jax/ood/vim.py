@@ -18,6 +18,7 @@ from subspace_jax.typing import Array, Float
 MOST = 256  # dimensions of the main space, where they are not given
 
 
+@checks.on_host
 def vim(head: tuple[Any, Any], *, dim: int | None = None) -> Detector:
     """The score above.
 
@@ -53,6 +54,7 @@ def vim(head: tuple[Any, Any], *, dim: int | None = None) -> Detector:
     return Detector(rows(), finish, _score, cost)
 
 
+@checks.on_host
 def checked_head(head: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
     """W and b of a last layer as float32.
 

@@ -51,6 +51,7 @@ def blend(share: Float[Array, " b"], x: Float[Any, "b ..."], other: Float[Any, "
     return share * x + (1 - share) * other
 
 
+@checks.on_host
 def noise_like(x: Float[Any, "n ..."]) -> Noise:
     """Mean and deviation of every channel of training inputs as the network sees them: those of the noise.
 

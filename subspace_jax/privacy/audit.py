@@ -78,6 +78,7 @@ def scores(case: Case, variables: Variables) -> tuple[np.ndarray, np.ndarray]:
     return released[case.included], released[~case.included]
 
 
+@checks.on_host
 def epsilon_one_run(
     in_scores: Float[Array | np.ndarray, " included"], out_scores: Float[Array | np.ndarray, " left"],
     *, significance: float = 0.05, delta: float,

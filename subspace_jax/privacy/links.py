@@ -43,6 +43,7 @@ Kind = Literal["paper", "tight", "earlier"]
 Numbers = Float[np.ndarray, "..."] | float
 
 
+@checks.on_host
 def memorization_bound(epsilon: Any, *, delta: float = 0.0, kind: Kind = "paper") -> Numbers:
     """Link 3: the largest |mem| of any sample after (epsilon, delta)-private training, g(epsilon), at most 1.
 
@@ -65,6 +66,7 @@ def memorization_bound(epsilon: Any, *, delta: float = 0.0, kind: Kind = "paper"
     return np.expm1(np.minimum(epsilon, 1)).clip(max=1 - delta) + delta  # e - 1 > 1: no larger epsilon matters
 
 
+@checks.on_host
 def stability_bound(epsilon: Any, *, loss_limit: float, delta: float = 0.0, kind: Kind = "paper") -> Numbers:
     """Lemma 5.2: the error stability beta = L g(epsilon) of private training with a loss in [0, L].
 
@@ -77,6 +79,7 @@ def stability_bound(epsilon: Any, *, loss_limit: float, delta: float = 0.0, kind
     return loss_limit * memorization_bound(epsilon, delta=delta, kind=kind)
 
 
+@checks.on_host
 def curvature_bound(
     epsilon: Any, *, samples: int, constant: float, loss_limit: float, delta: float = 0.0, kind: Kind = "paper"
 ) -> Numbers:
@@ -89,6 +92,7 @@ def curvature_bound(
     return (samples + 1) * stability_bound(epsilon, loss_limit=loss_limit, delta=delta, kind=kind) + constant
 
 
+@checks.on_host
 def memorization_from_curvature(curvature: Any, *, constant: float, loss_limit: float = 1.0) -> Numbers:
     """Link 1: the largest |mem| of samples with this curvature, curvature / L + c1, at most 1.
 
@@ -144,6 +148,7 @@ def link2_constant(*, rho: float, alpha3: float, gamma: float, bias: float, samp
     return rho * alpha3 / 6 + (4 * samples - 1) * gamma + 2 * (samples - 1) * bias
 
 
+@checks.on_host
 def check_losses(losses: Any, *, loss_limit: float) -> None:
     """Refuse a limit L that losses exceed, such as one for cross-entropy: the bounds with this L would not hold.
 
@@ -161,6 +166,7 @@ def check_losses(losses: Any, *, loss_limit: float) -> None:
         )
 
 
+@checks.on_host
 def sampling_error(outcome: Float[Any, "models n"], keep: Bool[Any, "models n"]) -> Float[np.ndarray, " n"]:
     """Standard error of each sample's memorization, from the spread of the outcomes on either side.
 
@@ -191,6 +197,7 @@ def sampling_error(outcome: Float[Any, "models n"], keep: Bool[Any, "models n"])
     return np.sqrt(sides[0] + sides[1])
 
 
+@checks.on_host
 def violations(
     value: Float[Any, " n"], stderr: Float[Any, " n"], bound: float, *, significance: float = 0.05
 ) -> Bool[np.ndarray, " n"]:
@@ -214,6 +221,7 @@ def violations(
     return np.abs(value) - bound > z * stderr
 
 
+@checks.on_host
 def root_mean_square(value: Float[Any, " n"], stderr: Float[Any, " n"]) -> float:
     """Size of a typical mem without what sampling adds: sqrt(mean(value^2 - stderr^2)), at least 0.
 

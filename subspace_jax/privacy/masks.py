@@ -3,11 +3,12 @@
 import jax
 import numpy as np
 
-from subspace_jax.core.checks import check_count
+from subspace_jax.core.checks import check_count, on_host
 from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Bool, Key
 
 
+@on_host
 def shadow_masks(key: Key[Array, ""], models: int, samples: int) -> Bool[np.ndarray, "models n"]:
     """Row 2j is a random half of the samples, row 2j + 1 the other half: each sample is IN for half of the models.
 
@@ -46,6 +47,7 @@ def shadow_masks(key: Key[Array, ""], models: int, samples: int) -> Bool[np.ndar
     return masks
 
 
+@on_host
 def independent_masks(key: Key[Array, ""], models: int, samples: int) -> Bool[np.ndarray, "models n"]:
     """Row 2j holds each sample with chance 1/2, independently of all others; row 2j + 1 holds the others.
 

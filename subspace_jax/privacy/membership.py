@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from subspace_jax.core import checks
 from subspace_jax.privacy.attacks import curvature, lira, rmia, thresholds
 from subspace_jax.privacy.statistics import Statistics
 from subspace_jax.typing import Bool, Float
@@ -54,6 +55,7 @@ else:
     Name = Literal[tuple(TABLE)]  # for a command line flag: its choices are the names of the table
 
 
+@checks.on_host
 def attack(
     name: str,
     target: Statistics,

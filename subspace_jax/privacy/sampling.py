@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from subspace_jax.core import checks
 from subspace_jax.core.keys import as_key
 from subspace_jax.typing import Array, Bool, Int, Key
 
@@ -25,6 +26,7 @@ class Sets(NamedTuple):
     is_padding: Bool[np.ndarray, "steps width"]
 
 
+@checks.on_host
 def poisson_sets(
     key: Key[Array, ""], samples: int, *, q: float, steps: int, pad_to: int = 32, max_batch: int | None = None,
     start: int = 0,

@@ -135,6 +135,7 @@ def logits(
     return ask(lambda part: np.moveaxis(np.asarray(training.predict(network, variables, part)), 1, 0), inputs, queries)
 
 
+@checks.on_host
 def ask(fn: Callable, inputs: Shaped[Any, "n ..."], queries: int = 1) -> Shaped[np.ndarray, "models queries n ..."]:
     """What fn(inputs) -> (models, n, ...) says of every query: the inputs, and for queries = 2 their mirror images."""
     _check_queries(inputs, queries)

@@ -38,6 +38,7 @@ class Statistics(NamedTuple):
     curvature: PerModel | None = None
 
 
+@checks.on_host
 def from_logits(
     logits: Float[Any, "models queries n classes"],
     y: Int[Any, " n"],
@@ -63,6 +64,7 @@ def from_logits(
     return _statistics("logits", logits, y, curvature, lambda rows: rows)
 
 
+@checks.on_host
 def from_probabilities(
     probabilities: Float[Any, "models queries n classes"],
     y: Int[Any, " n"],

@@ -40,6 +40,7 @@ class Fit(NamedTuple):
     r2: float
 
 
+@checks.on_host
 def bin_means(
     x: Float[Any, " n"], y: Float[Any, " n"], edges: Float[Any, " k"], *, stat: Literal["mean", "max"] = "mean"
 ) -> Bins:
@@ -68,6 +69,7 @@ def bin_means(
     )
 
 
+@checks.on_host
 def fit_line(x: Float[Any, " n"], y: Float[Any, " n"]) -> Fit:
     """Least squares y = slope x + intercept; parameters (slope, intercept).
 
@@ -79,6 +81,7 @@ def fit_line(x: Float[Any, " n"], y: Float[Any, " n"]) -> Fit:
     return _linear(np.stack([x, np.ones_like(x)], axis=1), y, least=[-np.inf, -np.inf])
 
 
+@checks.on_host
 def fit_subpopulation(mem: Float[Any, " k"], curvature: Float[Any, " k"], count: Int[Any, " k"]) -> Fit:
     """Curvature of bins as a mem sqrt(count) + b count + c with a, b >= 0: the paper's fit for groups of other sizes.
 
@@ -96,6 +99,7 @@ def fit_subpopulation(mem: Float[Any, " k"], curvature: Float[Any, " k"], count:
     return _linear(columns, curvature, least=[0.0, 0.0, -np.inf])
 
 
+@checks.on_host
 def fit_saturation(epsilon: Float[Any, " n"], y: Float[Any, " n"]) -> Fit:
     """Least squares y = a + b e^(-c epsilon), c > 0, as for the loss against epsilon; parameters (a, b, c).
 

@@ -38,6 +38,7 @@ Offsets = tuple[tuple[int, int], ...]  # (a, b) stands for the point x + h (a v 
 POINTS: dict[str, Offsets] = {"cross": ((1, 1), (-1, 1), (1, -1), (-1, -1)), "trace": ((1, 0), (-1, 0))}
 
 
+@checks.on_host
 def zeroth_order(
     key: Key[Array, ""],
     apply: ApplyFn,
@@ -87,6 +88,7 @@ def zeroth_order(
     return _curvature(losses, kind, probes, step)
 
 
+@checks.on_host
 def black_box(
     key: Key[Array, ""],
     loss_fn: Callable[[np.ndarray, np.ndarray], Any],

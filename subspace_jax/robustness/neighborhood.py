@@ -43,6 +43,7 @@ class Table(NamedTuple):
     source: Int[np.ndarray, " entries"]
 
 
+@checks.on_host
 def initial_table(
     key: Key[Array, ""], features: Float[Any, "n d"], labels: Int[Any, " n"], embeddings: Float[Any, "n width"], *,
     entries: int = 500,

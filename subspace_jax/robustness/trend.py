@@ -47,6 +47,7 @@ class Fit(NamedTuple):
     weak: np.ndarray
 
 
+@checks.on_host
 def transfer_counts(
     clean: Bool[np.ndarray, "models n"], attacked: Bool[np.ndarray, "sources models n"]
 ) -> tuple[Int[np.ndarray, "sources models"], Int[np.ndarray, "sources models"]]:
@@ -72,6 +73,7 @@ def transfer_counts(
     return (both & ~attacked).sum(2), both.sum(2)
 
 
+@checks.on_host
 def raw_ratio(counts: Int[np.ndarray, "sources models"], names: Sequence[str] = ()) -> Float[np.ndarray, "s m"]:
     """N_st / N_ss; NaN, with a warning that names it, for a source without a success."""
     own = np.diagonal(counts).astype(float)
@@ -80,6 +82,7 @@ def raw_ratio(counts: Int[np.ndarray, "sources models"], names: Sequence[str] = 
         return np.where(own[:, None] > 0, counts / np.maximum(own, 1)[:, None], np.nan)
 
 
+@checks.on_host
 def share(counts: Int[np.ndarray, "models models"], names: Sequence[str] = ()) -> Float[np.ndarray, "m m"]:
     """N_st / N_tt: how much of a target's own count is reached; NaN, with a warning, for a target without one."""
     own = np.diagonal(counts).astype(float)
@@ -87,6 +90,7 @@ def share(counts: Int[np.ndarray, "models models"], names: Sequence[str] = ()) -
     return np.where(own[None] > 0, counts / np.maximum(own, 1)[None], np.nan)
 
 
+@checks.on_host
 def fit_strength(eps: Sequence[float], counts: Num[np.ndarray, "sources models strengths"]) -> Fit:
     """The least-squares fit of N(eps) ~ a (1 - exp(b eps)), a >= 0, b <= 0, for every pair.
 
@@ -116,6 +120,7 @@ def fit_strength(eps: Sequence[float], counts: Num[np.ndarray, "sources models s
     return Fit(a, b, np.sqrt(squares / len(strengths)), b * strengths.max() > FLAT)
 
 
+@checks.on_host
 def transfer_metric(fit: Fit, eps: float) -> Float[np.ndarray, "sources models"]:
     """The fitted count of a pair over that of its source at one strength, 1 on the diagonal; NaN without a success."""
     if not eps > 0:
@@ -126,6 +131,7 @@ def transfer_metric(fit: Fit, eps: float) -> Float[np.ndarray, "sources models"]
         return np.where(own[:, None] > 0, fitted / own[:, None], np.nan)
 
 
+@checks.on_host
 def design_ensemble(
     transfer: Float[np.ndarray, "models models"], accuracy: Float[np.ndarray, " models"], *, size: int,
     delta: float = 0.03, by: Literal["mean", "max"] = "mean",
@@ -233,6 +239,7 @@ def ensemble_attack(rule: str, *, steps: int = 20, step_size: float = 1 / 8, mem
     return Attack(*steps_of(_through(rule, member), step_size=step_size), steps)
 
 
+@checks.on_host
 def changeable(
     x: Float[Array | np.ndarray, "n *image"], *, bits: int, eps: float, lo: Any = 0.0, hi: Any = 1.0
 ) -> Bool[np.ndarray, "n *image"]:

@@ -124,6 +124,7 @@ def parameters(network: Spiking, widths: Sequence[int]) -> int:
     return total
 
 
+@checks.on_host
 def select(
     params: Params, layers: Sequence[Layer], *, widths: Sequence[int], kind: Literal["random", "magnitude"],
     key: Key[Array, ""] | None = None,

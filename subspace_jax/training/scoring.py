@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from subspace_jax.core import closures, meshes, metrics, processes
+from subspace_jax.core import checks, closures, meshes, metrics, processes
 from subspace_jax.core.keys import as_key, sample_keys
 from subspace_jax.training.partial import Partial, check_sum
 from subspace_jax.training.progress import track
@@ -21,6 +21,7 @@ KERNEL = 64  # rows per call on a CPU, fixed because its matrix kernels, and so 
 INTERACTION = 1e-3  # relative change of one sample's score between two batches; rounding stays below 1e-5
 
 
+@checks.on_host
 def score_dataset(
     key: Key[Array, ""],
     fn: Callable,
@@ -66,8 +67,8 @@ def score_dataset(
     lengths = [len(leaf) for leaf in jax.tree.leaves(arrays)]
     if len(set(lengths)) != 1 or not lengths[0]:
         raise ValueError(f"arrays must have one length of at least 1; got {lengths}.")
-    if batch < 1:
-        raise ValueError(f"batch, samples per call, must be at least 1; got {batch}: 512 is usual.")
+    if batch < 1 or batch % 1:
+        raise ValueError(f"batch, samples per call, must be at least 1; got {batch}: a whole number, 512 is usual.")
     count = lengths[0]
     index = np.arange(count) if index is None else np.asarray(index)
     mesh = Mesh(np.array(devices or jax.local_devices()), ("samples",))
@@ -163,11 +164,13 @@ def _call(fn: Callable, mesh: Mesh, key: Key[Array, ""], variables: Variables, i
     return jax.shard_map(local, mesh=mesh, check_vma=False, **specs)(key, variables, index, *arrays)
 
 
+@checks.on_host
 def predict(apply: ApplyFn, variables: Variables, x: Any, *, batch: int = 1024) -> Float[Array, "n ..."]:
     """The network's outputs on a whole data set, in inference mode: (n, classes) logits."""
     return score_dataset(jax.random.key(0), _forward(apply), variables, (x,), batch=batch, label="predicting")
 
 
+@checks.on_host
 def evaluate(apply: ApplyFn, variables: Variables, x: Any, y: Any, *, batch: int = 1024) -> Float[Array, ""]:
     """Accuracy on a whole data set, in inference mode."""
     return metrics.accuracy(predict(apply, variables, x, batch=batch), y)

@@ -106,6 +106,7 @@ def unlearn_classes(
     return capture.write_kernels(table, params, edited)
 
 
+@checks.on_host
 def unlearn_search(
     table: Layers,
     params: Params,

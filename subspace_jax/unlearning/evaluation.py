@@ -33,6 +33,7 @@ class ULira(NamedTuple):
     balanced_accuracy: Float[Array, " models"]
 
 
+@checks.on_host
 def class_accuracy(
     logits: Float[Array | np.ndarray, "n classes"], y: Int[Array | np.ndarray, " n"], *, forget: Classes
 ) -> ClassAccuracy:
@@ -91,6 +92,7 @@ def label_logit(logits: Float[Array | np.ndarray, "n classes"], y: Int[Array | n
     return likelihood.label_logit(jnp.asarray(logits), y)
 
 
+@checks.on_host
 def svc_mia(retain_train: Real, forget_train: Real, forget_test: Real) -> float:
     """Share of unseen forget samples that an attack calls non-members; 1 is best, as for a retrained network.
 
@@ -123,6 +125,7 @@ def svc_mia(retain_train: Real, forget_train: Real, forget_test: Real) -> float:
     return float(np.mean(attack.predict(sets[2][:, None]) == 0))
 
 
+@checks.on_host
 def ulira(unlearned: Float[Array | np.ndarray, "models n"], retrained: Float[Array | np.ndarray, "models n"]) -> ULira:
     """Can the likelihood ratio tell unlearned networks from retrained ones, sample by sample?
 
@@ -170,6 +173,7 @@ def _held_out(sides: Float[Array, "2 models n"]) -> tuple[Array, Array]:
     return jax.vmap(one)(jnp.arange(models))
 
 
+@checks.on_host
 def linear_probe(
     train_features: Float[Array | np.ndarray, "n d"],
     train_y: Int[Array | np.ndarray, " n"],
@@ -214,6 +218,7 @@ def linear_probe(
     return class_accuracy((test - centre) @ weights + prior, test_y, forget=forget)
 
 
+@checks.on_host
 def relative_weight_change(table: Layers, before: Params, after: Params) -> dict[str, float]:
     """||K_after - K_before|| / ||K_before|| of each layer, Frobenius; for a kernel of zeros the change itself."""
     old, new = (capture.kernels(table, params) for params in (before, after))

@@ -20,6 +20,7 @@ class Samples(NamedTuple):
     forget: Int[np.ndarray, " n_f"]
 
 
+@checks.on_host
 def select_samples(
     key: Key[Array, ""],
     labels: Int[Any, " n"],
@@ -57,6 +58,7 @@ def select_samples(
     return samples
 
 
+@checks.on_host
 def check_samples(retain_labels: Int[Any, " n_r"], forget_labels: Int[Any, " n_f"], *, forget: Classes) -> None:
     """Refuse retain and forget sets that mix up or miss classes; for sets chosen by hand.
 

@@ -79,5 +79,5 @@ HOST = {
 @pytest.mark.parametrize("transform", [jax.jit, jax.vmap])
 def test_what_needs_float64_says_so(name, transform):
     params = SEEDS if transform is jax.vmap else seed(0)
-    with pytest.raises(ValueError, match=rf"{name} computes in float64 on the host: call it outside jit"):
+    with pytest.raises(ValueError, match=rf"{name} computes on the host, in NumPy: call it outside jit"):
         transform(HOST[name])(params)

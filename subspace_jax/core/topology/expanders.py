@@ -5,12 +5,14 @@ import math
 import jax
 import numpy as np
 
+from subspace_jax.core import checks
 from subspace_jax.core.keys import as_key
 from subspace_jax.core.topology.mixing import components, metropolis_hastings, spectral_radius
 from subspace_jax.core.topology.named import undirected
 from subspace_jax.typing import Array, Bool, Key
 
 
+@checks.on_host
 def random_regular(key: Key[Array, ""], n: int, *, degree: int) -> Bool[np.ndarray, "n n"]:
     """A random undirected graph of n agents with `degree` neighbours each; it may be disconnected.
 
@@ -33,6 +35,7 @@ def random_regular(key: Key[Array, ""], n: int, *, degree: int) -> Bool[np.ndarr
     return _joined(np.random.default_rng(np.asarray(jax.random.key_data(as_key(key)))), n, degree)
 
 
+@checks.on_host
 def best_expander(key: Key[Array, ""], n: int, *, degree: int, trials: int = 200) -> Bool[np.ndarray, "n n"]:
     """Of `trials` random regular graphs the connected one whose Metropolis-Hastings weights agree fastest.
 

@@ -9,6 +9,7 @@ TOLERANCE = 1e-8  # of a row or column sum: far above float64 rounding, far belo
 Matrix = Num[Array | np.ndarray, "..."]  # shapes are checked by our own error messages, not by the type
 
 
+@checks.on_host
 def metropolis_hastings(adjacency: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, "n n"]:
     """Symmetric doubly stochastic weights of any undirected graph: w_ij = 1 / (1 + max(d_i, d_j)), w_ii the rest.
 
@@ -25,6 +26,7 @@ def metropolis_hastings(adjacency: Shaped[np.ndarray, "..."]) -> Float[np.ndarra
     return w + np.diag(1 - w.sum(1))
 
 
+@checks.on_host
 def uniform(adjacency: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, "n n"]:
     """Equal weights of an agent and all it hears: w_ij = 1 / (1 + in-degree of i). Directed graphs too.
 
@@ -36,6 +38,7 @@ def uniform(adjacency: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, "n n"]:
     return check_weights((adjacency + np.eye(len(adjacency))) / (1.0 + adjacency.sum(1))[:, None])
 
 
+@checks.on_host
 def spectral_radius(W: Matrix) -> float:
     """Second largest |eigenvalue| rho of W (N, N): a gossip round shrinks the disagreement of agents by it.
 
@@ -50,11 +53,13 @@ def spectral_radius(W: Matrix) -> float:
     return float(np.sort(np.abs(np.linalg.eigvals(w)))[-2]) if len(w) > 1 else 0.0
 
 
+@checks.on_host
 def spectral_gap(W: Matrix) -> float:
     """1 - rho, rho = `spectral_radius`: the larger, the fewer rounds to agree."""
     return 1 - spectral_radius(W)
 
 
+@checks.on_host
 def components(adjacency: Shaped[np.ndarray, "..."]) -> int:
     """Number of connected components, strongly connected ones in a directed graph; 1 where the graph is connected.
 
@@ -68,6 +73,7 @@ def components(adjacency: Shaped[np.ndarray, "..."]) -> int:
     return len(np.unique(reach & reach.T, axis=0))
 
 
+@checks.on_host
 def check_weights(
     W: Matrix,
     *,

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from subspace_jax.core import checks
 from subspace_jax.core.topology.mixing import Matrix, square
 from subspace_jax.typing import Bool, Float, Int
 
@@ -27,6 +28,7 @@ class Permutations(NamedTuple):
     weights: Float[np.ndarray, "k n"]
 
 
+@checks.on_host
 def permutations(W: Matrix) -> Permutations:
     """The permutation form of one mixing matrix W (N, N); each edge is in exactly one permutation.
 
@@ -55,11 +57,13 @@ def permutations(W: Matrix) -> Permutations:
     return Permutations(w.diagonal().copy(), tuple(_completed(row) for row in heard), weights)
 
 
+@checks.on_host
 def inverse(source: Source) -> Source:
     """The permutation that sends everything back: agent source[i] receives from agent i."""
     return tuple(np.argsort(source).tolist())
 
 
+@checks.on_host
 def dense(form: Permutations) -> Float[np.ndarray, "n n"]:
     """The W of a permutation form."""
     w = np.diag(form.diagonal)

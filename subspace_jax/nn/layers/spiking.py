@@ -36,7 +36,7 @@ def lif(
     drive: Float[Array | np.ndarray, "t *shape"], threshold: float | Float[Array, ""],
     leak: float | Float[Array, ""] = 1.0, *, order: Order = "update_first", surrogate: Surrogate = "triangle",
 ) -> tuple[Float[Array, "t *shape"], Float[Array, "t *shape"]]:  # fmt: skip
-    """Spikes, 0 or 1, and membranes of neurons over time, both float32.
+    """Spikes, 0 or 1, and membranes of neurons over time, both float32; NaN of a drive stays in both.
 
     Only this elementwise recurrence is a scan; the products that make the drive come before it, for all steps at once.
 
@@ -79,14 +79,14 @@ def lif(
 
 
 def fire(surrogate: Surrogate) -> Callable:
-    """(membrane, threshold) -> [membrane > threshold] as float32, with the derivative of the surrogate."""
+    """(membrane, threshold) -> [membrane > threshold] as float32, NaN of NaN, with the derivative of the surrogate."""
     return _FIRE[surrogate]
 
 
 def _fire(slope: Callable) -> Callable:
     @jax.custom_jvp
     def spike(membrane, threshold):
-        return (membrane > threshold).astype(jnp.float32)
+        return jnp.where(jnp.isnan(membrane), jnp.nan, (membrane > threshold).astype(jnp.float32))
 
     @spike.defjvp
     def derivative(primals, tangents):

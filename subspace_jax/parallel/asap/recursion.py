@@ -3,13 +3,14 @@
 import jax
 import numpy as np
 
-from subspace_jax.core.checks import check_count
+from subspace_jax.core.checks import check_count, on_host
 from subspace_jax.core.keys import as_key
 from subspace_jax.core.topology.mixing import metropolis_hastings
 from subspace_jax.parallel.asap.policies import Numbers, checked_times
 from subspace_jax.typing import Array, Bool, Float, Key
 
 
+@on_host
 def makespan(times: Numbers, adjacency: Bool[np.ndarray, "n n"]) -> Float[np.ndarray, "iterations n"]:
     """When each worker ends each iteration under NOTIFY-ACK, if messages take no time.
 
@@ -40,6 +41,7 @@ def barriers(times: Numbers) -> Float[np.ndarray, " iterations"]:
     return np.cumsum(np.max(times, axis=1))
 
 
+@on_host
 def lognormal_times(
     key: Key[Array, ""], iterations: int, workers: int, *, sigma: float, straggler: float = 1.0
 ) -> Float[np.ndarray, "iterations n"]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from subspace_jax.core import topology
-from subspace_jax.core.checks import check_finite
+from subspace_jax.core.checks import check_finite, on_host
 from subspace_jax.core.topology.mixing import square
 from subspace_jax.parallel.asap.policies import Numbers
 
@@ -18,6 +18,7 @@ class Cost(NamedTuple):
     messages: float
 
 
+@on_host
 def stochastic_reduce(x: Numbers, weights: Numbers, *, rounds: int) -> Numbers:
     """Every worker's weighted mean after some rounds over its neighbours: W^rounds x.
 
@@ -42,6 +43,7 @@ def stochastic_reduce(x: Numbers, weights: Numbers, *, rounds: int) -> Numbers:
     return x
 
 
+@on_host
 def contraction(weights: Numbers) -> float:
     """The second largest singular value of W (N, N): what a round leaves of the distance from the mean, at most.
 
@@ -52,6 +54,7 @@ def contraction(weights: Numbers) -> float:
     return float(np.linalg.svd(w - 1 / len(w), compute_uv=False)[0])
 
 
+@on_host
 def reduce_cost(weights: Numbers, *, error: float) -> Cost:
     """Rounds until the distance from the mean has fallen to `error` of itself, and the messages a worker sends in them.
 

@@ -8,7 +8,7 @@ log(c + 1e-22) = -50.7 instead, which dominates every mean and variance that it 
 import numpy as np
 from scipy.special import logsumexp
 
-from subspace_jax.core import likelihood
+from subspace_jax.core import checks, likelihood
 from subspace_jax.privacy.attacks import fits
 from subspace_jax.privacy.attacks.fits import Keep, Scores, Shadows, Spread, Targets
 
@@ -16,6 +16,7 @@ RELEASED_EPS = 1e-22  # added to curvatures
 RELEASED_VARIANCE_EPS = 1e-32
 
 
+@checks.on_host
 def curvature_nll(curvature: Targets, shadows: Shadows, keep: Keep, *, spread: Spread = "std") -> Scores:
     """sum_q [(s - mu_out)^2 - (s - mu_in)^2] / (2 tau^2), tau the IN deviation in both terms, at least 1e-3.
 
@@ -30,6 +31,7 @@ def curvature_nll(curvature: Targets, shadows: Shadows, keep: Keep, *, spread: S
     return likelihood.log_ratio(s, inside, outside._replace(std=inside.std)).sum(axis=1)
 
 
+@checks.on_host
 def curvature_lr(curvature: Targets, shadows: Shadows, keep: Keep, *, spread: Spread = "std") -> Scores:
     """Log sum_q N(s; mu_in, tau_in) - log sum_q N(s; mu_out, tau_out): likelihoods are summed, then divided.
 
@@ -43,6 +45,7 @@ def curvature_lr(curvature: Targets, shadows: Shadows, keep: Keep, *, spread: Sp
     return inside - outside
 
 
+@checks.on_host
 def curvature_nll_as_released(curvature: Targets, shadows: Shadows, keep: Keep) -> Scores:
     """`curvature_nll` with the IN VARIANCE for tau and log(c + 1e-22), kept to reproduce the published figures.
 

@@ -16,6 +16,7 @@ Spread = Literal["std", "var_as_std"]
 FEW = 10  # samples named in an error
 
 
+@checks.on_host
 def check_target(target: Any, *, name: str = "target") -> np.ndarray:
     """One statistic of the targets as float64.
 
@@ -29,6 +30,7 @@ def check_target(target: Any, *, name: str = "target") -> np.ndarray:
     return target
 
 
+@checks.on_host
 def check(
     target: Any, shadows: Any, keep: Any, *, inside: int, outside: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

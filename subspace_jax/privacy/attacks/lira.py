@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import log_ndtr
 
-from subspace_jax.core import likelihood
+from subspace_jax.core import checks, likelihood
 from subspace_jax.core.likelihood import Gaussian
 from subspace_jax.privacy.attacks import fits
 from subspace_jax.privacy.attacks.fits import Keep, Scores, Shadows, Spread, Targets
@@ -17,6 +17,7 @@ from subspace_jax.privacy.attacks.fits import Keep, Scores, Shadows, Spread, Tar
 RELEASED_EPS = 1e-22  # added to variances and to the denominator
 
 
+@checks.on_host
 def lira_online(label_logit: Targets, shadows: Shadows, keep: Keep, *, spread: Spread = "std") -> Scores:
     """Log N(s; mu_in, sigma_in) - log N(s; mu_out, sigma_out), mean and deviation of each sample's own models.
 
@@ -31,6 +32,7 @@ def lira_online(label_logit: Targets, shadows: Shadows, keep: Keep, *, spread: S
     return likelihood.log_ratio(label_logit, inside, outside).mean(axis=1)
 
 
+@checks.on_host
 def lira_offline(label_logit: Targets, shadows: Shadows, keep: Keep) -> Scores:
     """-log Pr[N(mu_out, sigma_out) > s]: surprise under models without the sample, one-sided.
 
@@ -45,6 +47,7 @@ def lira_offline(label_logit: Targets, shadows: Shadows, keep: Keep) -> Scores:
     return -log_ndtr((outside.mean - label_logit) / outside.std).mean(axis=1)
 
 
+@checks.on_host
 def lira_fixed_variance(
     label_logit: Targets, shadows: Shadows, keep: Keep, *, center: Literal["mean", "median"] = "mean"
 ) -> Scores:
@@ -72,6 +75,7 @@ def lira_fixed_variance(
     return likelihood.log_ratio(label_logit, *sides).mean(axis=1)
 
 
+@checks.on_host
 def lira_fixed_variance_reference(label_logit: Targets, shadows: Shadows, keep: Keep) -> Scores:
     """The same as the reference code has it: medians, and the deviation of all IN confidences for both sides.
 
@@ -86,6 +90,7 @@ def lira_fixed_variance_reference(label_logit: Targets, shadows: Shadows, keep: 
     return likelihood.log_ratio(label_logit, *sides).mean(axis=1)
 
 
+@checks.on_host
 def lira_as_released(top_logit: Targets, shadows: Shadows, keep: Keep) -> Scores:
     """The baseline that the curvature attack was compared with: weakened twice, kept to reproduce its figures.
 

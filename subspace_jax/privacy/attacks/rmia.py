@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from subspace_jax.core import checks
 from subspace_jax.privacy.attacks import fits
 from subspace_jax.privacy.attacks.fits import Keep, Scores, Shadows, Targets
 from subspace_jax.typing import Float
@@ -11,6 +12,7 @@ from subspace_jax.typing import Float
 SMALLEST = np.finfo(np.float64).tiny
 
 
+@checks.on_host
 def rmia(
     loss: Targets,
     shadows: Shadows,

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from subspace_jax.core import checks
 from subspace_jax.privacy.attacks import fits
 from subspace_jax.privacy.attacks.fits import Keep, Scores, Shadows, Targets
 
 
+@checks.on_host
 def yeom(loss: Targets) -> Scores:
     """-L: members have lower losses (Yeom et al., CSF 2018). No shadow models.
 
@@ -21,6 +23,7 @@ def yeom(loss: Targets) -> Scores:
     return -fits.check_target(loss).mean(axis=1)
 
 
+@checks.on_host
 def mentr(entropy: Targets) -> Scores:
     """-Mentr, the modified entropy, with one threshold for all classes (Song and Mittal, USENIX Security 2021).
 
@@ -30,6 +33,7 @@ def mentr(entropy: Targets) -> Scores:
     return -fits.check_target(entropy).mean(axis=1)
 
 
+@checks.on_host
 def sablayrolles(loss: Targets, shadows: Shadows, keep: Keep) -> Scores:
     """-(L - (mean_in L + mean_out L) / 2): a threshold half-way between (Sablayrolles et al., ICML 2019).
 
@@ -41,6 +45,7 @@ def sablayrolles(loss: Targets, shadows: Shadows, keep: Keep) -> Scores:
     return (middle - loss).mean(axis=1)
 
 
+@checks.on_host
 def watson(loss: Targets, shadows: Shadows, keep: Keep) -> Scores:
     """-(L - mean_out L): how much easier than for models that never saw the sample (Watson et al., ICLR 2022).
 
@@ -51,6 +56,7 @@ def watson(loss: Targets, shadows: Shadows, keep: Keep) -> Scores:
     return (shadows.mean(axis=0, where=~keep) - loss).mean(axis=1)
 
 
+@checks.on_host
 def ye(loss: Targets, shadows: Shadows, keep: Keep, *, alpha: float = 1e-4) -> Scores:
     """-(L - the alpha-quantile of the OUT models' losses): attack R (Ye et al., CCS 2022).
 

@@ -83,7 +83,7 @@ def _spiking() -> list[Call]:
         call(encode.direct, jnp.asarray(IMAGES)),
         call(network.run, Own(net), (0.5,), spikes, leak=0.9),
         call(network.trace, Own(net), (0.5,), spikes, leak=0.9),
-        call(network.check_steps, Own(net), 4, "spike_first"),
+        call(network.check_steps, Own(net), 4, Own("spike_first")),
         call(thresholds.balance, Own(net), spikes, percentile=99.0, leak=0.9),
         call(pruning.accumulated_potential, Own(net), (0.5,), spikes, leak=0.9),
         call(pruning.quantise_weights, {"a": {"kernel": KERNEL}}, 4),

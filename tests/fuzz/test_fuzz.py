@@ -112,5 +112,5 @@ def run(domain, count):
 def test_wrong_arguments_end_in_an_answer_or_a_sentence(domain):
     faults, ran = run(domain, OF_DOMAIN)
     print(f"{ran} cases of {domain}")
-    assert faults == {}
+    assert not faults, "\n".join(f"{case}: {fault}" for case, fault in faults.items())
     assert ran >= OF_DOMAIN

@@ -45,7 +45,7 @@ def as_users_run():
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
-@pytest.mark.campaign
+@pytest.mark.process
 def test_every_valid_call_is_valid(domain):
     for valid in calls(domain):
         valid.run()

@@ -17,8 +17,9 @@ from subspace_jax.memorization import scores as memorization
 from subspace_jax.ood import ash, auxiliary_class, knn, mahalanobis, norm_scaling, odin, react, vim
 from subspace_jax.ood import scores as ood
 from subspace_jax.ood.detectors import Outputs
-from tests.fuzz.values import KEYS, LOGITS, RNG, ROWS, VARIABLES, Y3, apply
+from tests.fuzz.values import KEYS, LOGITS, ROWS, VARIABLES, Y3, apply
 
+RNG = np.random.default_rng(1)
 FEATURES = RNG.normal(size=(6, 4)).astype(np.float32)
 LABELS = jnp.asarray(Y3 % 2)
 HEAD = RNG.normal(size=(4, 3)).astype(np.float32), np.zeros(3, np.float32)

@@ -100,8 +100,11 @@ def encoder_thresholds(frames: Frames, *, low: float = 6.5, high: float = 93.5) 
     it is in, and nothing is checked.
 
     Raises:
-      ValueError: percentiles that are not below and above 0, as of images without contrast.
+      ValueError: percentiles outside [0, 100]; ones whose values are not below and above 0, as of images without
+        contrast.
     """
+    if not (0 <= low <= 100 and 0 <= high <= 100):
+        raise ValueError(f"low and high are percentiles, in [0, 100]; got {low} and {high}.")
     if not is_known(frames):
         negative, positive = jnp.percentile(frames, jnp.array([low, high]))
         return negative, positive

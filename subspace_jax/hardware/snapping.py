@@ -145,6 +145,8 @@ def thresholds(
         raise ValueError("a threshold is given by percentiles or by a tolerance: give one of them.")
     check_host("snapping", dict(kernels))
     check_finite("kernels", dict(kernels), remedy="train the network anew")
+    for path, kernel in kernels.items():
+        check_filled(f"kernel {path!r}", kernel)
     if tolerance is not None:
         if not tolerance >= 0:
             raise ValueError(f"the tolerance is at least 0; got {tolerance}.")

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspace_jax.core.checks import check_count, is_known
+from subspace_jax.core.checks import check_count, check_filled, is_known
 from subspace_jax.core.keys import sample_keys
 from subspace_jax.typing import Array, Float, Int, Key, Shaped
 
@@ -105,6 +105,7 @@ def encoder_thresholds(frames: Frames, *, low: float = 6.5, high: float = 93.5) 
     """
     if not (0 <= low <= 100 and 0 <= high <= 100):
         raise ValueError(f"low and high are percentiles, in [0, 100]; got {low} and {high}.")
+    check_filled("frames", frames)
     if not is_known(frames):
         negative, positive = jnp.percentile(frames, jnp.array([low, high]))
         return negative, positive

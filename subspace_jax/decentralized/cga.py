@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from subspace_jax.core import compress, topology
+from subspace_jax.core import checks, compress, topology
 from subspace_jax.core.exchange import Comm
 from subspace_jax.decentralized.gossip import Weights, neighbours, toward, weighted
 from subspace_jax.decentralized.ngc import refuse_statistics, send
@@ -139,7 +139,11 @@ def aggregate(own: Float[Array, "*shape"], cross: Float[Array, "k *shape"], marg
     With margin 0 and without r that is the direction nearest to g that has no negative product with a row of G; a
     positive margin lets every row count. r = 1e-6 tr(G G') makes v unique; in float32 or wider. A row of zeros, that of
     a neighbour who is not there, adds nothing; rows that all equal g give g (1 + k margin).
+
+    Raises:
+      ValueError: a tensor without entries, or no row.
     """
+    checks.check_filled("the gradients of neighbours", cross)
     wide = jnp.promote_types(own.dtype, jnp.float32)
     g, rows = own.ravel().astype(wide), cross.reshape(len(cross), -1).astype(wide)
     gram, pull = (jnp.matmul(rows, other, precision="highest") for other in (rows.T, g))
@@ -154,6 +158,7 @@ def least_quadratic(P: Float[Array, "k k"], q: Float[Array, " k"], margin: float
 
     For each of the 2^k sets its entries are solved for, the others held at the margin. What falls below the margin is
     lifted to it: all candidates are then feasible, and the solution is the one of least value, without any tolerance.
+    NaN in P or q gives NaN.
     """
     k = len(q)
     free = jnp.asarray(list(itertools.product((False, True), repeat=k)), bool)
@@ -162,4 +167,4 @@ def least_quadratic(P: Float[Array, "k k"], q: Float[Array, " k"], margin: float
     right = jnp.where(free, -(q[None] + jnp.matmul(held, P, precision="highest")), margin)
     v = jnp.maximum(jnp.linalg.solve(system, right[..., None])[..., 0], margin)
     values = (v * (jnp.matmul(v, P, precision="highest") / 2 + q[None])).sum(1)
-    return v[jnp.argmin(values)]
+    return jnp.where(jnp.isnan(values).any(), jnp.nan, v[jnp.argmin(values)])

@@ -97,8 +97,9 @@ def scaled(state: State, logits: Float[Any, "n classes"]) -> Float[Array, "n cla
     """(z - shift) / scale with the shift and scale of a fitted state.
 
     Raises:
-      ValueError: logits of another number of classes.
+      ValueError: logits of another number of classes, or not (n, classes).
     """
+    checks.check_axes("logits (n, classes)", logits, 2)
     classes = len(state["scale"])
     if np.shape(logits)[1] != classes:
         raise ValueError(f"the scaling is of {classes} classes; got logits of {np.shape(logits)[1]}.")

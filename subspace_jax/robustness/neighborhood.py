@@ -153,7 +153,11 @@ def drift(h: Rows, position: Float[Array, "entries d"]) -> Float[Array, ""]:
     """Mean distance of inputs to their nearest entry over that of entries to theirs; above 2 refresh the table.
 
     An encoder that moved away from its table gives flat weights and a silent loss of accuracy.
+
+    Raises:
+      ValueError: no inputs, or inputs that are not finite.
     """
+    checks.check_filled("inputs of the layer", h)
     closest = position[nearest(h, position, 1)[:, 0]]
     second = position[nearest(position, position, 2)[:, 1]]
     far, spacing = (jnp.linalg.norm(a - b, axis=1).mean() for a, b in ((h, closest), (position, second)))

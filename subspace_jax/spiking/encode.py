@@ -131,8 +131,11 @@ def dct_encode(
       keep: K, the coarsest frequencies only; all by default.
 
     Raises:
-      ValueError: steps below 1, keep out of range.
+      ValueError: steps below 1, keep out of range; a threshold that is NaN, where it is known.
     """
+    for limit in (negative, positive):
+        if is_known(limit) and np.isnan(limit).any():
+            raise ValueError(f"thresholds are numbers; got {negative} and {positive}.")
     keep = len(frames) if keep is None else keep
     _check_steps(steps)
     if not 1 <= keep <= len(frames):
@@ -143,6 +146,7 @@ def dct_encode(
     def step(total, t):
         total = total + frames[t % keep]
         spikes = (total > positive).astype(total.dtype) - (total < negative).astype(total.dtype)
+        spikes = jnp.where(jnp.isnan(total), total, spikes)  # NaN stays with its pixel
         return total - jnp.where(spikes > 0, positive, 0.0) - jnp.where(spikes < 0, negative, 0.0), spikes
 
     return jax.lax.stop_gradient(jax.lax.scan(step, jnp.zeros_like(frames[0]), jnp.arange(steps))[1])

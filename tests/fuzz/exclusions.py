@@ -13,6 +13,7 @@ EXCLUDED = {
         ood.auxiliary_class.check_outputs ood.evaluation.warn_if_shared parallel.asap.traces.check_trace
         parallel.splitbrain.loss.check_batch robustness.audit.check_function robustness.audit.check_named
         robustness.ot_classifier.check_training robustness.ot_classifier.check_width
+        core.checks.on_host
     """,
     "reads or writes files; damaged ones are tried in the tests of checkpoints and of data": """
         checkpoint.folder.manager checkpoint.network.epochs checkpoint.network.load_config
@@ -22,6 +23,7 @@ EXCLUDED = {
         data.loading.load data.loading.load_splits data.loading.splits data.mapped.mapped data.public.read
         data.subpopulations.numbered data.subpopulations.shifted data.subpopulations.targets hierarchy.tree.load
         nn.weights.loading.load privacy.reports.from_json
+        files.remedy files.reserve files.written
     """,
     "takes no array and no number, but functions, names or nothing at all": """
         compression.hybrid_net.recentre continual.protocol.compiled continual.protocol.descent
@@ -67,6 +69,9 @@ EXCLUDED = {
         parallel.splitbrain.shards.grid parallel.splitbrain.shards.pad_params parallel.splitbrain.shards.param_specs
         parallel.splitbrain.shards.shard_params parallel.splitbrain.step.compile_step
         parallel.splitbrain.step.state_specs parallel.splitbrain.step.train_step
+        core.meshes.copied core.meshes.from_rows core.meshes.local core.meshes.one_copy core.meshes.over_samples
+        core.meshes.several core.meshes.splits_samples core.processes.finished core.processes.first
+        core.processes.gathered core.processes.here core.processes.part core.processes.stacked core.processes.told
     """,
     "trains, attacks or scores for seconds a call; its own tests refuse bad data in the first line": """
         compression.channel_groups.channel_groups compression.factorised.factorised_model
@@ -96,6 +101,12 @@ EXCLUDED = {
         decentralized.protocol.state_of decentralized.state.gradient decentralized.state.start
         decentralized.train.compiled decentralized.train.judge decentralized.train.stacked
         decentralized.train.trainer decentralized.train.uniform
+        continual.space.commit continual.space.core continual.space.effective continual.space.freeze
+        continual.space.held continual.space.with_params continual.trgp.begin_task continual.trgp.effective
+        continual.trgp.end_task continual.trgp.held continual.trgp.rescaled continual.trgp.scales_of
+        core.attacks.objectives.ascent core.attacks.objectives.scores core.attacks.pgd.steps_of
+        nn.layers.binary.unpacked_codes nn.layers.quantized.bifurcated nn.layers.quantized.coarse_gradient
+        spiking.pruning.channel_moments spiking.pruning.project
     """,
     "walks the program of a network; what cannot be walked is tried in tests/core/test_capture_refused.py": """
         compression.hybrid_net.layer_bits compression.hybrid_net.quantised_leaves compression.pca_design.chain_macs
@@ -112,20 +123,5 @@ EXCLUDED = {
         spiking.energy.events spiking.energy.events_by_product spiking.energy.layer_macs
         spiking.energy.spiking_energy spiking.fold.fold spiking.follow.chain spiking.follow.follow
         spiking.network.drive spiking.network.spiking
-    """,
-    "not fuzzed yet": """
-        continual.space.commit continual.space.core continual.space.effective continual.space.freeze
-        continual.space.held continual.space.with_params continual.trgp.begin_task continual.trgp.effective
-        continual.trgp.end_task continual.trgp.held continual.trgp.rescaled continual.trgp.scales_of
-        continual.widths.task_widths core.attacks.objectives.ascent core.attacks.objectives.scores
-        core.attacks.pgd.steps_of core.packed.popcount_dot decentralized.cga.aggregate
-        decentralized.cga.least_quadratic decentralized.soft_labels.decode decentralized.soft_labels.merger
-        federated.fedavg.local_update federated.inversion.guess federated.tofu.decode
-        hierarchy.conditional.level_losses hierarchy.conditional.validity hierarchy.metrics.head_agreement
-        hierarchy.tree.from_paths nn.layers.binary.unpacked_codes nn.layers.quantized.bifurcated
-        nn.layers.quantized.coarse_gradient ood.norm_scaling.scaled privacy.attacks.fits.gaussians
-        privacy.attacks.fits.quantile privacy.attacks.fits.spread_of robustness.neighborhood.drift
-        robustness.neighborhood.moving_average spiking.encode.dct_encode spiking.pruning.channel_moments
-        spiking.pruning.parameters spiking.pruning.project spiking.pruning.widths
     """,
 }

@@ -70,7 +70,12 @@ def check(
 
 
 def gaussians(shadows: np.ndarray, keep: np.ndarray) -> tuple[Gaussian, Gaussian]:
-    """Mean and standard deviation of each query and sample over its IN models, and over its OUT models."""
+    """Mean and standard deviation of each query and sample over its IN models, and over its OUT models.
+
+    Raises:
+      ValueError: shadows that are not (models, queries, n).
+    """
+    _check_models("shadows", shadows)
     return likelihood.fit(shadows, keep, axis=0), likelihood.fit(shadows, ~keep, axis=0)
 
 
@@ -92,7 +97,12 @@ def quantile(values: np.ndarray, mask: np.ndarray, share: float) -> Float[np.nda
       values: (models, queries, n).
       mask: (models, 1, n), at least one model each.
       share: in [0, 1]; .5 is the median.
+
+    Raises:
+      ValueError: values that are not (models, queries, n), a share outside [0, 1].
     """
+    _check_models("values", values)
+    checks.check_number("share", share, 0, 1)
     ordered = np.sort(np.where(mask, values, np.inf), axis=0)  # the masked ones come first
     position = share * (mask.sum(axis=0) - 1)
     low = np.broadcast_to(np.floor(position).astype(int), values.shape[1:])
@@ -110,3 +120,8 @@ def _refuse_shared(target: np.ndarray, shadows: np.ndarray) -> None:
                     f"target {number} is shadow model {model}, number for number: leave it out of the shadows, and its "
                     "complement too."
                 )
+
+
+def _check_models(name: str, values: Any) -> None:
+    if np.ndim(values) != 3:
+        raise ValueError(f"{name} are (models, queries, n); got shape {np.shape(values)}.")

@@ -35,7 +35,7 @@ def test_a_peer_that_cannot_be_run_gives_no_rows(capsys):
     args = argparse.Namespace(batch=2, repeats=1)
     assert benchmark.peer(None, ["cnn2"], args) == {}
     assert benchmark.peer("false", ["cnn2"], args) == {}
-    assert "no rows of PyTorch" in capsys.readouterr().err
+    assert "no rows of PyTorch" in capsys.readouterr().out
 
 
 def test_a_peer_says_what_it_measured(tmp_path):

@@ -169,7 +169,12 @@ def local_update(
     """(w - w_local, mean loss) of plain SGD, one step on each of the batches: (x, y) with leaves (steps, batch, ...).
 
     One step gives lr times the gradient. The update points to where the loss grows: a server subtracts it.
+
+    Raises:
+      ValueError: a leaf of the batch without the axes of steps and samples.
     """
+    for leaf in jax.tree.leaves(batch):
+        checks.check_axes("a leaf of the batch (steps, samples, ...)", leaf, 2)
     if len(jax.tree.leaves(batch)[0]) == 1:  # no loop: XLA on CPU is slow at convolution gradients in one
         value, grads = _mean_gradient(loss, params, jax.tree.map(lambda leaf: leaf[0], batch))
         return jax.tree.map(lambda g: lr * g, grads), value

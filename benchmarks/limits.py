@@ -26,7 +26,7 @@ from benchmarks.decentralized_counts import NETWORKS, one_step, problem
 from benchmarks.table import Ratio, Summary, header, run, show
 from subspace_jax import nn
 from subspace_jax.core import capture, costs, exchange, losses, moments, programs, topology
-from subspace_jax.core.keys import sample_keys
+from subspace_jax.core.keys import rademacher, sample_keys
 from subspace_jax.decentralized import gossip, ngc
 from subspace_jax.memorization.scores import scorer
 
@@ -111,7 +111,7 @@ def curvature_work(name: str, batch: int, precision: str, probes: int) -> dict[s
     with jax.default_matmul_precision(_name(precision)):
         forward = compiled(model.apply, variables, x)[0]
         gradient = compiled(lambda v, x: jax.grad(lambda x: loss(v, x, y).sum())(x), variables, x)[0]
-    signs = compiled(lambda keys: jax.vmap(lambda k: jax.random.rademacher(k, x.shape[1:], "float32"))(keys), keys)[0]
+    signs = compiled(lambda keys: rademacher(keys, 0, x.shape[1:]), keys)[0]
     found = {}
     for score, passes in given.items():
         scored = scorer(score, model.apply, probes=probes, precision=precision)

@@ -7,6 +7,7 @@ EXCLUDED = {
         core.checks.check_data core.checks.check_filled core.checks.check_finite core.checks.check_host
         core.checks.check_labels core.checks.check_lengths core.checks.check_number core.checks.check_positions
         core.checks.check_probabilities core.checks.check_real core.checks.check_several core.checks.check_shape
+        core.checks.check_updates
         core.checks.check_varied core.checks.is_known core.moments.check_dtype core.quantize.check_calibrated
         decentralized.labelling.check_order decentralized.ngc.refuse_statistics decentralized.state.check_rates
         federated.fedavg.refuse_statistics hardware.circuit.check hardware.sram.check

@@ -264,6 +264,18 @@ def check_real(method: str, dtypes: Mapping[str, Any]) -> None:
             )
 
 
+def check_varied(name: str, values: Any) -> None:
+    """Refuse samples that are all equal, of which none can stand out; under `jit` nothing is checked.
+
+    Raises:
+      ValueError: two samples or more without a difference.
+    """
+    if is_known(values) and len(values) > 1:
+        values = np.asarray(values)
+        if (values == values[:1]).all():
+            raise ValueError(f"all {len(values)} {name} are equal: nothing tells one sample from another.")
+
+
 def check_updates(updates: PyTree, params: PyTree | None) -> None:
     """Refuse updates that cannot be added to their parameters: optax would broadcast them, or drop imaginary parts.
 
@@ -280,18 +292,6 @@ def check_updates(updates: PyTree, params: PyTree | None) -> None:
                 f"an update has the shape and the kind of numbers of its parameter; {path!r} is {update.dtype} "
                 f"{np.shape(update)}, its parameter {own}: are these gradients of another network?"
             )
-
-
-def check_varied(name: str, values: Any) -> None:
-    """Refuse samples that are all equal, of which none can stand out; under `jit` nothing is checked.
-
-    Raises:
-      ValueError: two samples or more without a difference.
-    """
-    if is_known(values) and len(values) > 1:
-        values = np.asarray(values)
-        if (values == values[:1]).all():
-            raise ValueError(f"all {len(values)} {name} are equal: nothing tells one sample from another.")
 
 
 def _parts(leaf: Any) -> list[Any]:

@@ -55,7 +55,7 @@ def _stages() -> list[Call]:
     net = network.Spiking(params, (network.Layer("a", True, 0), network.Layer("b", True, 0)), print)
 
     def train(key, params, thresholds, steps, samples):
-        return {name: leaf + thresholds[0] * jnp.mean(samples) for name, leaf in params.items()}
+        return {name: leaf + thresholds[0] * jnp.sum(samples) for name, leaf in params.items()}
 
     method = temporal_pruning.shorten(net, [0.5], (6, 4), train, order="update_first")
     state = method.init(KEY, {"params": params})

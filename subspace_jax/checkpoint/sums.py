@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from subspace_jax.core import keys
 from subspace_jax.typing import PyTree
 
 NAME = "sums"  # in the config
@@ -33,7 +34,7 @@ def of_tree(tree: PyTree) -> list[int] | None:
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             return None
-        values = np.ascontiguousarray(_plain(leaf)).reshape(-1).view(np.uint8)
+        values = np.ascontiguousarray(keys.on_host(leaf)).reshape(-1).view(np.uint8)
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         size, total = size + values.size, total + zlib.crc32(values.data, zlib.crc32(name.encode()))
     return [size, total % 2**32]
@@ -43,12 +44,3 @@ def differs(saved: list[int] | None, tree: PyTree) -> bool:
     """Whether a tree as it was read is another one; of one in other dtypes than it was saved in, nothing is known."""
     found = of_tree(tree) if saved else None
     return bool(saved and found and found[0] == saved[0] and found != saved)
-
-
-def is_key(leaf: Any) -> bool:
-    """Whether a leaf is a typed random key, and no plain array."""
-    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _plain(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)

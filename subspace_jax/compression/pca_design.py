@@ -129,7 +129,7 @@ def spectrum(path: str, response: Moments, *, images: int, group: str | None = N
     """
     checks.check_real("a design by principal components", {path: response.gram.dtype})
     checks.check_finite(f"response of {path!r}", response, remedy="drop samples that are not finite, or train again")
-    covariance = np.asarray(moments.covariance(response), np.float64)
+    covariance = checks.as_real("the covariance", moments.covariance(response))
     values = np.linalg.eigvalsh(covariance)[::-1].clip(0)
     if np.trace(covariance) <= DEAD * np.trace(response.gram) / max(float(response.count), 1.0):
         values = np.zeros_like(values)

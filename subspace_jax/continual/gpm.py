@@ -164,10 +164,12 @@ def _check(path: str, space: Subspace, moments: Mapping[str, Moments], energy: f
         raise ValueError(f"energy is the kept share of squared singular values, in [0, 1]; got {energy} for {path!r}.")
     if path not in moments:
         raise ValueError(f"no moments of layer {path!r}, only of {', '.join(moments) or 'none'}.")
-    gram, count = moments[path].gram, moments[path].count
+    gram, count = moments[path].gram, checks.as_real("the count", moments[path].count)
     if gram.shape != space.basis.shape:
         raise ValueError(f"the Gram of {path!r} is {gram.shape}, its basis {space.basis.shape}: sizes may not change.")
-    if not (np.isfinite(count) & (np.asarray(count) >= 1)).all() or not np.isfinite(gram).all():
+    if np.iscomplexobj(gram) and not np.iscomplexobj(space.basis):
+        raise ValueError(f"the Gram of {path!r} is {gram.dtype}, its basis real: the layer has become another.")
+    if not (np.isfinite(count) & (count >= 1)).all() or not np.isfinite(gram).all():
         raise ValueError(f"moments of {path!r} hold {np.min(count):g} rows, or a NaN: give samples of the task.")
 
 

@@ -17,7 +17,7 @@ import optax
 from subspace_jax import training
 from subspace_jax.continual.tasks import Task, check_tasks
 from subspace_jax.core import losses, shares
-from subspace_jax.core.checks import check_axes, on_host
+from subspace_jax.core.checks import as_real, check_axes, on_host
 from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 from subspace_jax.typing import Array, Float, Key, PyTree, Variables
@@ -102,7 +102,7 @@ def measures(matrix: Matrix) -> Measures:
     Raises:
       ValueError: a matrix that is not (tasks + 1, tasks), or with entries that are no accuracies.
     """
-    matrix = np.asarray(matrix, np.float64)
+    matrix = as_real("R", matrix)
     tasks = matrix.shape[-1]
     if matrix.ndim != 2 or matrix.shape != (tasks + 1, tasks) or not ((matrix >= 0) & (matrix <= 1)).all():
         raise ValueError(f"R is (tasks + 1, tasks) of accuracies, row 0 untrained; got {matrix.shape}.")

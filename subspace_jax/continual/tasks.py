@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from subspace_jax.core.checks import check_finite, check_lengths, check_number, on_host
+from subspace_jax.core.checks import as_real, check_finite, check_lengths, check_number, on_host
 from subspace_jax.core.keys import as_key
 from subspace_jax.core.losses import check_labels
 from subspace_jax.typing import Array, Float, Int, Key
@@ -57,7 +57,7 @@ def rotated(data: Task, *, tasks: int, degrees: float = 180.0) -> list[Task]:
     check_number("degrees", degrees)
 
     def turned(x: np.ndarray, angle: float) -> np.ndarray:
-        return rotate(np.asarray(x), angle, axes=(1, 2), reshape=False, order=1).astype(np.float32)
+        return rotate(as_real("images", x, np.float32), angle, axes=(1, 2), reshape=False, order=1)
 
     angles = [k * degrees / tasks for k in range(tasks)]
     return [data._replace(x=turned(data.x, angle), test_x=turned(data.test_x, angle)) for angle in angles]

@@ -33,7 +33,7 @@ def pca_count(cov: Square, *, v: float | int) -> int:
     """
     check_share(v)
     checks.check_finite("the covariance", cov)
-    values = np.linalg.eigvalsh(np.asarray(cov, np.float64))
+    values = np.linalg.eigvalsh(checks.as_real("the covariance", cov))
     return int(significant_dims(np.where(values > NOISE * values.sum(), values, 0.0), tau=v, rule="below"))
 
 

@@ -203,7 +203,7 @@ def check_probabilities(name: str, rows: Any) -> None:
     if not is_known(rows):
         return
     check_finite(name, rows)
-    rows = np.asarray(rows, np.float32)
+    rows = as_real(name, rows, np.float32)
     bad = np.flatnonzero((rows < -ROUNDED).any(1) | (rows > 1 + ROUNDED).any(1) | (abs(rows.sum(1) - 1) > ROUNDED))
     if len(bad):
         row = rows[bad[0]]
@@ -262,6 +262,23 @@ def check_real(method: str, dtypes: Mapping[str, Any]) -> None:
                 f"{method} has no complex form; {path!r} is {dtype}: leave it out, or train its real and imaginary "
                 "parts as two arrays."
             )
+
+
+def as_real(name: str, values: Any, dtype: Any = np.float64) -> np.ndarray:
+    """Values as real numbers on the host; NumPy itself would drop imaginary parts with a warning alone.
+
+    Args:
+      name: what the values are, for the error message.
+      values: NumPy, JAX, a list or a number.
+      dtype: of the array that comes back.
+
+    Raises:
+      ValueError: complex numbers, text or objects; names their dtype.
+    """
+    values = np.asarray(values)
+    if values.dtype.kind in "cOSUTMm":
+        raise ValueError(f"{name}: real numbers are expected; got {values.dtype}.")
+    return values.astype(dtype, copy=False)
 
 
 def check_varied(name: str, values: Any) -> None:

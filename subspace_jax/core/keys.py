@@ -33,9 +33,9 @@ def as_keys(keys: Any) -> Key[Array, "..."]:
     Raises:
       ValueError: integer seeds, or something else.
     """
-    dtype = getattr(keys, "dtype", None)
-    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+    if is_key(keys):
         return keys
+    dtype = getattr(keys, "dtype", None)
     if dtype == np.uint32 and keys.ndim:
         try:
             return jax.random.wrap_key_data(jnp.asarray(keys))
@@ -44,6 +44,16 @@ def as_keys(keys: Any) -> Key[Array, "..."]:
     if isinstance(keys, int | np.integer) and not isinstance(keys, bool):
         raise ValueError(f"key must be a key of jax.random; got the seed {keys}: give jax.random.key({keys}).")
     raise ValueError(_no_key(type(keys).__name__ if dtype is None else f"{dtype} of shape {keys.shape}"))
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf of a tree is a typed random key, and no plain array."""
+    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def on_host(leaf: Any) -> np.ndarray:
+    """An array, or the numbers of a key, as NumPy."""
+    return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
 
 
 def sample_keys(key: Key[Array, ""], index: Int[Array | np.ndarray, " b"]) -> Key[Array, " b"]:

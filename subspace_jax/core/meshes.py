@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from subspace_jax.core import processes
+from subspace_jax.core.keys import is_key
 from subspace_jax.typing import PyTree
 
 AnyMesh = Mesh | AbstractMesh
@@ -72,7 +73,7 @@ def copied(tree: PyTree, mesh: Mesh) -> PyTree:
     def put(leaf: Any) -> Any:
         if not several(mesh) or getattr(leaf, "sharding", None) == sharding:
             return jax.device_put(leaf, sharding)
-        if hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if is_key(leaf):
             return jax.random.wrap_key_data(put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         values = np.asarray(processes.here(leaf))
         return jax.make_array_from_callback(values.shape, sharding, lambda rows: values[rows])

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from subspace_jax.core.keys import is_key
 from subspace_jax.typing import PyTree
 
 MOVED = 64 << 20  # bytes of each process that are on the devices at a time, beside those that came from the others
@@ -45,7 +46,7 @@ def stacked(tree: PyTree, count: int) -> PyTree:
         return tree
 
     def gather(leaf: Any) -> Any:
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if is_key(leaf):
             return jax.random.wrap_key_data(gather(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         return jax.numpy.asarray(gathered(np.asarray(leaf))[:count])
 

@@ -111,7 +111,7 @@ def tpr_at(of: Curve, fprs: Any = FPRS) -> Float[np.ndarray, " fprs"]:
     Raises:
       ValueError: a rate outside [0, 1].
     """
-    fprs = np.atleast_1d(np.asarray(fprs, np.float64))
+    fprs = np.atleast_1d(checks.as_real("false positive rates", fprs))
     if not ((fprs >= 0) & (fprs <= 1)).all():
         raise ValueError(f"false positive rates lie in [0, 1]; got {fprs.tolist()}.")
     if len(low := fprs[fprs * of.negatives < 1]):
@@ -227,7 +227,7 @@ def exposure(scores: Num[Any, " n"], positive: Bool[Any, " n"]) -> Float[np.ndar
 def _checked(scores: Any, positive: Any) -> tuple[np.ndarray, np.ndarray]:
     checks.check_lengths(scores=scores, positive=positive)
     checks.check_finite("scores", np.asarray(scores), remedy="a model diverged, or was certain beyond its precision")
-    scores, positive = np.asarray(scores, np.float64), np.asarray(positive)
+    scores, positive = checks.as_real("scores", scores), np.asarray(positive)
     if positive.dtype != bool or positive.ndim != 1 or scores.ndim != 1:
         raise ValueError(
             f"scores (n,) and booleans (n,) that mark the positives; got {scores.shape} and {positive.dtype} "

@@ -291,7 +291,7 @@ def _spectrum(eigenvalues: Eigenvalues) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues in descending order, relative to the largest, so that squares neither over- nor underflow; sums."""
     checks.check_host("a count of eigenvalues", eigenvalues)
     checks.check_finite("eigenvalues", eigenvalues, remedy="the network diverged, or it was given such a sample")
-    values = -np.sort(-np.maximum(np.asarray(eigenvalues, np.float64), 0.0), -1)
+    values = -np.sort(-np.maximum(checks.as_real("eigenvalues", eigenvalues), 0.0), -1)
     largest = values.max(-1, keepdims=True, initial=0.0)
     values = values / np.where(largest > 0, largest, 1.0)
     return values, values.sum(-1, keepdims=True)

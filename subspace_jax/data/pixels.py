@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from subspace_jax.core.checks import check_real
 from subspace_jax.typing import Array
 
 DIGITS_DIVISOR = 16.0  # their pixels count the dark points of a 4x4 block; no further scaling
@@ -67,6 +68,7 @@ def scale(image: np.ndarray | Array, scaling: Scaling) -> np.ndarray | Array:
     channels = len(scaling.mean)
     if image.shape[-1] != channels:
         raise ValueError(f"scaling has {channels} channels, image has {image.shape[-1]} (last of {image.shape}).")
+    check_real("a scaling", {"image": image.dtype})
     shape = (1,) * (image.ndim - 1) + (channels,)
     mean, std = (np.reshape(np.asarray(part, np.float32), shape) for part in scaling[1:])
     return (image.astype(np.float32) / np.float32(scaling.divisor) - mean) / std

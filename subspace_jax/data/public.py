@@ -56,7 +56,7 @@ def noise(key: Key[Array, ""], like: Shaped[np.ndarray, "n ..."], *, count: int)
     if count < 0 or not like.size:
         raise ValueError(f"0 samples or more, like those given; got {count}, like {len(like)}.")
     drawn = _generator(key).random((count, *like.shape[1:]), np.float32)
-    low, high = np.float32(like.min()), np.float32(like.max())
+    low, high = (checks.as_real("like", end, np.float32) for end in (like.min(), like.max()))
     return low + (high - low) * drawn
 
 

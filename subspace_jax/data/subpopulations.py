@@ -139,7 +139,7 @@ def shifted(
 
 
 def _rows(inputs: Any) -> np.ndarray:
-    return np.asarray(inputs).reshape(len(inputs), -1).astype(np.float64)
+    return checks.as_real("inputs", inputs).reshape(len(inputs), -1)
 
 
 def _clusters(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -43,6 +43,7 @@ def update(state: EpochAverage, scores: Float[Array, " n"]) -> EpochAverage:
     """
     checks.check_lengths(scores=scores, state=state.total)
     checks.check_finite("scores", scores, remedy="the network diverged, or these samples are not finite")
+    checks.check_real("an average", {"scores": jnp.result_type(scores)})
     slot = state.count % len(state.history)
     return EpochAverage(state.total + scores, scores, state.count + 1, state.history.at[slot].set(scores))
 

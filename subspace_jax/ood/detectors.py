@@ -107,7 +107,7 @@ def check(outputs: Outputs, labels: Any = None) -> None:
     checks.check_lengths(logits=logits, **outputs.features)
     checks.check_finite("logits", logits)
     if checks.is_known(logits) and len(logits):
-        rows = np.asarray(logits, np.float32)
+        rows = checks.as_real("logits", logits, np.float32)
         if (rows >= 0).all() and (abs(rows.sum(axis=1) - 1) < SUM_OF_ONE).all():
             raise ValueError("every row of logits sums to 1: these are probabilities; give the inputs of the softmax.")
     if labels is not None:
@@ -135,7 +135,7 @@ def rows(name: str = "penultimate") -> Callable:
 
     def update(sums: Any, outputs: Outputs, labels: Any) -> tuple:
         check(outputs, labels)
-        kept = np.asarray(feature(outputs, name), np.float32)
+        kept = checks.as_real(name, feature(outputs, name), np.float32)
         checks.check_finite(name, kept)
         return (*(sums or ()), (kept, np.asarray(outputs.logits, np.float32)))
 

@@ -47,7 +47,7 @@ def separation(inside: Float[Any, " n"], outside: Float[Any, " m"], *, positive:
     """
     if positive not in ("id", "ood"):
         raise ValueError(f'positive is "id" or "ood": FPR95 has two meanings; got {positive!r}.')
-    inside, outside = (np.asarray(side, np.float64).reshape(-1) for side in (inside, outside))
+    inside, outside = (checks.as_real("scores", side).reshape(-1) for side in (inside, outside))
     if not len(inside) or not len(outside):
         absent = "known" if not len(inside) else "unknown"
         raise ValueError(f"there are no scores of {absent} inputs: separation takes both kinds.")
@@ -70,7 +70,7 @@ def class_quantiles(
         raise ValueError(f"q is a share of the scores of a class, in [0, 1]; got {q}.")
     checks.check_labels(labels, classes)
     checks.check_lengths(scores=scores, labels=labels)
-    mine = [np.asarray(scores, np.float64)[np.asarray(labels) == k] for k in range(classes)]
+    mine = [checks.as_real("scores", scores)[np.asarray(labels) == k] for k in range(classes)]
     if absent := [k for k, part in enumerate(mine) if not len(part)]:
         raise ValueError(f"class {absent[0]} has no sample, and so no quantile ({len(absent)} classes).")
     return np.array([np.quantile(part, q) for part in mine])

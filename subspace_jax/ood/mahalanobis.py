@@ -38,7 +38,7 @@ def mahalanobis() -> Detector:
 
 def _update(sums: Sums | None, outputs: Outputs, labels: Any) -> Sums:
     check(outputs, labels)
-    h = np.asarray(feature(outputs), np.float64)
+    h = checks.as_real("penultimate", feature(outputs))
     checks.check_finite("penultimate", h)
     member = np.eye(np.shape(outputs.logits)[1])[np.asarray(labels)]
     new = Sums(member.sum(axis=0), member.T @ h, h.T @ h)

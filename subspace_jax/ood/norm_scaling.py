@@ -175,6 +175,7 @@ def mean_confidence(logits: Float[np.ndarray, "n classes"], temperature: float) 
     check_temperature(temperature)
     checks.check_filled("logits", logits)
     checks.check_finite("logits", logits)
+    logits = checks.as_real("logits", logits)
     shifted = (logits - logits.max(axis=1, keepdims=True)) / temperature
     return float((1 / np.exp(shifted).sum(axis=1)).mean())
 

@@ -33,7 +33,7 @@ def fit(
     Raises:
       ValueError: no scores, scores that are not finite, a share outside (0, 1], predictions that are no classes.
     """
-    scores = np.asarray(scores, np.float64)
+    scores = checks.as_real("scores", scores)
     checks.check_lengths(scores=scores)
     checks.check_finite("scores", scores)
     if not len(scores) or not 0 < tpr <= 1:

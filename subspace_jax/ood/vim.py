@@ -61,7 +61,7 @@ def checked_head(head: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       ValueError: shapes that do not fit, values that are not finite.
     """
-    kernel, bias = (np.asarray(part, np.float32) for part in head)
+    kernel, bias = (checks.as_real("head", part, np.float32) for part in head)
     if kernel.ndim != 2 or bias.shape != kernel.shape[1:]:
         raise ValueError(f"head is (W (d, classes), b (classes,)); got shapes {kernel.shape} and {bias.shape}.")
     checks.check_finite("head", {"W": kernel, "b": bias})

@@ -102,7 +102,7 @@ def epsilon_one_run(
     """
     if not 0 < significance < 1 or not 0 <= delta < 1:
         raise ValueError(f"significance is in (0, 1) and delta in [0, 1); got {significance} and {delta}.")
-    sides = [np.asarray(values, np.float64) for values in (in_scores, out_scores)]
+    sides = [checks.as_real("scores", values) for values in (in_scores, out_scores)]
     for name, values in zip(("in_scores", "out_scores"), sides, strict=True):
         checks.check_finite(name, values)
         if values.ndim != 1 or not values.size:

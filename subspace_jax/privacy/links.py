@@ -52,7 +52,7 @@ def memorization_bound(epsilon: Any, *, delta: float = 0.0, kind: Kind = "paper"
     Raises:
       ValueError: an epsilon below 0 or NaN, delta outside [0, 1), an unknown kind.
     """
-    epsilon = np.asarray(epsilon, np.float64)
+    epsilon = checks.as_real("epsilon", epsilon)
     if not (epsilon >= 0).all():
         raise ValueError(f"epsilon is at least 0, infinite without privacy; got {epsilon.tolist()}.")
     if not 0 <= delta < 1:
@@ -103,7 +103,7 @@ def memorization_from_curvature(curvature: Any, *, constant: float, loss_limit: 
       ValueError: loss_limit not above 0; curvatures that are not finite.
     """
     _check_loss_limit(loss_limit)
-    curvature = np.asarray(curvature, np.float64)
+    curvature = checks.as_real("curvature", curvature)
     checks.check_finite("curvature", curvature)
     if (curvature < 0).any():
         warnings.warn(
@@ -156,7 +156,7 @@ def check_losses(losses: Any, *, loss_limit: float) -> None:
       ValueError: losses above the limit, below 0 or not finite; loss_limit not above 0.
     """
     _check_loss_limit(loss_limit)
-    losses = np.asarray(losses, np.float64)
+    losses = checks.as_real("losses", losses)
     checks.check_finite("losses", losses)
     above = int((losses > loss_limit).sum())
     if above or (losses < 0).any():
@@ -180,7 +180,7 @@ def sampling_error(outcome: Float[Any, "models n"], keep: Bool[Any, "models n"])
     Raises:
       ValueError: other shapes; outcomes outside [0, 1]; samples with fewer than two models on a side, by position.
     """
-    outcome, keep = np.asarray(outcome, np.float64), np.asarray(keep)
+    outcome, keep = checks.as_real("outcome", outcome), np.asarray(keep)
     if outcome.shape != keep.shape or keep.dtype != bool or keep.ndim != 2:
         raise ValueError(
             f"outcome and keep are (models, n), keep boolean; got {outcome.shape} and {keep.dtype} {keep.shape}."
@@ -212,7 +212,7 @@ def violations(
     if not 0 < significance < 1:
         raise ValueError(f"significance is a chance, in (0, 1); got {significance}.")
     checks.check_lengths(value=value, stderr=stderr)
-    value, stderr = np.asarray(value, np.float64), np.asarray(stderr, np.float64)
+    value, stderr = checks.as_real("value", value), checks.as_real("stderr", stderr)
     checks.check_finite("value", value)
     checks.check_finite("stderr", stderr)
     if np.isnan(bound).any():
@@ -228,7 +228,7 @@ def root_mean_square(value: Float[Any, " n"], stderr: Float[Any, " n"]) -> float
     The mean of |value|, as the released scripts take it, is as large as stderr where nothing is memorized at all.
     """
     checks.check_lengths(value=value, stderr=stderr)
-    excess = np.square(np.asarray(value, np.float64)) - np.square(np.asarray(stderr, np.float64))
+    excess = np.square(checks.as_real("value", value)) - np.square(checks.as_real("stderr", stderr))
     return float(np.sqrt(max(excess.mean(), 0)))
 
 

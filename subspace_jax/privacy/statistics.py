@@ -58,7 +58,7 @@ def from_logits(
     """
     logits = np.asarray(logits)
     _check_shape("logits", logits)
-    rows = np.asarray(logits[0], np.float64)
+    rows = checks.as_real("logits", logits[0])
     if (rows >= 0).all() and (abs(rows.sum(axis=-1) - 1) < SUM_OF_ONE).all():
         raise ValueError("every row of logits is a distribution: these are probabilities, take from_probabilities.")
     return _statistics("logits", logits, y, curvature, lambda rows: rows)
@@ -116,14 +116,14 @@ def _statistics(name: str, outputs: np.ndarray, y: Any, curvature: Any, as_logit
         checks.check_finite(f"{name} of model {model}", outputs[model], remedy="leave out a model that diverged")
         for start in range(0, samples, block):
             part = slice(start, start + block)
-            rows = as_logits(np.asarray(outputs[model, :, part], np.float64))
+            rows = as_logits(checks.as_real(name, outputs[model, :, part]))
             for field, values in zip(out[:4], _of_rows(rows, y[part]), strict=True):
                 field[model, :, part] = values
     return out
 
 
 def _curvature(values: Any, shape: tuple[int, ...]) -> np.ndarray:
-    values = np.asarray(values, np.float64)
+    values = checks.as_real("curvature", values)
     if values.shape != shape:
         raise ValueError(f"curvature must be (models, queries, n) as the logits, {shape}; got {values.shape}.")
     checks.check_finite("curvature", values, remedy="leave out a model that diverged")

@@ -55,7 +55,7 @@ def bin_means(
     Raises:
       ValueError: no sample, other lengths, values that are not finite, edges that do not ascend.
     """
-    (x, y), edges = _points(x, y, least=1), np.asarray(edges, np.float64)
+    (x, y), edges = _points(x, y, least=1), checks.as_real("edges", edges)
     if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
         raise ValueError(f"edges ascend, at least 2; got {edges.tolist()}.")
     place = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, len(edges) - 2)
@@ -92,7 +92,7 @@ def fit_subpopulation(mem: Float[Any, " k"], curvature: Float[Any, " k"], count:
     """
     checks.check_lengths(mem=mem, count=count)
     mem, curvature = _points(mem, curvature, least=3)
-    count = np.asarray(count, np.float64)
+    count = checks.as_real("count", count)
     if (count < 2).any():
         raise ValueError(f"{(count < 2).sum()} bins hold a single sample, no mean: leave them out, or take wider bins.")
     columns = np.stack([mem * np.sqrt(count), count, np.ones_like(mem)], axis=1)
@@ -113,7 +113,7 @@ def fit_saturation(epsilon: Float[Any, " n"], y: Float[Any, " n"]) -> Fit:
     Raises:
       ValueError: fewer than 3 different epsilons, one below 0; other lengths, values that are not finite.
     """
-    finite = np.where(np.asarray(epsilon, np.float64) == np.inf, FAR, epsilon)
+    finite = np.where(checks.as_real("epsilon", epsilon) == np.inf, FAR, epsilon)
     epsilon, y = _points(finite, y, least=3)
     if epsilon.min() < 0 or len(np.unique(epsilon)) < 3:
         raise ValueError(f"epsilons are at least 0, and 3 or more different ones; got {sorted(set(epsilon.tolist()))}.")
@@ -134,7 +134,7 @@ def fit_saturation(epsilon: Float[Any, " n"], y: Float[Any, " n"]) -> Fit:
 
 def _points(x: Any, y: Any, *, least: int) -> tuple[np.ndarray, np.ndarray]:
     checks.check_lengths(x=x, y=y)
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    x, y = checks.as_real("x", x), checks.as_real("y", y)
     checks.check_finite("x", x)
     checks.check_finite("y", y)
     if len(x) < least:

@@ -129,7 +129,7 @@ def black_box(
     keys = sample_keys(key, np.arange(len(x)) if index is None else np.asarray(index))
 
     def ask(points: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        losses = np.asarray(loss_fn(points, labels), np.float64)
+        losses = checks.as_real("losses", loss_fn(points, labels))
         if losses.shape != (len(points),):
             raise ValueError(f"loss_fn must return one loss a point, shape ({len(points)},); got {losses.shape}.")
         checks.check_finite("losses", losses, remedy="what the model returns has no logarithm: clip its probabilities")
@@ -198,4 +198,4 @@ def _log_losses(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
     """-log softmax(logits)[y] in float64, of rows (..., n): log(1 + exp(-label logit)) keeps digits of small losses."""
     checks.check_labels(y, logits.shape[-1])
     checks.check_finite("logits", logits, remedy="a network diverged")
-    return np.logaddexp(0, -likelihood.label_logit(logits.astype(np.float64), y))
+    return np.logaddexp(0, -likelihood.label_logit(checks.as_real("logits", logits), y))

@@ -92,6 +92,7 @@ def moving_average(
     """
     if not 0 <= rho < 1:
         raise ValueError(f"rho is the share by which one use moves an entry, in [0, 1); got {rho}.")
+    checks.check_real("a table", {"h": h.dtype})
     used = jnp.zeros(len(position), h.dtype).at[found.index].add(found.weight)
     pulled = jnp.zeros_like(position).at[found.index].add(found.weight[..., None] * h[:, None])
     mean = pulled / jnp.maximum(used, TINY)[:, None]
@@ -165,7 +166,8 @@ def drift(h: Rows, position: Float[Array, "entries d"]) -> Float[Array, ""]:
 
 
 def _warn_of_noise(position: np.ndarray, labels: np.ndarray) -> None:
-    rows = position.astype(np.float64) - position.mean(0, keepdims=True, dtype=np.float64)
+    position = checks.as_real("features", position)
+    rows = position - position.mean(0, keepdims=True)
     squares = (rows**2).sum(1)
     far = np.sqrt(np.maximum(squares[:, None] + squares[None] - 2 * rows @ rows.T, 0))
     same = labels[:, None] == labels[None]

@@ -103,7 +103,7 @@ def fit_strength(eps: Sequence[float], counts: Num[np.ndarray, "sources models s
     Raises:
       ValueError: too few strengths, one that is not positive or above 1.
     """
-    strengths, counts = np.asarray(eps, float), np.asarray(counts, float)
+    strengths, counts = checks.as_real("eps", eps), checks.as_real("counts", counts)
     for strength in strengths:
         check_eps(strength, "linf", 1)
     if len(np.unique(strengths)) < 3 or strengths.min() <= 0 or counts.shape[-1] != len(strengths):
@@ -152,7 +152,7 @@ def design_ensemble(
     """
     if np.shape(transfer) != (len(accuracy),) * 2:
         raise ValueError(f"there is one ratio a pair of {len(accuracy)} networks; got shape {np.shape(transfer)}.")
-    transfer = np.nan_to_num(np.asarray(transfer, float), nan=1.0)
+    transfer = np.nan_to_num(checks.as_real("transfer", transfer), nan=1.0)
     able = np.flatnonzero(np.asarray(accuracy) >= np.max(accuracy) - delta)
     if not 2 <= size <= len(able):
         raise ValueError(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from subspace_jax import trees
-from subspace_jax.core.checks import is_known
+from subspace_jax.core.checks import check_real, is_known
 from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 from subspace_jax.nn.build import NETWORKS, description
@@ -157,6 +157,7 @@ def drive(
     """What a layer adds to the membranes behind it, for all steps in one product."""
     steps, samples = spikes.shape[:2]
     kernel = jnp.asarray(kernel)
+    check_real("a membrane", {"spikes": spikes.dtype})
     x = jnp.asarray(spikes, kernel.dtype).reshape(steps * samples, *spikes.shape[2:])
     for _ in range(layer.pools):
         x = average(x)

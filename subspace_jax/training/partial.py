@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from subspace_jax.core import processes
+from subspace_jax.core import keys, processes
 from subspace_jax.files import written
 from subspace_jax.typing import PyTree
 
@@ -86,10 +86,5 @@ def check_sum(*trees: PyTree) -> int:
     """Of all bytes in arrays and keys, to tell one pass from another."""
     total = 0
     for leaf in jax.tree.leaves(trees):
-        total = zlib.crc32(np.ascontiguousarray(_plain(leaf)).tobytes(), total)
+        total = zlib.crc32(np.ascontiguousarray(keys.on_host(leaf)).tobytes(), total)
     return total
-
-
-def _plain(leaf: Any) -> np.ndarray:
-    keys = hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(leaf) if keys else leaf)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from subspace_jax.core import checks, closures, meshes, metrics, processes
+from subspace_jax.core import checks, closures, meshes, metrics, moments, processes
 from subspace_jax.core.keys import as_key, sample_keys
 from subspace_jax.training.partial import Partial, check_sum
 from subspace_jax.training.progress import track
@@ -144,7 +144,7 @@ def _partial(
 
 def _warn_if_samples_interact(first: Any, again: Any) -> None:
     """Warn if sample 0, scored in the first and the last batch, has two scores: samples of a batch then interact."""
-    before, after = np.asarray(first, np.float64), np.asarray(again, np.float64)
+    before, after = moments.wide(first), moments.wide(again)
     change = np.abs(after - before).max(initial=0) / max(np.abs(before).max(initial=0), 1e-30)
     if change > INTERACTION:
         warnings.warn(

@@ -107,7 +107,7 @@ def svc_mia(retain_train: Real, forget_train: Real, forget_test: Real) -> float:
     Raises:
       ValueError: an empty set, another shape, values that are no probabilities (logits, log-probabilities).
     """
-    sets = [np.asarray(values, np.float64) for values in (retain_train, forget_train, forget_test)]
+    sets = [checks.as_real("probabilities", values) for values in (retain_train, forget_train, forget_test)]
     for name, values in zip(("retain_train", "forget_train", "forget_test"), sets, strict=True):
         if values.ndim != 1 or not values.size:
             raise ValueError(f"{name} holds one probability per sample, (n,), at least one; got shape {values.shape}.")
@@ -200,7 +200,7 @@ def linear_probe(
       ValueError: a ridge that is not positive; features that are not (n, d), not finite or of other samples than the
         labels; as `class_accuracy`, of the test labels.
     """
-    train, test = np.asarray(train_features, np.float64), np.asarray(test_features, np.float64)
+    train, test = checks.as_real("train_features", train_features), checks.as_real("test_features", test_features)
     if train.ndim != 2 or test.ndim != 2 or not ridge > 0:
         raise ValueError(f"features are (n, d) and ridge is above 0; got {train.shape}, {test.shape} and {ridge}.")
     for name, features, y in (("train", train, train_y), ("test", test, test_y)):

@@ -117,3 +117,17 @@ def test_one_class_and_samples_without_a_difference_are_refused():
     checks.check_varied("samples", np.array([[0, 0], [0, 1]]))
     with pytest.raises(ValueError, match="all 2 samples are equal: nothing tells one sample from another"):
         checks.check_varied("samples", np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize("values", [np.ones(2, complex), jnp.ones(2, complex), ["a"], [None]])
+def test_what_is_no_real_number_is_refused_before_numpy_drops_a_part_of_it(values):
+    with pytest.raises(ValueError, match=r"scores: real numbers are expected; got (complex|<U1|object)"):
+        checks.as_real("scores", values)
+
+
+def test_any_real_numbers_become_one_array_of_the_host():
+    for values in ([1, 2], jnp.asarray([1, 2], jnp.bfloat16), np.array([True, 2])):
+        found = checks.as_real("scores", values)
+        assert found.dtype == np.float64
+        assert found.tolist() == [1, 2]
+    assert checks.as_real("scores", 1, np.float32).dtype == np.float32

@@ -85,6 +85,8 @@ def calls() -> list[Call]:
         call(inference.check_inference, fn, PARAMS, X),
         call(keys.as_key, KEY),
         call(keys.as_keys, KEYS),
+        blind(call(keys.is_key, X)),
+        blind(call(keys.on_host, X)),
         call(keys.sample_keys, KEY, jnp.arange(6)),
         call(keys.rademacher, KEYS, 2, (3,)),
         call(likelihood.fit, JX, jnp.ones((6, 3), bool), axis=Own(0)),

@@ -3,18 +3,17 @@
 EXCLUDED = {
     "the checks themselves, whose sentences tests/core/test_checks.py reads": """
         compression.pca_design.check_rows continual.extract.check_network continual.gpm.check_energy
-        continual.leak.warn core.capture.replace.check_writes core.checks.check_axes core.checks.check_count
-        core.checks.check_data core.checks.check_filled core.checks.check_finite core.checks.check_host
-        core.checks.check_labels core.checks.check_lengths core.checks.check_number core.checks.check_positions
-        core.checks.check_probabilities core.checks.check_real core.checks.check_several core.checks.check_shape
-        core.checks.check_updates
-        core.checks.check_varied core.checks.is_known core.moments.check_dtype core.quantize.check_calibrated
-        decentralized.labelling.check_order decentralized.ngc.refuse_statistics decentralized.state.check_rates
-        federated.fedavg.refuse_statistics hardware.circuit.check hardware.sram.check
+        continual.leak.warn core.capture.replace.check_writes core.checks.as_real core.checks.check_axes
+        core.checks.check_count core.checks.check_data core.checks.check_filled core.checks.check_finite
+        core.checks.check_host core.checks.check_labels core.checks.check_lengths core.checks.check_number
+        core.checks.check_positions core.checks.check_probabilities core.checks.check_real core.checks.check_several
+        core.checks.check_shape core.checks.check_varied core.checks.is_known core.moments.check_dtype
+        core.quantize.check_calibrated decentralized.labelling.check_order decentralized.ngc.refuse_statistics
+        decentralized.state.check_rates federated.fedavg.refuse_statistics hardware.circuit.check hardware.sram.check
         ood.auxiliary_class.check_outputs ood.evaluation.warn_if_shared parallel.asap.traces.check_trace
         parallel.splitbrain.loss.check_batch robustness.audit.check_function robustness.audit.check_named
-        robustness.ot_classifier.check_training robustness.ot_classifier.check_width
-        core.checks.on_host
+        robustness.ot_classifier.check_training robustness.ot_classifier.check_width core.checks.on_host
+        core.checks.check_updates
     """,
     "reads or writes files; damaged ones are tried in the tests of checkpoints and of data": """
         checkpoint.folder.manager checkpoint.network.epochs checkpoint.network.load_config

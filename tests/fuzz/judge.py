@@ -1,6 +1,7 @@
 """What may come of a wrong call: a right answer or one clear sentence; what may not."""
 
 import pathlib
+import warnings
 from typing import Any
 
 import jax
@@ -22,7 +23,9 @@ def fault(case: Case) -> str | None:
     """What is wrong with the outcome; None where nothing is."""
     wrong = case.mutated()
     try:
-        result = wrong.run()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", np.exceptions.ComplexWarning)  # an imaginary part is dropped
+            result = wrong.run()
         result = [np.asarray(leaf) for leaf in jax.tree.leaves(result) if is_numeric(leaf)]
     except Exception as error:
         return None if is_clear(case, error) else f"{type(error).__name__}: {str(error).splitlines()[:1]}"

@@ -95,7 +95,7 @@ def check_weights(
     Raises:
       ValueError: the condition that does not hold, with the place and the number.
     """
-    w = np.asarray(W, np.float64)
+    w = checks.as_real("mixing weights", W)
     if w.ndim not in (2, 3) or w.shape[-2] != w.shape[-1] or not w.size:
         raise ValueError(f"mixing weights are (N, N), or (T, N, N) where they change with time; got {w.shape}.")
     if agents is not None and w.shape[-1] != agents:

@@ -44,7 +44,7 @@ def permutations(W: Matrix) -> Permutations:
     Raises:
       ValueError: no square matrix; a stack (T, N, N) has one form per step.
     """
-    w = square(W).astype(np.float64)
+    w = checks.as_real("W", square(W))
     support = (w != 0) & ~np.eye(len(w), dtype=bool)
     agent = np.arange(len(w))
     ahead = (agent[:, None] + agent) % len(w)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspace_jax.core.checks import is_known
+from subspace_jax.core.checks import check_real, is_known
 from subspace_jax.typing import Array, Float
 
 Order = Literal["spike_first", "update_first"]
@@ -64,6 +64,7 @@ def lif(
         raise ValueError(f"threshold, which a membrane has to pass, is above 0; got {threshold}.")
     if is_known(leak) and not (np.asarray(leak) > 0).all():
         raise ValueError(f"leak is the share of the membrane that stays, in (0, 1]; got {leak}.")
+    check_real("a membrane", {"drive": jnp.result_type(drive)})
     drive, threshold = jnp.asarray(drive, jnp.float32), jnp.asarray(threshold, jnp.float32)
 
     def step(membrane, own):

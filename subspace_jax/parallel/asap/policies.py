@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from subspace_jax.core import topology
+from subspace_jax.core.checks import as_real
 from subspace_jax.typing import Array, Float, Num
 
 Numbers = Num[Array | np.ndarray, "..."]  # shapes are checked by our own error messages
@@ -113,7 +114,7 @@ def plan(weights: Numbers, *, policy: Policy, times: Numbers) -> Plan:
 
 def checked_times(times: Numbers, workers: int) -> Float[np.ndarray, "iterations n"]:
     """Compute times as float64 (iterations, N); ValueError for another shape, or a time that is not above 0."""
-    times = np.asarray(times, np.float64)
+    times = as_real("times", times)
     if times.ndim != 2 or times.shape[1] != workers or not len(times):
         raise ValueError(f"times are (iterations, {workers}), a column for each worker; got {times.shape}.")
     for t, i in np.argwhere(~((times > 0) & np.isfinite(times)))[:1]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from subspace_jax.core import topology
-from subspace_jax.core.checks import check_finite, on_host
+from subspace_jax.core.checks import as_real, check_finite, on_host
 from subspace_jax.core.topology.mixing import square
 from subspace_jax.parallel.asap.policies import Numbers
 
@@ -33,7 +33,7 @@ def stochastic_reduce(x: Numbers, weights: Numbers, *, rounds: int) -> Numbers:
     Raises:
       ValueError: rows that do not sum to 1 or of another number than x has; a disconnected graph; rounds below 0.
     """
-    weights = np.asarray(weights, np.float64)
+    weights = as_real("weights", weights)
     topology.check_weights(weights.swapaxes(-1, -2), agents=len(x), connected=True, columns_only=True)
     if rounds < 0:
         raise ValueError(f"rounds are at least 0; got {rounds}.")

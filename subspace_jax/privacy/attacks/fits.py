@@ -23,7 +23,7 @@ def check_target(target: Any, *, name: str = "target") -> np.ndarray:
     Raises:
       ValueError: not (targets, queries, n), or values that are not finite.
     """
-    target = np.asarray(target, np.float64)
+    target = checks.as_real(name, target)
     if target.ndim != 3 or not target.size:
         raise ValueError(f"{name} is one statistic, (models, queries, n); got shape {target.shape}.")
     checks.check_finite(name, target, remedy="leave out a model that diverged")

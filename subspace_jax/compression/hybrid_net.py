@@ -20,7 +20,7 @@ import optax
 
 from subspace_jax import trees
 from subspace_jax.compression.pca_design import LayerSpectrum, check_rows, spectrum
-from subspace_jax.core import binary, moments
+from subspace_jax.core import binary, checks, moments
 from subspace_jax.core.costs import FULL_BITS, LayerCost, conv_cost
 from subspace_jax.core.subspace import significant_dims
 from subspace_jax.nn import Model, build
@@ -165,6 +165,7 @@ def recentre(leaves: Collection[str]) -> optax.GradientTransformation:
     def update(updates: optax.Updates, state: Any, params: optax.Params | None = None) -> tuple[optax.Updates, Any]:
         if params is None:
             raise ValueError("recentre needs the parameters: tx.update(grads, state, params).")
+        checks.check_updates(updates, params)
         old = trees.select(params, leaves)
         steps = trees.select(updates, leaves)
         moved = {path: binary.recentred(old[path] + steps[path]) - old[path] for path in leaves}

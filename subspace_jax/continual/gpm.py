@@ -79,6 +79,7 @@ def gpm(table: Layers, *, heads: Collection[str] = (), freeze: bool = True) -> o
         return GPMState(init(projection.held(plan, params)))
 
     def keep_off(updates: optax.Updates, state: Any, params: optax.Params | None = None) -> tuple[optax.Updates, Any]:
+        checks.check_updates(updates, params)
         return projection.project(plan, updates, state.bases), state
 
     return optax.GradientTransformation(start, keep_off)

@@ -157,6 +157,8 @@ def compiled(method: Callable) -> Callable:
 def own_head(logits: Any, t: Any) -> Any:
     """Select logits (n, classes) of task t, an int or one per sample, from (n, tasks, classes); (n, classes) pass.
 
+    Under `jit` a task that has no head gives NaN.
+
     Raises:
       ValueError: logits of several heads and no task, or (where it is known) a task that has none.
     """
@@ -165,7 +167,11 @@ def own_head(logits: Any, t: Any) -> Any:
         return logits
     if t is None or (isinstance(t, int) and not 0 <= t < logits.shape[1]):
         raise ValueError(f"the network has {logits.shape[1]} heads, one a task: say which one; got {t}.")
-    return logits[jnp.arange(len(logits)), t]
+    own = logits[jnp.arange(len(logits)), t]
+    if isinstance(t, int):
+        return own
+    there = (jnp.asarray(t) >= 0) & (jnp.asarray(t) < logits.shape[1])
+    return own * jnp.where(there, 1.0, jnp.nan).astype(own.dtype).reshape(-1, 1)
 
 
 def task_loss(model: Model) -> Callable:
@@ -173,7 +179,7 @@ def task_loss(model: Model) -> Callable:
 
     def loss(params, state, x, y, t, key):
         logits, batch_stats = model.train_apply(state.variables | {"params": params}, x, key)
-        return losses.softmax_cross_entropy(own_head(logits, t), y).mean(), batch_stats
+        return losses.mean(losses.softmax_cross_entropy(own_head(logits, t), y)), batch_stats
 
     return loss
 

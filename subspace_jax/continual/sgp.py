@@ -29,6 +29,7 @@ import numpy as np
 import optax
 
 from subspace_jax.continual import gpm, projection
+from subspace_jax.core import checks
 from subspace_jax.core.capture import Layers
 from subspace_jax.core.moments import Moments, wide
 from subspace_jax.core.subspace import Subspace
@@ -65,6 +66,7 @@ def sgp(table: Layers, *, heads: Collection[str] = (), freeze: bool = True) -> o
         return SGPState(bases, {path: jnp.zeros(space.basis.shape[:-1]) for path, space in bases.items()})
 
     def scale(updates: optax.Updates, state: Any, params: optax.Params | None = None) -> tuple[optax.Updates, Any]:
+        checks.check_updates(updates, params)
         return projection.project(plan, updates, state.bases, state.importance), state
 
     return optax.GradientTransformation(start, scale)

@@ -17,7 +17,7 @@ from subspace_jax import training, trees
 from subspace_jax.continual.extract import Channels, Widths, channels, is_head, narrowed, space_masks
 from subspace_jax.continual.protocol import Learner, State, compiled, learner, own_head
 from subspace_jax.continual.widths import Share, check_share, task_widths
-from subspace_jax.core import capture
+from subspace_jax.core import capture, checks
 from subspace_jax.core.capture import Layers
 from subspace_jax.nn import Model
 from subspace_jax.typing import Array, Int, Params
@@ -83,6 +83,8 @@ def freeze(owned: Channels) -> optax.GradientTransformation:
         return FreezeState(dict.fromkeys(full, jnp.int32(0)), full, jnp.int32(0))
 
     def update(updates: optax.Updates, state: Any, params: optax.Params | None = None) -> tuple[optax.Updates, Any]:
+        checks.check_updates(updates, params)
+
         def own(path: str, mask: Array) -> Array:
             rows = jnp.arange(len(mask)) == state.task if is_head(owned, path) else jnp.ones(1, bool)
             return mask & rows.reshape(-1, *[1] * (mask.ndim - 1))
@@ -168,7 +170,7 @@ class Space(NamedTuple):
         leaves, count = trees.flatten(state.variables["params"]), self.tasks
         if wrong := [leaf for leaf in leaves if is_head(owned, leaf) and len(leaves[leaf]) != count]:
             raise ValueError(f"heads are stacked by task: {wrong[0]!r} has {len(leaves[wrong[0]])} for {count} tasks.")
-        initial = {leaf: array for leaf, array in leaves.items() if not is_head(owned, leaf)}
+        initial = {leaf: jnp.copy(array) for leaf, array in leaves.items() if not is_head(owned, leaf)}
         return state._replace(kept=SpaceState({path: jnp.zeros(count, jnp.int32) for path in owned.layers}, initial))
 
     def phase(self, key, state, task, t, live):

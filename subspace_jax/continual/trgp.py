@@ -174,7 +174,7 @@ class Trgp(NamedTuple):
         params, scales = trained
         state = state._replace(variables=state.variables | {"params": params}, kept=rescaled(state.kept, scales, t))
         logits, stats = self.model.train_apply(self.variables(state, t), x, key)
-        return losses.softmax_cross_entropy(own_head(logits, t), y).mean(), stats
+        return losses.mean(losses.softmax_cross_entropy(own_head(logits, t), y)), stats
 
     def gradient(self, state, x, y, t, key):
         """((of the parameters, of the scales of task t), new batch_stats)."""

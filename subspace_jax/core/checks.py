@@ -293,6 +293,24 @@ def check_varied(name: str, values: Any) -> None:
             raise ValueError(f"all {len(values)} {name} are equal: nothing tells one sample from another.")
 
 
+def check_updates(updates: PyTree, params: PyTree | None) -> None:
+    """Refuse updates that cannot be added to their parameters: optax would broadcast them, or drop imaginary parts.
+
+    Inside `jit` too. Nothing is checked without parameters.
+
+    Raises:
+      ValueError: another structure; names the leaf of another shape, or of another kind of numbers.
+    """
+    leaves = trees.flatten(params)
+    for path, update in trees.flatten(updates).items() if leaves else ():
+        if path not in leaves or not _adds_to(update, leaves[path]):
+            own = f"{leaves[path].dtype} {np.shape(leaves[path])}" if path in leaves else "not there"
+            raise ValueError(
+                f"an update has the shape and the kind of numbers of its parameter; {path!r} is {update.dtype} "
+                f"{np.shape(update)}, its parameter {own}: are these gradients of another network?"
+            )
+
+
 def _parts(leaf: Any) -> list[Any]:
     """The pieces of an array that this process holds, each once; none of one whose values are unknown."""
     if not is_known(leaf):
@@ -304,6 +322,12 @@ def _parts(leaf: Any) -> list[Any]:
     return (
         [leaf] if len(leaf.devices()) == 1 else list({str(s.index): s.data for s in leaf.addressable_shards}.values())
     )
+
+
+def _adds_to(update: Any, param: Any) -> bool:
+    kind = jnp.inexact if jnp.issubdtype(param.dtype, jnp.complexfloating) else jnp.floating
+    fits = jnp.issubdtype(update.dtype, kind) or not jnp.issubdtype(param.dtype, jnp.inexact)
+    return fits and np.shape(update) == np.shape(param)
 
 
 def _all_finite(part: Any) -> bool:

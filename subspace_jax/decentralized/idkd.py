@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from subspace_jax.core import losses
+from subspace_jax.core.checks import check_real
 from subspace_jax.core.keys import as_key
 from subspace_jax.decentralized.state import State
 from subspace_jax.typing import Algorithm, Array, Bool, Float, Key, PyTree
@@ -77,8 +78,9 @@ def distillation(train_apply: Callable) -> Callable:
 
     def loss(params, batch_stats, batch, key):
         x, p = batch
+        check_real("distillation", {"p": p.dtype})
         logits, batch_stats = train_apply({"params": params, "batch_stats": batch_stats}, x, key)
-        return losses.soft_cross_entropy(logits, p.astype(logits.dtype)).mean(), batch_stats
+        return losses.mean(losses.soft_cross_entropy(logits, p.astype(logits.dtype))), batch_stats
 
     return loss
 

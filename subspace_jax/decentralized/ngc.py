@@ -98,8 +98,9 @@ class NGC(NamedTuple):
     def init(self, key: Key[Array, ""] | None, variables: Variables) -> State:
         """The state before the first step; an error memory for the own gradient and for each neighbour's model."""
         refuse_statistics(variables["batch_stats"])
-        blank = jax.tree.map(jnp.zeros_like, variables["params"])
-        return start(variables, self.tx, [blank] * (1 + len(self.form.sources)) if self.compressor else ())
+        edges = range(1 + len(self.form.sources) if self.compressor else 0)
+        memory = [optax.tree.zeros_like(variables["params"]) for _ in edges]  # arrays of their own: may be donated
+        return start(variables, self.tx, memory if self.compressor else ())
 
     def step(self, key: Key[Array, ""], state: State, batch: PyTree) -> tuple[State, Info]:
         """Exchange models, cluster the gradients of both kinds, take the local step."""

@@ -105,7 +105,7 @@ def classification(train_apply: Callable) -> Callable:
     def loss(params, batch_stats, batch, key):
         x, y = batch
         logits, batch_stats = train_apply({"params": params, "batch_stats": batch_stats}, x, key)
-        return losses.softmax_cross_entropy(logits, y).mean(), batch_stats
+        return losses.mean(losses.softmax_cross_entropy(logits, y)), batch_stats
 
     return loss
 

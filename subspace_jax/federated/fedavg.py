@@ -199,12 +199,8 @@ def classification(apply: ApplyFn) -> Callable:
 
     def loss(params, x, y):
         logits = apply({"params": params, "batch_stats": {}}, x)
-        return losses.soft_cross_entropy(logits, y if y.ndim == 2 else one_hot(y, logits.shape[-1], logits.dtype))
-
-    def one_hot(y, classes, dtype):
-        checks.check_labels(y, classes)
-        there = (y >= 0) & (y < classes)
-        return jnp.where(there[:, None], jax.nn.one_hot(y, classes, dtype=dtype), jnp.nan)
+        one_hot = jnp.eye(logits.shape[-1], dtype=logits.dtype)
+        return losses.soft_cross_entropy(logits, y if y.ndim == 2 else losses.class_rows(one_hot, y))
 
     return loss
 
@@ -251,4 +247,4 @@ def refuse_statistics(variables: Any) -> None:
 
 
 def _mean_gradient(loss: Callable, params: PyTree, samples: PyTree) -> tuple[Float[Array, ""], PyTree]:
-    return jax.value_and_grad(lambda w: loss(w, *samples).mean())(params)
+    return jax.value_and_grad(lambda w: losses.mean(loss(w, *samples)))(params)

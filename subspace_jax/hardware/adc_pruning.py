@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from subspace_jax import trees
-from subspace_jax.core import capture, convolution, losses
+from subspace_jax.core import capture, checks, convolution, losses
 from subspace_jax.typing import ApplyFn, Array, Float, PyTree, Variables
 
 SMALLEST = 1e-6  # added to the sum of squares: a column of zeros has density 0
@@ -160,7 +160,7 @@ def objective(train_apply: Callable, layers: capture.Layers, rows: int, *, kind:
         x, y = (jnp.concatenate(parts) for parts in zip(*batches, strict=True))
         logits, batch_stats = train_apply(variables, x, key)
         added = penalty(kernels(layers, variables), rows)
-        total = losses.softmax_cross_entropy(logits, y).mean() + constants["strength"] * added
+        total = losses.mean(losses.softmax_cross_entropy(logits, y)) + constants["strength"] * added
         return total, batch_stats
 
     return loss
@@ -204,6 +204,7 @@ def masked(paths: tuple[str, ...]) -> optax.GradientTransformation:
     def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, MaskState]:
         if params is None:
             raise ValueError("masked takes back what an entry holds: give update the parameters too.")
+        checks.check_updates(updates, params)
         held, own = trees.select(params, paths), trees.select(updates, paths)
         kept = {path: jnp.where(mask, own[path], -held[path]) for path, mask in state.masks.items()}
         return trees.update(updates, kept), state

@@ -71,7 +71,7 @@ def soft_objective(train_apply: Callable, tree: Tree, *, beta: float) -> Callabl
     def loss(params, batch_stats, batches, constants, key):
         ((x, y),) = batches
         logits, batch_stats = train_apply({"params": params, "batch_stats": batch_stats}, x, key)
-        return losses.soft_cross_entropy(logits[-1], jnp.asarray(table)[y]).mean(), batch_stats
+        return losses.mean(losses.soft_cross_entropy(logits[-1], losses.class_rows(table, y))), batch_stats
 
     return loss
 

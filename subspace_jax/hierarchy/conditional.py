@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from subspace_jax.core import losses
+from subspace_jax.core import checks, losses
 from subspace_jax.hierarchy.tree import Tree, ancestors
 from subspace_jax.training import TrainState
 from subspace_jax.typing import Array, Float, Int
@@ -51,12 +51,13 @@ def level_losses(logits: Logits, y: Labels, tree: Tree, *, masked: bool = True) 
     """loss_l of every level; masked=False: V = 1, the plain mean cross-entropy of each head.
 
     Raises:
-      ValueError: as `validity`.
+      ValueError: as `validity`; no sample.
     """
     pairs = zip(_checked(logits, y, tree), ancestors(tree, y), strict=True)
     each = jnp.stack([losses.softmax_cross_entropy(z, node) for z, node in pairs])
     if masked:
         each = jnp.where(validity(logits, y, tree) > 0, each, 0.0)
+    checks.check_filled("the batch", each)
     return each.mean(axis=1)
 
 

@@ -141,13 +141,15 @@ def distance(tree: Tree) -> Int[np.ndarray, "classes classes"]:
 
 
 def ancestors(tree: Tree, y: Int[Array | np.ndarray, " n"]) -> Int[Array, "levels n"]:
-    """The node of every label at each level; the last row is the labels.
+    """The node of every label at each level; the last row is the labels. Under `jit` -1 for what is no class.
 
     Raises:
       ValueError: labels that are not integers in [0, classes).
     """
     checks.check_labels(y, tree.classes)
-    return jnp.asarray(np.asarray(tree.paths, np.int32).T)[:, jnp.asarray(y)]
+    y = jnp.asarray(y)
+    nodes = jnp.asarray(np.asarray(tree.paths, np.int32).T)[:, jnp.clip(y, 0, tree.classes - 1)]
+    return jnp.where((y >= 0) & (y < tree.classes), nodes, -1)
 
 
 def _leaves(nested: Any, above: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:

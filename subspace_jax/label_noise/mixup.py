@@ -44,7 +44,7 @@ def mixup(train_apply: Callable, *, alpha: float = 0.2) -> Callable:
         other = jax.random.permutation(order_key, len(x))
         mixed = share * x + (1 - share) * x[other]
         logits, batch_stats = train_apply({"params": params, "batch_stats": batch_stats}, mixed, model_key)
-        own, theirs = (losses.softmax_cross_entropy(logits, labels).mean() for labels in (y, y[other]))
+        own, theirs = (losses.mean(losses.softmax_cross_entropy(logits, labels)) for labels in (y, y[other]))
         return share * own + (1 - share) * theirs, batch_stats
 
     return objective

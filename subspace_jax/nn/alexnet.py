@@ -1,5 +1,7 @@
 """The networks of the gradient-projection papers for 32x32 images: an AlexNet and a LeNet, dropout and LRN included."""
 
+import math
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -27,7 +29,7 @@ class AlexNet(nn.Module):
             x = parts.act(parts.normalize(x, train, name=f"conv{i}_norm"))
             x = nn.max_pool(nn.Dropout(rate, deterministic=not train)(x), (2, 2), (2, 2))
             stages[f"conv{i}"] = x
-        x = x.reshape(len(x), -1)
+        x = x.reshape(len(x), math.prod(x.shape[1:]))
         for i, width in enumerate(self.widths):
             x = parts.dense(width, name=f"dense{i}")(x)
             x = parts.act(parts.normalize(x, train, name=f"dense{i}_norm"))
@@ -50,7 +52,7 @@ class LeNet(nn.Module):
         for i, width in enumerate(self.filters):
             x = local_response(parts.act(parts.conv(width, 5, name=f"conv{i}")(x)))
             stages[f"conv{i}"] = x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-        x = x.reshape(len(x), -1)
+        x = x.reshape(len(x), math.prod(x.shape[1:]))
         for i, width in enumerate(self.widths):
             stages[f"dense{i}"] = x = parts.act(parts.dense(width, name=f"dense{i}")(x))
         return stages | parts.head(x, self.classes)

@@ -9,7 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.dtypes import promote_dtype
 
+from subspace_jax.core.checks import check_real
 from subspace_jax.core.convolve import convolve, kept
 from subspace_jax.core.quantize import MAX_BITS
 from subspace_jax.nn.layers.norm import EvoNorm, MinibatchNorm, RangeEvoNorm, at_least_float32
@@ -130,7 +132,14 @@ class Parts(NamedTuple):
         return {"penultimate": x, "logits": layer(x)}
 
     def _layer(self) -> dict[str, Any]:
-        return {"use_bias": self.use_bias, "kernel_init": INITS[self.init], "dtype": self.dtype}
+        how = {"kernel_init": INITS[self.init], "dtype": self.dtype, "promote_dtype": _promoted}
+        return {"use_bias": self.use_bias} | how
 
     def _quantized(self, layer: nn.Module) -> nn.Module:
         return layer if self.bits is None else Quantized(layer, self.bits, self.stochastic_act)
+
+
+def _promoted(inputs, *weights, dtype=None, inexact: bool = True):
+    """Flax's cast to the dtype of a layer, which would drop the imaginary parts of its inputs."""
+    check_real("a network of real weights", {"inputs": jnp.result_type(inputs)})
+    return promote_dtype(inputs, *weights, dtype=dtype, inexact=inexact)

@@ -4,6 +4,8 @@ Each returns its stages as a dict (see `parts.Stages`). Stages are counted from 
 and blocks from 0: "stage1/block0/conv1/kernel".
 """
 
+import math
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -112,7 +114,7 @@ class CNN5(nn.Module):
             x = parts.conv(width, 3, name=f"conv{i}")(x)
             x = parts.act(parts.normalize(x, train, name=f"conv{i}_norm"))
             stages[f"conv{i}"] = x = halve(x) if i else x
-        return stages | self.parts.head(x.reshape(len(x), -1), self.classes)
+        return stages | self.parts.head(x.reshape(len(x), math.prod(x.shape[1:])), self.classes)
 
 
 class VGG(nn.Module):
@@ -221,7 +223,7 @@ def _bias_without_norm(parts: Parts) -> Parts:
 
 def _classifier(parts: Parts, x, widths: tuple[int, ...], classes: int, train: bool) -> Stages:
     """Flatten, dense layers, head."""
-    stages, x = {}, x.reshape(len(x), -1)
+    stages, x = {}, x.reshape(len(x), math.prod(x.shape[1:]))
     for i, width in enumerate(widths):
         x = parts.dense(width, name=f"dense{i}")(x)
         stages[f"dense{i}"] = x = parts.act(parts.normalize(x, train, name=f"dense{i}_norm"))

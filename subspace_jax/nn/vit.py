@@ -1,5 +1,7 @@
 """The vision transformer (Dosovitskiy et al. 2021): class token, learned positions, pre-norm."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -43,7 +45,7 @@ class ViT(nn.Module):
     def _embed(self, x):
         """Class token and patches, with their positions."""
         x = self.parts.conv(self.width, self.patch, stride=self.patch, pad=0, name="patches")(x)
-        x = x.reshape(len(x), -1, self.width)
+        x = x.reshape(len(x), math.prod(x.shape[1:3]), self.width)
         token = self.param("class_token", nn.initializers.zeros, (1, 1, self.width))
         x = jnp.concatenate([jnp.tile(token, (len(x), 1, 1)).astype(x.dtype), x], axis=1)
         positions = self.param("positions", nn.initializers.normal(POSITION_DEVIATION), (1, *x.shape[1:]))

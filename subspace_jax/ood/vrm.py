@@ -99,7 +99,7 @@ def noise_vicinity(
     share = share_max * jax.random.uniform(share_key, (len(y),))
     mean, std = (jnp.asarray(part, x.dtype).reshape((1,) * (x.ndim - 1) + (-1,)) for part in noise)
     mixed = blend(share, x, mean + std * jax.random.normal(noise_key, x.shape, x.dtype))
-    known = jax.nn.one_hot(y, classes + 1)
+    known = losses.class_rows(jnp.eye(classes, classes + 1), y)
     unknown = jax.nn.one_hot(jnp.full(len(y), classes), classes + 1)
     part = share[:, None] if target == "soft" else jnp.zeros((len(y), 1))
     return mixed, part * known + (1 - part) * unknown
@@ -119,14 +119,14 @@ def mixup(train_apply: Callable, *, alpha: float = 1.0) -> Callable:
     check_settings(alpha=alpha)
 
     def objective(params, batch_stats, batches, constants, key):
-        ((x, y),) = batches
+        x, y = _batch(batches)
         share_key, order_key, model_key = jax.random.split(key, 3)
         share = shares_of(share_key, alpha, len(y))
         other = jax.random.permutation(order_key, len(y))
         mixed = blend(share, x, x[other])
         logits, batch_stats = train_apply({"params": params, "batch_stats": batch_stats}, mixed, model_key)
         own, theirs = (losses.softmax_cross_entropy(logits, labels) for labels in (y, y[other]))
-        return (share * own + (1 - share) * theirs).mean(), batch_stats
+        return losses.mean(share * own + (1 - share) * theirs), batch_stats
 
     return objective
 
@@ -137,11 +137,11 @@ def intra(train_apply: Callable, *, alpha: float = 1.0) -> Callable:
     check_settings(alpha=alpha)
 
     def objective(params, batch_stats, batches, constants, key):
-        ((x, y),) = batches
+        x, y = _batch(batches)
         mix_key, model_key = jax.random.split(key)
         mixed = within_class(mix_key, x, y, alpha=alpha)
         logits, batch_stats = train_apply({"params": params, "batch_stats": batch_stats}, mixed, model_key)
-        return losses.softmax_cross_entropy(logits, y).mean(), batch_stats
+        return losses.mean(losses.softmax_cross_entropy(logits, y)), batch_stats
 
     return objective
 
@@ -151,6 +151,7 @@ def within_class(key: Key[Array, ""], x: Float[Any, "b ..."], y: Int[Any, " b"],
 
     By E[l^2 + (1 - l)^2], which is 2/3 at alpha = 1, where x' is another sample.
     """
+    x, y = _batch(((x, y),))
     share_key, partner_key = jax.random.split(as_key(key))
     return blend(shares_of(share_key, alpha, len(y)), x, x[partners(partner_key, y)])
 
@@ -204,7 +205,7 @@ def auxiliary(
         raise ValueError(f"weight of the unknown half is finite and not negative; got {weight}.")
 
     def objective(params, batch_stats, batches, constants, key):
-        ((x, y),) = batches
+        x, y = _batch(batches)
         _warn_if_few(len(y), classes)
         mix_key, noise_key, model_key = jax.random.split(key, 3)
         known = within_class(mix_key, x, y, alpha=alpha)
@@ -214,10 +215,18 @@ def auxiliary(
         both = jnp.concatenate([known, unknown])
         logits, batch_stats = train_apply({"params": params, "batch_stats": batch_stats}, both, model_key)
         check_outputs(logits.shape[1], classes)
-        loss = losses.softmax_cross_entropy(logits[: len(y)], y).mean()
-        return loss + weight * losses.soft_cross_entropy(logits[len(y) :], targets).mean(), batch_stats
+        loss = losses.mean(losses.softmax_cross_entropy(logits[: len(y)], y))
+        return loss + weight * losses.mean(losses.soft_cross_entropy(logits[len(y) :], targets)), batch_stats
 
     return objective
+
+
+def _batch(batches: Any) -> tuple[Array, Array]:
+    """Inputs and labels of the one set, checked, as arrays that a traced permutation may index: NumPy's refuse it."""
+    ((x, y),) = batches
+    checks.check_labels(y)
+    checks.check_lengths(x=x, y=y)
+    return jnp.asarray(x), jnp.asarray(y)
 
 
 def _check_floats(x: Any) -> None:

@@ -50,7 +50,7 @@ def gaussian_noise(
         return NoiseState(key, jnp.int32(0))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, NoiseState]:
-        del params
+        checks.check_updates(updates, params)
         leaves, tree = jax.tree.flatten(updates)
         if any(map(jnp.iscomplexobj, leaves)):
             raise ValueError(

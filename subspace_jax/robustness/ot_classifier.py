@@ -193,7 +193,7 @@ class OTClassifier(NamedTuple):
         def loss_fn(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
             code, logits, batch_stats = _passed(self.encoder, self.head, variables, x, key, self.latent_noise)
-            loss = losses.softmax_cross_entropy(logits, y).mean()
+            loss = losses.mean(losses.softmax_cross_entropy(logits, y))
             div = self.divergence(key, opt_state, code, prior)
             info = Info(loss, (logits.argmax(-1) == y).mean(), div, told)
             return (loss if self.div == "none" else loss + self.weight * div), (batch_stats, code, info)

@@ -39,7 +39,7 @@ def adversarial(model: Model, *, eps: float, attack: attacks.Attack | None = Non
         variables = {"params": params, "batch_stats": batch_stats}
         changed = attacked(drawn, model, variables, x, y, eps=eps, attack=attack)
         logits, batch_stats = model.train_apply(variables, changed, own)
-        return losses.softmax_cross_entropy(logits, y).mean(), batch_stats
+        return losses.mean(losses.softmax_cross_entropy(logits, y)), batch_stats
 
     return objective
 

@@ -123,7 +123,7 @@ def mean_loss(train_apply: Callable) -> Callable:
     def objective(params, batch_stats, batches, constants, key):
         x, y = (jnp.concatenate(parts) for parts in zip(*batches, strict=True))
         logits, batch_stats = train_apply({"params": params, "batch_stats": batch_stats}, x, key)
-        return losses.softmax_cross_entropy(logits, y).mean(), batch_stats
+        return losses.mean(losses.softmax_cross_entropy(logits, y)), batch_stats
 
     return objective
 

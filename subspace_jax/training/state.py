@@ -60,7 +60,7 @@ def train_step(
             loss, batch_stats = objective(params, batch_stats, ((x, y),), None, key)
             return loss, (batch_stats, {"loss": loss, "accuracy": jnp.full((), jnp.nan)})
         logits, batch_stats = model.train_apply({"params": params, "batch_stats": batch_stats}, x, key)
-        loss = losses.softmax_cross_entropy(logits, y).mean()
+        loss = losses.mean(losses.softmax_cross_entropy(logits, y))
         return loss, (batch_stats, {"loss": loss, "accuracy": (logits.argmax(-1) == y).mean()})
 
     def step(state: TrainState, x, y):

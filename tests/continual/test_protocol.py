@@ -74,6 +74,8 @@ def test_heads_are_read_at_the_task():
     logits = np.arange(24.0).reshape(4, 2, 3)
     np.testing.assert_array_equal(protocol.own_head(logits, 1), logits[:, 1])
     np.testing.assert_array_equal(protocol.own_head(logits[:, 0], 1), logits[:, 0])
+    for t in (-1, logits.shape[1]):
+        assert np.isnan(jax.jit(protocol.own_head)(logits, t)).all()
 
 
 def test_a_task_without_a_head_and_an_unknown_task_are_refused():

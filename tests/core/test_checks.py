@@ -131,3 +131,22 @@ def test_any_real_numbers_become_one_array_of_the_host():
         assert found.dtype == np.float64
         assert found.tolist() == [1, 2]
     assert checks.as_real("scores", 1, np.float32).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        (np.zeros((1, 2, 3), np.float32), r"'a/w' is float32 \(1, 2, 3\), its parameter float32 \(2, 3\)"),
+        (np.zeros((2, 3), np.complex64), r"'a/w' is complex64 \(2, 3\), its parameter float32"),
+        (np.zeros((2, 3), np.int8), "'a/w' is int8"),
+    ],
+)
+def test_updates_that_do_not_add_to_their_parameters_are_refused(update, message):
+    params = {"a": {"w": np.zeros((2, 3), np.float32), "n": np.arange(2)}}
+    with pytest.raises(ValueError, match=message):
+        checks.check_updates({"a": {"w": update, "n": np.arange(2)}}, params)
+    with pytest.raises(ValueError, match=r"'b' is float32 .*, its parameter not there: are these gradients of another"):
+        checks.check_updates({"b": np.zeros(2, np.float32)}, params)
+    checks.check_updates(params, params)
+    checks.check_updates({"w": jnp.zeros(2, jnp.bfloat16)}, {"w": np.zeros(2, complex)})
+    checks.check_updates({"w": update}, None)

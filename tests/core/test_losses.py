@@ -57,6 +57,32 @@ def test_a_label_that_is_no_class_is_refused_and_nan_under_jit(label):
         losses.softmax_cross_entropy(jnp.zeros((4, 4)), y)
     out = jax.jit(losses.softmax_cross_entropy)(jnp.zeros((4, 4)), y)
     np.testing.assert_array_equal(jnp.isnan(out), [False, False, True, False])
+    slope = jax.jit(gradient)(jnp.zeros((4, 4)), y)  # where it is 0 a step would pass over the sample
+    np.testing.assert_array_equal(jnp.isnan(slope), np.repeat(out[:, None] != out[:, None], 4, 1))
+
+
+@given(SEEDS)
+def test_class_rows_are_those_of_numpy_and_nan_where_a_label_is_no_class(seed):
+    table, y = draw(seed)
+    y[seed % 9] = 9 if seed % 2 else -1
+    expected = np.where(((y >= 0) & (y < 9))[:, None], table[np.clip(y, 0, 8)], np.nan)
+    np.testing.assert_array_equal(class_rows(table, y), expected)
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 9\)"):
+        losses.class_rows(table, y)
+
+
+class_rows = jax.jit(losses.class_rows)
+
+
+def test_complex_logits_are_refused_and_so_is_the_mean_of_no_loss(unchecked):
+    logits, y = draw(0)
+    with pytest.raises(ValueError, match="cross-entropy has no complex form; 'logits' is complex64"):
+        losses.softmax_cross_entropy(logits.astype(np.complex64), y)
+    with pytest.raises(ValueError, match="cross-entropy has no complex form; 'targets' is complex64"):
+        losses.soft_cross_entropy(logits, np.eye(4, dtype=np.complex64)[y])
+    assert losses.mean(jnp.arange(3.0)) == 1
+    with pytest.raises(ValueError, match=r"the batch is empty, of shape \(0,\): give at least one entry"):
+        losses.mean(jnp.zeros(0))
 
 
 @given(SEEDS)

@@ -13,6 +13,7 @@ EXCLUDED = {
         ood.auxiliary_class.check_outputs ood.evaluation.warn_if_shared parallel.asap.traces.check_trace
         parallel.splitbrain.loss.check_batch robustness.audit.check_function robustness.audit.check_named
         robustness.ot_classifier.check_training robustness.ot_classifier.check_width core.checks.on_host
+        core.checks.check_updates
     """,
     "reads or writes files; damaged ones are tried in the tests of checkpoints and of data": """
         checkpoint.folder.manager checkpoint.network.epochs checkpoint.network.load_config

@@ -17,8 +17,8 @@ import subspace_jax
 from tests.fuzz import judge, mutations
 from tests.fuzz.exclusions import EXCLUDED
 
-DOMAINS = "core", "privacy", "memory", "ood", "data", "agents", "devices", "helpers"
-OF_DOMAIN = 300  # cases: 2,400 in all
+DOMAINS = "core", "privacy", "memory", "ood", "data", "agents", "devices", "helpers", "steps"
+OF_DOMAIN = 300  # cases: 2,700 in all
 
 
 @functools.cache

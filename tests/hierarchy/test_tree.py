@@ -1,5 +1,6 @@
 import json
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -44,6 +45,8 @@ def test_nested_names_become_levels_and_high_classes_get_nodes_of_their_own():
     assert between["crow", "car"] == between["granite", "cat"] == 6
     y = np.array([3, 0, 3])
     np.testing.assert_array_equal(tree.ancestors(FOUND, y), np.asarray(FOUND.paths)[y].T)
+    unknown = jax.jit(lambda y: tree.ancestors(FOUND, y))(np.array([-1, FOUND.classes]))
+    np.testing.assert_array_equal(unknown, np.full((FOUND.levels, 2), -1))
 
 
 def test_an_only_child_of_its_own_name_is_no_sibling_of_the_padding():

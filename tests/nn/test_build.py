@@ -96,6 +96,15 @@ def test_every_network_reads_small_images(name, side):
     assert jax.eval_shape(model.apply, variables, x).shape == (2, 7)
 
 
+@pytest.mark.parametrize("name", ["mlp", "cnn", "cnn5", "hybrid_cnn"])  # dense and convolution, norms, quantised layers
+def test_no_image_gives_no_logits_and_complex_images_are_refused(name, unchecked):
+    model, x = build(name, classes=7), jnp.zeros((2, 8, 8, 1))
+    variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    assert jax.eval_shape(model.apply, variables, x[:0]).shape == (0, 7)
+    with pytest.raises(ValueError, match=r"has no complex form; .* is complex64"):
+        jax.eval_shape(model.apply, variables, x.astype(jnp.complex64))
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_features_are_the_named_stages_in_order_under_jit(name):
     model, variables = tiny(name)

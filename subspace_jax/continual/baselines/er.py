@@ -9,7 +9,7 @@ import optax
 
 from subspace_jax.continual.protocol import Learner, State, descend, learner, own_head
 from subspace_jax.core import losses
-from subspace_jax.core.checks import check_count
+from subspace_jax.core.checks import check_count, check_labels
 from subspace_jax.core.keys import as_key
 from subspace_jax.nn import Model
 
@@ -37,10 +37,11 @@ def er_learner(model: Model, tx: optax.GradientTransformation, *, capacity: int,
         each = losses.softmax_cross_entropy(own_head(logits, t), y)
         n = len(batches[0][0])
         replayed = jnp.where(state.kept["seen"] > 0, each[n:].mean(), 0.0)
-        return each[:n].mean() + replayed, batch_stats
+        return losses.mean(each[:n]) + replayed, batch_stats
 
     def step(state, batches, t, key):
         params = state.variables["params"]
+        check_labels(batches[0][1])  # booleans would become integers beside those of the reservoir
         (x, y), drawn = batches[0], draw(jax.random.fold_in(key, 1), state.kept, len(batches[0][0]))
         both = ((x, y, jnp.full(len(x), t)), drawn)
         return descend(tx, state, *jax.grad(loss, has_aux=True)(params, state, both, key))

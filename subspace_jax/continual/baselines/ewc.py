@@ -48,12 +48,15 @@ def ewc_learner(
     def init(key, x):
         state = plain.init(key, x)
         params = state.variables["params"]
-        return state._replace(kept={"fisher": jax.tree.map(jnp.zeros_like, params), "params": params})
+        return state._replace(
+            kept={"fisher": jax.tree.map(jnp.zeros_like, params), "params": jax.tree.map(jnp.copy, params)}
+        )
 
     def end(key, state, task, t):
         found = fisher(key, state.variables, jnp.asarray(task.x[:samples]), t)
         total = jax.tree.map(jnp.add, state.kept["fisher"], found)
-        return state._replace(kept={"fisher": total, "params": state.variables["params"]})
+        latest = jax.tree.map(jnp.copy, state.variables["params"])  # a state that holds an array twice is not donated
+        return state._replace(kept={"fisher": total, "params": latest})
 
     def held(state):
         return {"floats": sum(leaf.size * (1 + jnp.iscomplexobj(leaf)) for leaf in jax.tree.leaves(state.kept))}

@@ -116,7 +116,7 @@ class Hat(NamedTuple):
         free = {path: 1 - used for path, used in state.kept["used"].items()}
         budget = sum(jnp.sum(free[path]) for path in self.own)
         spent = sum(jnp.sum(masks[path] * free[path]) for path in self.own)
-        mean = losses.softmax_cross_entropy(own_head(logits, t), y).mean()
+        mean = losses.mean(losses.softmax_cross_entropy(own_head(logits, t), y))
         return mean + self.sparsity * spent / jnp.maximum(budget, 1.0), stats
 
     def step(self, state, batches, t, key):

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from subspace_jax import trees
 from subspace_jax.continual.protocol import Learner, learner, own_head, task_loss
-from subspace_jax.core.checks import check_real
+from subspace_jax.core.checks import check_finite, check_real
 from subspace_jax.nn import Model
 
 
@@ -60,6 +60,7 @@ def ogd_learner(
     def end(key, state, task, t):
         chosen = np.asarray(jax.random.permutation(key, len(task.x)))[:samples]
         new = rows(state.variables, jnp.asarray(task.x[chosen]), jnp.asarray(task.y[chosen]), t)
+        check_finite("gradients of the task's logits", new)
         basis = state.kept["basis"]
         return state._replace(kept={"basis": append(basis, new.T, at=t * samples)})
 

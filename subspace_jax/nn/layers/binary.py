@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from subspace_jax.core import binary, convolution, packed
+from subspace_jax.core.checks import check_real
 from subspace_jax.core.costs import FULL_BITS
 from subspace_jax.typing import Array
 
@@ -43,6 +44,7 @@ class QuantConv(nn.Module):
         """(b, h, w, c) -> (b, h / stride, w / stride, features)."""
         if (self.bits_w == FULL_BITS) != (self.bits_a == FULL_BITS):
             raise ValueError(f"both sides are in {FULL_BITS} bits or neither; got {self.bits_w} and {self.bits_a}.")
+        check_real("a convolution in few bits", {"x": jnp.result_type(x)})
         x = jnp.asarray(x, self.dtype)
         if self.packed and self.bits_w < FULL_BITS:
             return self._from_words(x)

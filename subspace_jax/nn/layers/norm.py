@@ -133,17 +133,18 @@ def _grouped(module: nn.Module, x):
     """(b, ..., channels) -> (b, groups, positions, channels of a group)."""
     if x.shape[-1] % module.groups:
         raise ValueError(f"{_path(module)}: groups divide the channels; {module.groups} does not divide {x.shape[-1]}.")
-    if x.size == len(x) * module.groups:
+    positions = math.prod(x.shape[1:-1])
+    if positions * x.shape[-1] == module.groups:
         raise ValueError(
             f"{_path(module)}: a group of one value has no deviation; take fewer groups than {module.groups}."
         )
-    return x.reshape(len(x), -1, module.groups, x.shape[-1] // module.groups).swapaxes(1, 2)
+    return x.reshape(len(x), positions, module.groups, x.shape[-1] // module.groups).swapaxes(1, 2)
 
 
 def _channelwise(groups, x):
     """One number a sample and group, (b, groups), shaped to multiply x (b, ..., channels)."""
     spread = jnp.repeat(groups, x.shape[-1] // groups.shape[-1], axis=-1)
-    return spread.reshape(len(x), *(1,) * (x.ndim - 2), -1)
+    return spread.reshape(len(x), *(1,) * (x.ndim - 2), x.shape[-1])
 
 
 def _path(module: nn.Module) -> str:

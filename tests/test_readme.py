@@ -30,6 +30,16 @@ def test_the_results_page_is_what_the_committed_figures_make():
     assert (ROOT / "RESULTS.md").read_text() == results.page()
 
 
+def test_a_second_run_of_a_preset_and_data_is_kept_beside_the_first(tmp_path, monkeypatch):
+    run = json.loads((ROOT / "results/memorization_cpu_digits.json").read_text())
+    (tmp_path / "summary.json").write_text(json.dumps(run))
+    monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
+    for variant in ("", "human"):
+        results.keep(tmp_path, variant)
+    kept = {path.stem: json.loads(path.read_text())["figures"] for path in (tmp_path / "results").iterdir()}
+    assert kept == dict.fromkeys(("memorization_cpu_digits", "memorization_cpu_digits_human"), run["figures"])
+
+
 def test_the_table_of_systems_names_data_that_was_measured():
     rows = [line.split("|")[1:-1] for line in (ROOT / "README.md").read_text().splitlines() if "`experiments." in line]
     rows = [cells for cells in rows if len(cells) == 4]

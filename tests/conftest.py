@@ -10,10 +10,10 @@ import pathlib
 # the detour over MLIR, one LLVM module a program; every program is compiled once for all workers and their children.
 # No fused multiply-add (AVX has none): a value that two kernels compute, one of them with it, differs in its last bit.
 # The gradient of a maximum then finds its operand nowhere, and is 0 / 0.
-# Later versions have no such kernels, and stop at a flag that they do not know.
-QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+# Later versions have one kind of kernels alone, and stop at a flag that they do not know.
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_max_isa=AVX"
 if importlib.metadata.version("jaxlib").startswith("0.10."):
-    QUICK += " --xla_cpu_use_fusion_emitters=false --xla_cpu_max_isa=AVX"
+    QUICK += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "subspace_jax" / "xla-tests"

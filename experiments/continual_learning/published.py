@@ -21,6 +21,7 @@ PUBLISHED = System(
     runs=(
         "cpu_digits",
         "cpu_mnist",
+        "cpu_mnist_whole",
         "study_cifar100",
         "gpu_cifar100",
     ),

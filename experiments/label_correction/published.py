@@ -14,6 +14,7 @@ PUBLISHED = System(
     runs=(
         "cpu_digits",
         "study_cifar10",
+        "study_cifar10_worse",
         "gpu_cifar10",
         "gpu_cifar10_human_labels",
     ),

@@ -58,6 +58,6 @@ def _objective(model: Model):
     def objective(params, batch_stats, batches, constants, key):
         x, y, t = batches[0]
         logits, batch_stats = model.train_apply({"params": params, "batch_stats": batch_stats}, x, key)
-        return losses.softmax_cross_entropy(own_head(logits, t), y).mean(), batch_stats
+        return losses.mean(losses.softmax_cross_entropy(own_head(logits, t), y)), batch_stats
 
     return objective

@@ -1,6 +1,9 @@
 """Small runs of a few workers: graphs, a step in NumPy, what a step of another worker would have sent."""
 
 import functools
+import os
+import signal
+import time
 
 import jax
 import numpy as np
@@ -53,6 +56,13 @@ def broken(worker, iteration, model):
 
 def breaking():
     return broken
+
+
+def killed_late(pipe):
+    """Its pipe closes a while before the process ends."""
+    pipe.close()
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def constant(worker, iteration, model):

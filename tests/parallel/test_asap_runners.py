@@ -139,6 +139,18 @@ def test_a_killed_process_is_named_and_the_others_are_ended():
 
 
 @pytest.mark.process
+def test_how_a_process_ended_is_known_after_its_pipe_closed():
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe(duplex=False)
+    child = spawn.Process(target=cases.killed_late, args=(theirs,))
+    child.start()
+    theirs.close()
+    assert ours.poll(60)
+    processes._received(ours, child)
+    assert child.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.process
 def test_an_error_in_a_process_is_named():
     with pytest.raises(ChildProcessError, match=r"worker 1 \(process \d+\) ended with FloatingPointError: too much"):
         asap.run_processes(cases.breaking, cases.start(3), cases.weights("ring", 3), policy=asap.bsp(), times=short(3))

@@ -212,7 +212,7 @@ def _watch(
     while len(found) < len(children) and not (done and done()):
         left = [i for i in range(len(children)) if i not in found]
         connection.wait([*(pipes[i] for i in left), *(children[i].sentinel for i in left)], LOOK)
-        said = {i: _received(pipes[i]) for i in left if pipes[i].poll()}
+        said = {i: _received(pipes[i], children[i]) for i in left if pipes[i].poll()}
         for i in left:
             code = children[i].exitcode
             if code is not None and code < 0:
@@ -229,10 +229,11 @@ def _watch(
     return found
 
 
-def _received(pipe: Any) -> Any:
+def _received(pipe: Any, child: Any) -> Any:
     try:
         return pipe.recv()
-    except EOFError:  # it died without a word
+    except EOFError:  # it died without a word: the pipe closes a moment before the system tells how
+        child.join(1)
         return "a closed connection"
 
 

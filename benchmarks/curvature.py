@@ -27,7 +27,7 @@ from subspace_jax.core import curvature, losses, metrics
 from subspace_jax.core.keys import sample_keys
 from subspace_jax.memorization.scores import scorer
 
-SHAPES = {"mlp": (28, 28, 1), "lenet5": (28, 28, 1), "resnet18": (32, 32, 3)}
+SHAPES = {"mlp": (28, 28, 1), "lenet5": (28, 28, 1), "resnet18": (32, 32, 3), "wide_mlp": (32, 32, 3)}
 ESTIMATORS = ("fd_norm", "fd_quad", "hutchinson", "hv_norm", "ggn_exact", "ggn_probe", "ggn_spectrum", "input_grad")
 TRACES = ("fd_quad", "hutchinson", "ggn_exact", "ggn_probe", "ggn_spectrum", "matfree")
 STEP = 1e-3
@@ -69,8 +69,11 @@ class Case(NamedTuple):
 
 
 def network(name: str, *, factor: int = 1, classes: int = CLASSES, dtype: str = "float32") -> nn.Model:
-    sizes = {"mlp": {"widths": (256 * factor, 128 * factor)}, "lenet5": {"filters": (6 * factor, 16 * factor)}}
-    return nn.build(name, classes=classes, dtype=dtype, **sizes.get(name, {"width": 64 * factor}))
+    sizes = {
+        "mlp": {"widths": (256 * factor, 128 * factor)}, "lenet5": {"filters": (6 * factor, 16 * factor)},
+        "resnet18": {"width": 64 * factor}, "wide_mlp": {"widths": (4096 * factor,) * 3},
+    }  # fmt: skip
+    return nn.build(name.removeprefix("wide_"), classes=classes, dtype=dtype, **sizes[name])
 
 
 def case(name: str, batch: int, *, epochs: int = 0, **options) -> Case:

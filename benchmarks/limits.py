@@ -1,7 +1,7 @@
 """How near do the three hottest paths come to what the machine can do, and what stands in the way?
 
     uv run python -m benchmarks.limits                               # about 1 min on 2 cores
-    uv run python -m benchmarks.limits --preset gpu --out gpu.json   # ResNet-18, bfloat16 too
+    uv run python -m benchmarks.limits --preset gpu --out gpu.json   # a wide MLP, ResNet-18; bfloat16 too
 
 Curvature scores (fd_norm of 10 probes, the exact trace), the Gram matrix of a layer's inputs, a step of agents (D-PSGD,
 NGC). Counted are the operations and bytes that the result needs whatever way it is computed, by formula: `product` is
@@ -33,8 +33,8 @@ from subspace_jax.memorization.scores import scorer
 PRESETS = {
     "cpu": {"repeats": 5},
     "gpu": {
-        "networks": ["resnet18"], "batch": 512, "precisions": ["highest", "bfloat16"], "grams": [(65_536, 4608)],
-        "agents": "resnet20", "side": 8192,
+        "networks": ["wide_mlp", "resnet18"], "batch": 2048, "precisions": ["highest", "bfloat16"],
+        "grams": [(65_536, 4608)], "agents": "resnet20", "side": 8192,
     },
 }  # fmt: skip
 PRECISIONS = "highest", "bfloat16"  # the second: of the network itself

@@ -112,7 +112,8 @@ def main(config: Config) -> runner.Summary:
     rows = [{"seed": seed} | of_seed(one) for seed, one in zip(runner.seeds(config), found, strict=True)]
     rows += [{key: float(value)} for key, value in read.items() if key.startswith("collective")]
     sections = report.sections(config, figures, shared.cases, found[0], read)
-    return runner.Summary(figures, std, runner.judged(claims, config, figures, each), sections, rows)
+    claimed = runner.judged(claims, config, figures, [fixed | one for one in each])
+    return runner.Summary(figures, std, claimed, sections, rows)
 
 
 def of_seed(one: protocol.Arrays) -> dict[str, float]:

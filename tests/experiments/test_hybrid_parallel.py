@@ -111,6 +111,13 @@ def test_each_claim_can_fail(changed, held):
     assert sum(claim.holds for claim in experiment.claims(CPU, FIGURES | changed)) == held
 
 
+def test_claims_see_the_same_figures_of_one_seed_as_of_all(finished, monkeypatch):
+    run, seen = finished("hybrid_parallel"), []
+    monkeypatch.setattr(experiment, "claims", lambda config, figures: seen.append(set(figures)) or [])
+    experiment.main(dataclasses.replace(hybrid_parallel.PRESETS["smoke"], preset="smoke", workdir=str(run.workdir)))
+    assert seen == [set(run.figures)] * 2
+
+
 def test_other_recipes_claim_nothing():
     for change in ({"steps": 9}, {"data": "mnist"}, {"dense": (64, 64)}, {"layout": ("pair",)}, {"preset": "smoke"}):
         assert experiment.claims(dataclasses.replace(CPU, **change), FIGURES) == []

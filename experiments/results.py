@@ -169,7 +169,8 @@ def _plain(value: Any) -> Any:
 def _flag(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no-{name}"
-    return f"--{name} {' '.join(map(str, value)) if isinstance(value, list | tuple) else value}"
+    values = value if isinstance(value, list | tuple) else [value]
+    return " ".join([f"--{name}", *map(str, values)])
 
 
 def main(workdirs: list[str]) -> None:

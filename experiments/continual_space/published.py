@@ -10,6 +10,7 @@ PUBLISHED = System(
     figures={},
     runs=(
         "cpu_digits",
+        "study_mnist",
         "gpu_cifar10",
     ),
 )

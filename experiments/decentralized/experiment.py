@@ -67,8 +67,9 @@ PRESETS = {
         ),
     ),
     "study": Config(
-        method=("d_psgd", "qgm", "ngc_alpha_0", "ngc_alpha_1", "compngc"), data="cifar10", samples=10_000, agents=8,
-        model="cnn5", widths=(), norm="evonorm", augment=True, steps=600,  # 15 epochs of 1,250 samples an agent
+        method=("d_psgd", "qgm", "ngc_alpha_0", "ngc_alpha_1", "compngc"), data="cifar10", samples=10_000,
+        test_samples=2000, agents=8, model="cnn5", widths=(), norm="evonorm", augment=True,
+        steps=600,  # 15 epochs of 1,250 samples an agent
         every=100, save_every=1, lr=0.01, decay=True, momentum=0.9, gamma=0.1,
         settings=("d_psgd.lr=0.1", "d_psgd.momentum=0", "d_psgd.gamma=1", "qgm.gamma=1"), beside=False,
     ),

@@ -81,8 +81,9 @@ PRESETS = {
     ),
     "cpu": Config(),
     "study": Config(
-        base=("qgm",), data="cifar10", samples=10_000, public="cifar100", public_noise=0.0, model="cnn5", widths=(),
-        norm="evonorm", augment=True, agents=8, partition="dirichlet", steps=1000,  # 28 epochs an agent
+        base=("qgm",), data="cifar10", samples=10_000, test_samples=2000, public="cifar100", public_noise=0.0,
+        model="cnn5", widths=(), norm="evonorm", augment=True, agents=8, partition="dirichlet",
+        steps=1000,  # 28 epochs an agent
         every=200, save_every=1, lr_qgm=0.1, decay=True, beside=False,
     ),
     "gpu": Config(

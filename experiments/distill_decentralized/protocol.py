@@ -17,7 +17,7 @@ from subspace_jax.core import exchange, shares
 from subspace_jax.data import partition
 from subspace_jax.decentralized import idkd, labelling, protocol
 from subspace_jax.decentralized.labelling import Homogenizer
-from subspace_jax.decentralized.state import State
+from subspace_jax.decentralized.state import State, of_agents
 from subspace_jax.typing import Algorithm
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def setup(config: Config, public: np.ndarray | None) -> Setup:
     own |= ({"widths": list(config.widths)} if config.widths else {}) | flags.network_arguments(config)
     model = nn.build(config.model, **own)
     agents.warn_of_statistics(model, found, config.norm)
-    apply = jax.custom_batching.sequential_vmap(model.apply) if config.loop == "map" else model.apply
+    apply = of_agents(model.apply, config.loop)
     return Setup(found, model, public, apply, lambda variables, x: apply(variables, data.scale(x, found.scaling)))
 
 

@@ -67,9 +67,9 @@ PRESETS = {
                     skew=(0.8,), samples=400, beside=False),
     "cpu": Config(),
     "study": Config(
-        data="cifar10", samples=10_000, model="cnn5", widths=(), norm="evonorm", init="he_out", augment=True,
-        steps=400,  # 10 epochs of 1,250 samples an agent
-        every=50, save_every=1, warmup=40, lr=0.1, decay=True, sparsity=0.99, gamma=0.01, beside=False,
+        data="cifar10", samples=10_000, test_samples=2000, model="cnn5", widths=(), norm="evonorm", init="he_out",
+        augment=True, steps=400,  # 10 epochs of 1,250 samples an agent
+        every=100, save_every=1, warmup=40, lr=0.03, decay=True, sparsity=0.99, gamma=0.01, beside=False,
     ),
     "gpu": Config(
         data="cifar10", model="resnet20", widths=(), norm="evonorm", init="he_out", augment=True, seeds=1,

@@ -9,6 +9,6 @@ from subspace_jax.lazy import modules
 __all__ = [
     "attacks", "binary", "capture", "checks", "closures", "compress", "convolution", "convolve", "costs", "curvature",
     "exchange", "inference", "keys", "kinks", "likelihood", "losses", "meshes", "metrics", "moments", "packed",
-    "processes", "programs", "quantize", "roc", "shares", "subspace", "topology",
+    "processes", "programs", "quantize", "roc", "shares", "subspace", "topology", "turns",
 ]  # fmt: skip
 __getattr__, __dir__ = modules(__name__, __all__)

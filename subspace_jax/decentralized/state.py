@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from subspace_jax.core import checks, losses
+from subspace_jax.core.turns import one_by_one
+from subspace_jax.training.fit import likes_scan
 from subspace_jax.typing import Array, Int, PyTree, Variables
 
 Loop = Literal["vmap", "map"]
@@ -83,15 +85,23 @@ def gradient(loss: Callable, loop: Loop = "vmap") -> Callable:
     """(params, batch_stats, batch, key) -> (loss, new batch_stats, gradient) of one agent.
 
     The gradient points to where the loss grows, of complex weights too (`losses.uphill`).
-    With loop="map" the agents of a device are computed one after the other: convolutions whose weights differ between
-    agents gain nothing from batching. Everything else in a step stays batched.
+    Everything else in a step stays batched, whatever `loop` is, see `of_agents`.
     """
 
     def run(params, batch_stats, batch, key):
         (value, batch_stats), grads = jax.value_and_grad(loss, has_aux=True)(params, batch_stats, batch, key)
         return value, batch_stats, losses.uphill(grads)
 
-    return run if loop == "vmap" else jax.custom_batching.sequential_vmap(run)
+    return of_agents(run, loop)
+
+
+def of_agents(fn: Callable, loop: Loop = "vmap") -> Callable:
+    """fn(params, ...) of one agent, whose `vmap` computes all agents of a device at once, or one after the other.
+
+    One after the other with loop="map", and for convolutional networks on a CPU: see `core.turns.one_by_one`.
+    """
+    alone = one_by_one(fn)
+    return lambda params, *rest: (fn if loop == "vmap" and likes_scan(params) else alone)(params, *rest)
 
 
 @lru_cache(maxsize=64)  # one function object per network, and so one compilation

@@ -12,7 +12,7 @@ from subspace_jax.core import checks, exchange
 from subspace_jax.core.exchange import Comm
 from subspace_jax.core.keys import as_key
 from subspace_jax.decentralized.gossip import Weights, mixing
-from subspace_jax.decentralized.state import State
+from subspace_jax.decentralized.state import State, of_agents
 from subspace_jax.training.fit import likes_scan
 from subspace_jax.typing import Algorithm, Array, Float, Key, PyTree, Variables
 
@@ -137,8 +137,10 @@ def judge(apply: Callable, *, comm: Comm, runner: Callable, weights: Weights, ch
         away = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), params, mean["params"])
         return (own, gossiped, mean), sum(jax.tree.leaves(away))
 
+    right = of_agents(lambda variables, x, y: jnp.sum(apply(variables, x).argmax(-1) == y))
+
     def test(models, x, y):
-        return jnp.stack([jnp.sum(apply(variables, x).argmax(-1) == y) for variables in models])
+        return jnp.stack([right(variables, x, y) for variables in models])
 
     models_of = compiled(runner, runner(prepare, comm))
     correct = compiled(runner, runner(test, comm, shared=(1, 2)))

@@ -22,6 +22,7 @@ from subspace_jax.core import checks, compress, losses
 from subspace_jax.core.compress import Compressor
 from subspace_jax.core.exchange import Comm
 from subspace_jax.core.keys import as_key
+from subspace_jax.core.turns import one_by_one
 from subspace_jax.typing import Algorithm, ApplyFn, Array, Bool, Float, Int, Key, PyTree, Variables
 
 Uplink = Callable[[PyTree], Compressor]  # the weights that server and clients share -> how an update is sent
@@ -136,7 +137,7 @@ class FedAvg(NamedTuple):
     def step(self, key: Key[Array, ""], state: State, batch: PyTree) -> tuple[State, Info]:
         """One round of this client."""
         key = jax.random.fold_in(as_key(key), self.comm.index())
-        work = jax.custom_batching.sequential_vmap(self.work) if self.in_turn else self.work
+        work = one_by_one(self.work) if self.in_turn else self.work
         sent, memory, loss, cosine, whole, size = work(jax.random.key_data(key), state, batch)
         mean = self.comm.mean(sent)
         params = jax.tree.map(lambda w, u: w - self.server_lr * u, state.params, mean)

@@ -48,6 +48,11 @@ def test_a_setting_that_sets_nothing_is_refused(line):
         methods.settings(dataclasses.replace(CPU, settings=(line,)), "qgm")
 
 
+def test_no_test_samples_are_refused():
+    with pytest.raises(ValueError, match="--test-samples is at least 1; got 0"):
+        agents.load(dataclasses.replace(CPU, test_samples=0))
+
+
 def test_a_rate_decays_at_half_and_three_quarters():
     schedule = agents.rate(0.4, 100, 1.0)
     np.testing.assert_allclose([schedule(t) for t in (0, 49, 50, 74, 75)], [0.4, 0.4, 0.04, 0.04, 0.004], rtol=1e-6)
@@ -73,8 +78,12 @@ def test_the_report_says_where_a_fairer_comparison_turns_the_order_round():
 
 def test_the_recipe_for_a_gpu_runs_at_small_size(tmp_path):
     small = {"data": "digits", "model": "mlp", "widths": (16,), "agents": 3, "samples": 60, "steps": 4, "every": 2}
-    config = dataclasses.replace(PRESETS["gpu"], workdir=str(tmp_path), method=("ngc",), batch=4, **small)
+    config = dataclasses.replace(
+        PRESETS["gpu"], workdir=str(tmp_path), method=("ngc",), batch=4, test_samples=7, **small
+    )
     found = experiment.main(config)
+    right = 7 * found.figures["accuracy_consensus/ngc_alpha_1"]
+    assert right == pytest.approx(round(right))
     assert found.figures["bytes_cross_per_step/ngc_alpha_1"] == found.figures["bytes_model_per_step/ngc_alpha_1"] > 0
     assert all(np.isfinite(value) for value in found.figures.values())
     assert found.claims == []

@@ -30,6 +30,8 @@ class Config(places.Config, runner.Config):
     """Graph: ring, torus, chain, star, full, exponential, one_peer_exponential, petersen, dyck, florentine, ..."""
     samples: int | None = None
     """Number of training samples to use, the first ones; all when not given."""
+    test_samples: int | None = None
+    """Number of test samples to use, the first ones; all when not given: every agent is tested on all of them."""
     model: str = "mlp"
     """Network: mlp, cnn5, resnet20, ..., see nn.build."""
     widths: tuple[int, ...] = (64, 64, 64)
@@ -81,13 +83,16 @@ def load(config: Config) -> Data:
       ValueError: a graph that does not exist for this number of agents, or is not connected.
     """
     topology.check_weights(graph(config, config.agents), agents=config.agents, connected=True)
+    if config.test_samples is not None and config.test_samples < 1:
+        raise ValueError(f"--test-samples is at least 1; got {config.test_samples}.")
     found = sets.load(config, config.samples, pixels=config.augment)
     x = data.inputs(found.train)
     scaling = data.scaling(config.data, x)
-    scaled = np.asarray(data.scale(data.inputs(found.test), scaling))
+    rows = slice(config.test_samples)
+    scaled = np.asarray(data.scale(data.inputs(found.test)[rows], scaling))
     prepare = training.prepare(scaling, augment=config.augment)
     columns = {"x": x, "label": found.train["label"]}
-    return Data(columns, (scaled, found.test["label"]), scaling, found.classes, prepare)
+    return Data(columns, (scaled, found.test["label"][rows]), scaling, found.classes, prepare)
 
 
 def graph(config: Config, agents: int) -> np.ndarray:

@@ -18,7 +18,8 @@ from subspace_jax.typing import Algorithm, PyTree
 
 NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {  # arguments, shape of an image
     "mlp": ({"widths": (64, 64, 64)}, (8, 8, 1)),
-    "resnet20": ({"norm": "evonorm"}, (32, 32, 3)),  # on a CPU minutes: loop="map" has convolutions in a loop
+    "cnn5": ({"norm": "evonorm"}, (32, 32, 3)),
+    "resnet20": ({"norm": "evonorm"}, (32, 32, 3)),  # on a CPU it compiles for minutes, agent by agent
 }
 LR, SPARSITY = 0.1, 0.9
 SENDERS = 4  # agents whose bytes are counted

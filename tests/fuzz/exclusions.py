@@ -43,7 +43,7 @@ EXCLUDED = {
         privacy.clipping.of_params privacy.shadows.stacked robustness.ot_classifier.network
         robustness.ot_classifier.noisy robustness.ot_classifier.part robustness.trend.voters
         training.augment.prepare training.minimise.mean_loss training.recipe.optimizer training.state.variables
-        trees.map_with_path
+        trees.map_with_path core.turns.one_by_one
     """,
     "one more name of what is fuzzed through methods.build or optimizer_of": """
         decentralized.cga.cga decentralized.choco_sgd.choco_sgd decentralized.deep_squeeze.deep_squeeze
@@ -100,7 +100,7 @@ EXCLUDED = {
         decentralized.idkd.draw decentralized.low_precision.compressed_round decentralized.ngc.send
         decentralized.protocol.state_of decentralized.state.gradient decentralized.state.start
         decentralized.train.compiled decentralized.train.judge decentralized.train.stacked
-        decentralized.train.trainer decentralized.train.uniform
+        decentralized.state.of_agents decentralized.train.trainer decentralized.train.uniform
         continual.space.commit continual.space.core continual.space.effective continual.space.freeze
         continual.space.held continual.space.with_params continual.trgp.begin_task continual.trgp.effective
         continual.trgp.end_task continual.trgp.held continual.trgp.rescaled continual.trgp.scales_of
